@@ -1,0 +1,1 @@
+"""The training service: pretraining through DeepSpeed's pipeline engine, one process a rank."""

@@ -1,0 +1,97 @@
+"""From a job to what its ranks are told: every choice made, everything checked that can be known before they start."""
+
+from pathlib import Path
+
+from yuan_corpus import Tokenizer
+from yuan_events import InputError
+from yuan_jobs import WorkContext
+from yuan_manifest.schema import ModelSection, PretrainJob
+from yuan_model import YuanConfig
+from yuan_parallel import ParallelPlan, plan_parallel
+
+from yuan_trainer.hardware import resolve_device, resolve_precision
+from yuan_trainer.specification import DatasetPart, Specification
+
+
+def network_of(model: ModelSection, eod_token_id: int) -> YuanConfig:
+    """Returns the network that a manifest's model section describes.
+
+    Raises:
+        InputError: if a value is impossible; names its key.
+    """
+    try:
+        return YuanConfig(**vars(model), eod_token_id=eod_token_id)
+    except ValueError as error:
+        raise InputError(f"model.{error}") from error
+
+
+def prepare(context: WorkContext[PretrainJob], resume_from: Path | None) -> tuple[Specification, ParallelPlan]:
+    """Returns a run's specification and how its ranks share the work.
+
+    Args:
+        context: of the job.
+        resume_from: the training state to continue from, if any.
+
+    Raises:
+        InputError: if tokenizer, datasets, model and topology do not fit each other.
+    """
+    job = context.job
+    tokenizer = check_inputs(context)
+    config = network_of(job.model, tokenizer.eod_id)
+    device = resolve_device(context.topology)
+    plan = plan_parallel(
+        context.topology,
+        config,
+        sequence_length=job.data.sequence_length,
+        global_batch_size=job.train.global_batch_size,
+        micro_batch_size=job.train.micro_batch_size,
+    )
+    job.train.precision = resolve_precision(job.train.precision, device)
+    # Whole global batches: the samples measured must not depend on the topology.
+    batch = job.train.global_batch_size
+    specification = Specification(
+        model=config,
+        datasets=tuple(
+            DatasetPart(handle.path, dataset.weight)
+            for handle, dataset in zip(context.datasets, job.inputs.datasets, strict=True)
+        ),
+        data=job.data,
+        train=job.train,
+        optimizer=job.optimizer,
+        stages=plan.stages.layers,
+        replicas=plan.grid.data,
+        device=device,
+        checkpoint_steps=job.checkpoint.every_steps,
+        checkpoint_keep=job.checkpoint.keep,
+        validation_steps=job.evaluation.every_steps,
+        validation_samples=-(-job.evaluation.samples // batch) * batch,
+        eod_token_id=tokenizer.eod_id,
+        state_root=context.run / "checkpoints",
+        resume_from=resume_from,
+        output=context.output,
+    )
+    return specification, plan
+
+
+def check_inputs(context: WorkContext[PretrainJob]) -> Tokenizer:
+    """Returns the tokenizer, once it is known to have made the datasets and to fit the model.
+
+    Raises:
+        InputError: if it does not.
+    """
+    job = context.job
+    handle = context.inputs["tokenizer"]
+    tokenizer = Tokenizer.load(handle.path)
+    if tokenizer.vocab_size > job.model.vocab_size:
+        raise InputError(
+            f"model.vocab_size: {job.model.vocab_size} is smaller than the {tokenizer.vocab_size} pieces of "
+            f"{handle.reference}; raise it to at least that"
+        )
+    for dataset in context.datasets:
+        made_by = dataset.metadata["inputs"]["tokenizer"]["digest"]
+        if made_by != handle.digest:
+            raise InputError(
+                f"inputs.datasets: {dataset.reference} was cut by another tokenizer than {handle.reference}; "
+                "tokenize its text with this one, or train with the one that made it"
+            )
+    return tokenizer

@@ -1,0 +1,103 @@
+"""A pretraining job from its context to its result: take up, prepare, run the ranks, draw, sum up."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from yuan_checkpoint.training_state import TrainingState, newest_whole_state
+from yuan_events import EventSink, Message
+from yuan_jobs import WorkContext, WorkResult
+from yuan_manifest.schema import PretrainJob
+from yuan_parallel import ParallelPlan
+
+from yuan_trainer.history import HistorySink, cut_history, read_history, series
+from yuan_trainer.launcher import run_ranks
+from yuan_trainer.loss_curve import draw_loss_curve
+from yuan_trainer.preparation import prepare
+from yuan_trainer.samples import unigram_validation_loss
+from yuan_trainer.specification import Specification
+
+
+def pretrain_work(context: WorkContext[PretrainJob]) -> WorkResult:
+    """Trains a model; fills the output with native weights, tokenizer, metrics and the loss curve.
+
+    Raises:
+        InputError: if inputs, model and topology do not fit each other.
+        WorkFailed: if a rank fails.
+        Interrupted: if it was asked to stop; a training state is on disk by then.
+    """
+    started = time.monotonic()
+    state = find_state(context.run / "checkpoints", context.sink)
+    specification, plan = prepare(context, None if state is None else state.folder)
+    context.sink.emit(Message(describe(specification, plan)))
+    history = context.run / "metrics.jsonl"
+    cut_history(history, -1 if state is None else state.step)
+    written = context.run / "specification.json"
+    specification.write(written)
+    run_ranks(
+        written,
+        plan.grid.ranks,
+        device=specification.device,
+        logs=context.run / "logs",
+        sink=HistorySink(history, context.sink),
+        should_stop=context.should_stop,
+    )
+    return finish(context, specification, history, seconds=time.monotonic() - started)
+
+
+def find_state(root: Path, sink: EventSink) -> TrainingState | None:
+    """Returns the newest whole training state, saying which damaged ones were passed over."""
+    state, passed_over = newest_whole_state(root)
+    for reason in passed_over:
+        sink.emit(Message(f"damaged checkpoint passed over: {reason}", "warning"))
+    return state
+
+
+def describe(specification: Specification, plan: ParallelPlan) -> str:
+    """Returns one line on what is about to run."""
+    config = specification.model
+    grid = plan.grid
+    return (
+        f"{config.parameter_count() / 1e6:.2f} M parameters in {config.num_hidden_layers} layers on {grid.ranks} "
+        f"{specification.device} rank{'s' if grid.ranks > 1 else ''}: pipeline {grid.pipeline}, stages {plan.stages}, "
+        f"data {grid.data}, {specification.train.precision}"
+    )
+
+
+def finish(
+    context: WorkContext[PretrainJob], specification: Specification, history: Path, *, seconds: float
+) -> WorkResult:
+    """Adds to the written model what makes it whole for a reader, and returns the run's figures."""
+    output = context.output
+    records = read_history(history)
+    unigram = unigram_validation_loss(specification) if specification.validation_samples else None
+    draw_loss_curve(records, output / "loss_curve.png", title=f"{context.job.name}: loss", unigram_loss=unigram)
+    shutil.copyfile(history, output / "metrics.jsonl")
+    shutil.copytree(context.inputs["tokenizer"].path, output / "tokenizer", copy_function=shutil.copyfile)
+    (output / "tokenizer" / "artifact.json").unlink(missing_ok=True)
+    return WorkResult(summary=summarize(records, specification, unigram, seconds))
+
+
+def summarize(
+    records: list[dict[str, Any]], specification: Specification, unigram: float | None, seconds: float
+) -> dict[str, Any]:
+    """Returns the figures that stand for a run: losses before and after, its size, its speed."""
+    _, losses = series(records, "loss")
+    _, validation = series(records, "validation_loss")
+    _, speeds = series(records, "tokens_per_second")
+    summary: dict[str, Any] = {
+        "steps": specification.train.steps,
+        "parameters": specification.model.parameter_count(),
+        "stages": list(specification.stages),
+        "precision": str(specification.train.precision),
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
+        "tokens_per_second": sorted(speeds)[len(speeds) // 2],
+        "seconds": seconds,
+    }
+    if validation:
+        summary |= {"validation_loss_before": validation[0], "validation_loss_after": validation[-1]}
+    if unigram is not None:
+        summary["unigram_validation_loss"] = unigram
+    return summary

@@ -1,0 +1,39 @@
+"""The oracle: what training means, in one plain-torch loop on one process, without DeepSpeed, stages or ranks."""
+
+import torch
+from yuan_model import Yuan, cross_entropy, initialize_
+from yuan_trainer.batches import step_batches
+from yuan_trainer.engine import make_optimizer
+from yuan_trainer.samples import open_samples
+from yuan_trainer.schedule import learning_rate
+from yuan_trainer.specification import Specification
+
+
+def oracle_losses(specification: Specification, steps: int) -> list[float]:
+    """Returns the training loss of each of the first steps, fp32."""
+    train = specification.train
+    model = Yuan(specification.model)
+    initialize_(model, specification.model, train.seed)
+    optimizer = make_optimizer(model, specification.optimizer)
+    samples = open_samples(specification).training
+    losses: list[float] = []
+    for step in range(1, steps + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, train.steps, specification.optimizer)
+        optimizer.zero_grad()
+        total = 0.0
+        for inputs, (labels, mask) in step_batches(
+            samples,
+            step,
+            micro_batches=range(specification.micro_batches),
+            micro_batch_size=train.micro_batch_size,
+            global_batch_size=train.global_batch_size,
+            eod=specification.eod_token_id if train.eod_mask_loss else None,
+        ):
+            loss = cross_entropy(model(inputs), labels, mask) / specification.micro_batches
+            loss.backward()
+            total += float(loss.detach())
+        torch.nn.utils.clip_grad_norm_(model.parameters(), specification.optimizer.clip_grad)
+        optimizer.step()
+        losses.append(total)
+    return losses
