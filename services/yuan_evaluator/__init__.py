@@ -1,0 +1,1 @@
+"""The service that scores models. Its `run` does jobs of kind evaluate; no server yet."""

@@ -1,0 +1,73 @@
+"""A model together with the tokenizer that it was trained on, from an artifact or a folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from yuan_checkpoint import load_for_inference
+from yuan_corpus import Tokenizer
+from yuan_events import InputError
+from yuan_model import Yuan
+
+TOKENIZER_FOLDER = "tokenizer"
+"""Where a model artifact keeps its tokenizer."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """What continuing text needs.
+
+    Attributes:
+        model: in eval mode, on its device.
+        tokenizer: cuts prompts and spells answers.
+    """
+
+    model: Yuan
+    tokenizer: Tokenizer
+
+    @property
+    def context(self) -> int:
+        """Tokens of prompt and continuation together, at most."""
+        return self.model.config.max_position_embeddings
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Ids that end a document."""
+        own = self.model.config.eod_token_id
+        return frozenset({self.tokenizer.eod_id} | (set() if own is None else {own}))
+
+
+def load(folder: Path, tokenizer_path: Path | None = None, device: str = "auto") -> LoadedModel:
+    """Loads a model folder and its tokenizer.
+
+    Args:
+        folder: native or Hugging Face.
+        tokenizer_path: a tokenizer folder or model file; None: `tokenizer/` in the model's folder, or the
+            `tokenizer.model` beside its weights, where published models have it.
+        device: as `load_for_inference` takes it.
+
+    Raises:
+        InputError: if either is missing or wrong, or the model has fewer ids than the tokenizer.
+    """
+    tokenizer = Tokenizer.load(tokenizer_path or find_tokenizer(folder))
+    model = load_for_inference(folder, device)
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise InputError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids and the model only "
+            f"{model.config.vocab_size} (vocab_size); they do not belong together"
+        )
+    return LoadedModel(model, tokenizer)
+
+
+def find_tokenizer(folder: Path) -> Path:
+    """Returns the tokenizer folder that belongs to a model folder.
+
+    Raises:
+        InputError: if there is none.
+    """
+    for place in (folder / TOKENIZER_FOLDER, folder):
+        if (place / "tokenizer.model").is_file():
+            return place
+    raise InputError(
+        f"{folder}: has no {TOKENIZER_FOLDER}/tokenizer.model; put its tokenizer's folder there, or name it with "
+        "--tokenizer PATH_OR_ARTIFACT (yuan generate)"
+    )

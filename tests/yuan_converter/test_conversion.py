@@ -1,0 +1,157 @@
+"""A conversion keeps every bit it is not asked to change, and takes the tokenizer along."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from yuan_converter.conversion import convert_work, fingerprint
+from yuan_corpus import Tokenizer
+from yuan_events import InputError, Interrupted, Progress, RecordingSink
+from yuan_jobs import ArtifactHandle, WorkContext
+from yuan_manifest.schema import ConvertInputs, ConvertJob, ConvertOutputs, Kind, Layout, TargetSection, Topology
+from yuan_model import ModelFolder, load_model
+
+
+def convert(
+    source: Path, output: Path, layout: Layout, dtype: str | None = None, *, stop: bool = False, artifact: bool = False
+) -> tuple[dict[str, object], RecordingSink]:
+    output.mkdir()
+    sink = RecordingSink()
+    inputs = ConvertInputs(model="tiny") if artifact else ConvertInputs(path=str(source))
+    job = ConvertJob(
+        kind=Kind.convert,
+        name="test",
+        inputs=inputs,
+        target=TargetSection(layout=layout, dtype=dtype),
+        outputs=ConvertOutputs(model="tiny"),
+    )
+    handles = {"model": ArtifactHandle("model", "tiny", 1, source, digest="")} if artifact else {}
+    context = WorkContext(job, Topology(), handles, output, output.parent, sink, lambda: stop)
+    return dict(convert_work(context).summary), sink
+
+
+def same_tensors(first: Path, second: Path) -> bool:
+    ours, theirs = ModelFolder(first), ModelFolder(second)
+    return ours.config == theirs.config and all(
+        torch.equal(tensor, theirs.tensor(name)) and tensor.dtype == theirs.tensor(name).dtype
+        for name, tensor in ours.tensors()
+    )
+
+
+@pytest.mark.parametrize("artifact", [True, False])
+def test_to_hugging_face_and_back_is_the_same_model_with_the_same_tokenizer(
+    artifact: bool, model_folder: Path, tmp_path: Path
+) -> None:
+    there, sink = convert(model_folder, tmp_path / "there", Layout.huggingface, artifact=artifact)
+    back, _ = convert(tmp_path / "there", tmp_path / "back", Layout.native, artifact=artifact)
+    assert (there["source_layout"], there["target_layout"], there["dtype"]) == ("native", "huggingface", "as stored")
+    assert (back["source_layout"], back["target_layout"]) == ("huggingface", "native")
+    assert same_tensors(model_folder, tmp_path / "there")
+    assert same_tensors(model_folder, tmp_path / "back")
+    original = Tokenizer.load(model_folder / "tokenizer")
+    assert Tokenizer.load(tmp_path / "there" / "tokenizer").digest == original.digest
+    assert Tokenizer.load(tmp_path / "back" / "tokenizer").digest == original.digest
+    config = json.loads((tmp_path / "there" / "config.json").read_text())
+    assert (config["eod_token"], config["sep_token"]) == (original.eod_id, original.sep_id)
+    progress = [event for event in sink.events if isinstance(event, Progress)]
+    assert (progress[0].done, progress[-1].done, progress[-1].total) == (0, 28, 28)
+
+
+def test_the_golden_model_computes_the_same_after_conversion(shared: Path, tmp_path: Path) -> None:
+    golden = shared / "golden" / "yuan-hf-tiny"
+    convert(golden, tmp_path / "native", Layout.native)
+    convert(tmp_path / "native", tmp_path / "again", Layout.huggingface)
+    ids = torch.arange(40)[None]
+    expected = load_model(golden)(ids)
+    assert torch.equal(load_model(tmp_path / "native")(ids), expected)
+    assert torch.equal(load_model(tmp_path / "again")(ids), expected)
+    assert not (tmp_path / "native" / "tokenizer").exists()
+
+
+def test_a_tokenizer_beside_published_weights_goes_along(shared: Path, tmp_path: Path) -> None:
+    source = tmp_path / "published"
+    shutil.copytree(shared / "golden" / "yuan-hf-tiny", source)
+    shutil.copyfile(shared / "data" / "yuan-tokenizer" / "tokenizer.model", source / "tokenizer.model")
+    convert(source, tmp_path / "native", Layout.native)
+    assert Tokenizer.load(tmp_path / "native" / "tokenizer").eod_id == 77185
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+@pytest.mark.parametrize("layout", list(Layout))
+def test_a_dtype_is_changed_where_it_is_asked_for(
+    name: str, dtype: torch.dtype, layout: Layout, model_folder: Path, tmp_path: Path
+) -> None:
+    convert(model_folder, tmp_path / "out", layout, name)
+    source, target = ModelFolder(model_folder), ModelFolder(tmp_path / "out")
+    assert all(torch.equal(target.tensor(key), tensor.to(dtype)) for key, tensor in source.tensors())
+
+
+def test_values_that_fp16_cannot_hold_are_refused_by_the_tensors_name(model_folder: Path, tmp_path: Path) -> None:
+    source = tmp_path / "large"
+    shutil.copytree(model_folder, source)
+    tensors = load_file(source / "model-embedding.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"] * 1e5
+    save_file(tensors, source / "model-embedding.safetensors")
+    with pytest.raises(InputError, match=r"tensor model.norm.weight has values beyond fp16's largest"):
+        convert(source, tmp_path / "out", Layout.native, "fp16")
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
+def test_a_source_that_is_no_model_is_refused_with_its_path(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"{tmp_path}/none: no such folder"):
+        convert(tmp_path / "none", tmp_path / "out", Layout.native)
+
+
+def test_a_conversion_that_is_asked_to_stop_stops(model_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        convert(model_folder, tmp_path / "out", Layout.native, stop=True)
+
+
+def test_a_folders_fingerprint_is_that_of_what_is_read_of_it(model_folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(model_folder, copy)
+
+    def digest() -> str:
+        job = ConvertJob(kind=Kind.convert, name="test", inputs=ConvertInputs(path=str(copy)))
+        return fingerprint(job)["path"]
+
+    first = digest()
+    (copy / "notes.txt").write_text("not a part of the model")
+    assert digest() == first
+    tensors = load_file(copy / "model-embedding.safetensors")
+    save_file({name: tensor + 1.0 for name, tensor in tensors.items()}, copy / "model-embedding.safetensors")
+    assert digest() != first
+    assert not fingerprint(ConvertJob(kind=Kind.convert, name="test", inputs=ConvertInputs(model="tiny")))
+
+
+def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=home.parent,
+        env={**os.environ, "YUAN_HOME": str(home), "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_as_a_process_it_makes_an_artifact_that_generates(model_folder: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "convert.yaml"
+    manifest.write_text(
+        f"version: 1\nkind: convert\nname: import\ninputs: {{path: '{model_folder}'}}\n"
+        "target: {layout: huggingface, dtype: bf16}\noutputs: {model: imported}\n"
+    )
+    done = run(tmp_path / "home", "yuan_converter", "run", str(manifest))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "model/imported@1" in done.stdout
+    again = run(tmp_path / "home", "yuan_converter", "run", str(manifest))
+    assert "done before" in again.stdout
+    generated = run(tmp_path / "home", "yuan_inference", "generate", "imported", "shall I", "--max-tokens", "5")
+    assert (generated.returncode, generated.stderr) == (0, "")
+    assert generated.stdout.strip()
