@@ -1,0 +1,329 @@
+"""What values may be, beyond their type: one function a section, each naming the key to change.
+
+What must hold between a job and its topology is in `topology.py`.
+"""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from yuan_manifest import rules, schema
+from yuan_manifest.errors import ManifestError, Origins
+from yuan_manifest.rules import Problem
+from yuan_manifest.values import KeyPath, children, is_list, parse_path, shown
+
+OPTIMIZERS = ("adamw",)
+SUITES = ("perplexity",)
+DTYPES = ("fp32", "bf16", "fp16")
+
+
+def check(section: object, origins: Origins, path: KeyPath = ()) -> None:
+    """Checks a section and all below it.
+
+    Args:
+        section: a dataclass of the schema, every value of the right type.
+        origins: where the values of the whole manifest stand.
+        path: of the section in it.
+
+    Raises:
+        ManifestError: at the first problem.
+    """
+    # Sections before what must hold between them: a wrong value is named itself, not what it does not fit to.
+    for below, value in _children(section):
+        if dataclasses.is_dataclass(value):
+            check(value, origins, (*path, *below))
+    for cls in type(section).__mro__:
+        for key, problem in _CHECKS.get(cls, _nothing)(section):
+            where = (*path, *(parse_path(key) if isinstance(key, str) else key))
+            raise ManifestError.at(origins.find(where), where, problem)
+
+
+def _children(section: Any) -> Iterator[tuple[KeyPath, object]]:
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        yield (field.name,), value
+        for key, item in children(value):
+            yield (field.name, key), item
+
+
+def _nothing(_: Any) -> Iterator[Problem]:
+    yield from ()
+
+
+# --- sections of jobs --------------------------------------------------------------------------------------------
+
+
+def _job(job: schema.Job) -> Iterator[Problem]:
+    yield from rules.names(job, "name")
+
+
+def _model(model: schema.ModelSection) -> Iterator[Problem]:
+    sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    yield from rules.at_least(model, 1, *sizes, "max_position_embeddings")
+    hidden, heads = model.hidden_size, model.num_attention_heads
+    if hidden % 2:
+        yield "hidden_size", f"expected an even number, found {hidden}"
+    if hidden % heads:
+        yield "num_attention_heads", f"{heads} does not divide model.hidden_size {hidden}"
+    elif hidden // heads % 2:
+        yield "num_attention_heads", f"hidden_size {hidden} / {heads} heads is an odd head dimension, {hidden // heads}"
+    yield from rules.above_zero(model, "rms_norm_eps", "rope_theta", "initializer_range")
+
+
+def _tokenizer(section: schema.TokenizerSection) -> Iterator[Problem]:
+    smallest = 300  # 256 byte pieces, the special tokens, and a few pieces of text
+    if section.vocab_size < smallest:
+        why = "256 byte pieces and the special tokens"
+        yield "vocab_size", f"expected at least {smallest} ({why}), found {section.vocab_size}"
+    yield from rules.above_zero(section, "sample_megabytes")
+    yield from rules.seed(section)
+
+
+def _text_inputs(inputs: schema.TextInputs) -> Iterator[Problem]:
+    yield from rules.filled(inputs, "text")
+
+
+def _tokenize_inputs(inputs: schema.TokenizeInputs) -> Iterator[Problem]:
+    yield from rules.references(inputs, "tokenizer")
+
+
+def _tokenize(section: schema.TokenizeSection) -> Iterator[Problem]:
+    yield from rules.at_least(section, 1, "workers")
+
+
+def _dataset(dataset: schema.WeightedDataset) -> Iterator[Problem]:
+    yield from rules.references(dataset, "name")
+    yield from rules.above_zero(dataset, "weight")
+
+
+def _training_inputs(inputs: schema.TrainingInputs) -> Iterator[Problem]:
+    yield from rules.references(inputs, "tokenizer")
+    yield from rules.filled(inputs, "datasets")
+
+
+def _data(data: schema.DataSection) -> Iterator[Problem]:
+    yield from rules.at_least(data, 1, "sequence_length")
+    if len(data.split) != 3:
+        yield "split", f"expected 3 shares (training, validation, test), found {len(data.split)}"
+    for index, share in enumerate(data.split):
+        if share < 0:
+            yield f"split[{index}]", f"expected at least 0, found {share}"
+    if data.split[0] <= 0:
+        yield (
+            "split[0]",
+            f"expected more than 0, found {data.split[0]}; without training documents there is no training",
+        )
+
+
+def _train(train: schema.TrainSection) -> Iterator[Problem]:
+    yield from rules.at_least(train, 1, "steps", "global_batch_size", "micro_batch_size")
+    if train.global_batch_size % train.micro_batch_size:
+        problem = f"{train.global_batch_size} is no multiple of train.micro_batch_size {train.micro_batch_size}"
+        yield "global_batch_size", problem
+    yield from rules.seed(train)
+
+
+def _optimizer(optimizer: schema.OptimizerSection) -> Iterator[Problem]:
+    yield from rules.one_of("name", optimizer.name, OPTIMIZERS)
+    yield from rules.above_zero(optimizer, "lr", "eps")
+    yield from rules.at_least(optimizer, 0, "min_lr", "warmup_steps", "weight_decay", "clip_grad")
+    if optimizer.min_lr > optimizer.lr:
+        yield "min_lr", f"{optimizer.min_lr} is above optimizer.lr {optimizer.lr}"
+    if len(optimizer.betas) != 2:
+        yield "betas", f"expected 2 numbers, found {len(optimizer.betas)}"
+    for index, beta in enumerate(optimizer.betas):
+        if not 0 <= beta < 1:
+            yield f"betas[{index}]", f"expected at least 0 and less than 1, found {beta}"
+
+
+def _checkpoint(checkpoint: schema.CheckpointSection) -> Iterator[Problem]:
+    yield from rules.at_least(checkpoint, 0, "every_steps")
+    yield from rules.at_least(checkpoint, 1, "keep")
+
+
+def _evaluation(evaluation: schema.EvaluationSection) -> Iterator[Problem]:
+    yield from rules.at_least(evaluation, 0, "every_steps", "samples")
+
+
+def _pretrain(job: schema.PretrainJob) -> Iterator[Problem]:
+    if job.optimizer.warmup_steps > job.train.steps:
+        problem = (
+            f"{job.optimizer.warmup_steps} is above train.steps {job.train.steps}; lower the first or raise the second"
+        )
+        yield "optimizer.warmup_steps", problem
+    longest = job.model.max_position_embeddings
+    if job.data.sequence_length > longest:
+        problem = f"{job.data.sequence_length} is above model.max_position_embeddings {longest}"
+        yield "data.sequence_length", problem
+
+
+def _sampling(sampling: schema.SamplingSection) -> Iterator[Problem]:
+    yield from rules.at_least(sampling, 1, "max_tokens")
+    yield from rules.at_least(sampling, 0, "temperature", "top_k")
+    if not 0 < sampling.top_p <= 1:
+        yield "top_p", f"expected more than 0 and at most 1, found {sampling.top_p}"
+    yield from rules.seed(sampling)
+
+
+def _model_input(inputs: schema.ModelInput) -> Iterator[Problem]:
+    yield from rules.references(inputs, "model")
+
+
+def _generate_inputs(inputs: schema.GenerateInputs) -> Iterator[Problem]:
+    yield from rules.filled(inputs, "prompts")
+
+
+def _evaluate_inputs(inputs: schema.EvaluateInputs) -> Iterator[Problem]:
+    yield from rules.references(inputs, "dataset")
+
+
+def _convert_inputs(inputs: schema.ConvertInputs) -> Iterator[Problem]:
+    yield from rules.either(inputs)
+    yield from rules.references(inputs, "model")
+
+
+def _convert_outputs(outputs: schema.ConvertOutputs) -> Iterator[Problem]:
+    yield from rules.either(outputs)
+    yield from rules.names(outputs, "model")
+
+
+def _target(target: schema.TargetSection) -> Iterator[Problem]:
+    if target.dtype is not None:
+        yield from rules.one_of("dtype", target.dtype, DTYPES)
+
+
+def _evaluate(job: schema.EvaluateJob) -> Iterator[Problem]:
+    yield from rules.filled(job, "suite")
+    for index, name in enumerate(job.suite):
+        yield from rules.one_of(f"suite[{index}]", name, SUITES)
+        if name in job.suite[:index]:
+            yield f"suite[{index}]", f"{name} stands there twice"
+    yield from rules.at_least(job, 1, "samples")
+
+
+def _pipeline(job: schema.PipelineJob) -> Iterator[Problem]:
+    if not job.steps:
+        yield "steps", "is empty; expected at least one step"
+    reserved = {field.name for field in dataclasses.fields(job)} | {"cluster", "extends"}
+    for name, step in job.steps.items():
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,62}", name) or name.isdecimal():
+            expected = "a name of 1 to 63 of a-z 0-9 _ -, the first a letter or digit, not digits alone"
+            yield ("steps", name), f"expected {expected}, found {shown(name)}"
+        if name in reserved:
+            yield ("steps", name), f"a step cannot be called {name}, which is a key of manifests; rename it"
+        if step.manifest == "":
+            yield ("steps", name, "manifest"), "is empty text"
+        for index, need in enumerate(step.needs):
+            if need not in job.steps:
+                yield ("steps", name, "needs", index), _unknown_step(need, list(job.steps))
+    cycle = _cycle(job)
+    if cycle:
+        yield ("steps", cycle[0], "needs"), f"needs itself in turn: {' -> '.join(cycle)}"
+
+
+def _unknown_step(need: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(need, names, n=1)
+    mend = f"; did you mean {near[0]}?" if near else ""
+    return f"{shown(need)} is no step; expected one of {', '.join(names)}{mend}"
+
+
+def _cycle(job: schema.PipelineJob) -> list[str]:
+    """Returns the steps of a circle of needs, its first again at the end; empty if there is none."""
+    done: set[str] = set()
+    for start in job.steps:
+        trail: list[str] = [start]
+        pending = [iter(job.steps[start].needs)]
+        while pending:
+            need = next(pending[-1], None)
+            if need is None:
+                done.add(trail.pop())
+                pending.pop()
+            elif need in trail:
+                return [*trail[trail.index(need) :], need]
+            elif need not in done:
+                trail.append(need)
+                pending.append(iter(job.steps[need].needs))
+    return []
+
+
+# --- topology and cluster ----------------------------------------------------------------------------------------
+
+
+def _nodes(nodes: schema.Nodes) -> Iterator[Problem]:
+    yield from rules.at_least(nodes, 1, "count", "devices")
+    if nodes.count > 1:
+        yield "count", f"{nodes.count} hosts are not available yet; expected 1"
+
+
+def _parallel(parallel: schema.Parallel) -> Iterator[Problem]:
+    yield from rules.at_least(parallel, 1, "pipeline", "tensor")
+    if parallel.tensor != 1:
+        yield "tensor", f"tensor parallelism is not available yet; expected 1, found {parallel.tensor}"
+    if parallel.zero_stage not in (0, 1):
+        yield "zero_stage", f"expected 0 or 1, found {parallel.zero_stage}"
+    if parallel.data != "auto" and not _is_count(parallel.data):
+        yield "data", f"expected auto or a whole number from 1, found {shown(parallel.data)}"
+    yield from _stages(parallel.stages)
+
+
+def _stages(stages: object) -> Iterator[Problem]:
+    expected = "expected auto, uniform, or the layers of each stage like [1, 3]"
+    if not is_list(stages):
+        if stages not in ("auto", "uniform"):
+            yield "stages", f"{expected}, found {shown(stages)}"
+        return
+    if not stages:
+        yield "stages", f"{expected}, found an empty list"
+    for index, layers in enumerate(stages):
+        if not _is_count(layers):
+            yield f"stages[{index}]", f"expected a whole number from 1, found {shown(layers)}"
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _cluster(cluster: schema.Cluster) -> Iterator[Problem]:
+    for name in ("home", "registry", "store"):
+        if not getattr(cluster, name).strip():
+            yield name, "is empty text"
+
+
+_CHECKS: dict[type, Callable[[Any], Iterator[Problem]]] = {
+    schema.Job: _job,
+    schema.ModelSection: _model,
+    schema.TokenizerSection: _tokenizer,
+    schema.TextInputs: _text_inputs,
+    schema.TokenizeInputs: _tokenize_inputs,
+    schema.TokenizeSection: _tokenize,
+    schema.WeightedDataset: _dataset,
+    schema.TrainingInputs: _training_inputs,
+    schema.DataSection: _data,
+    schema.TrainSection: _train,
+    schema.OptimizerSection: _optimizer,
+    schema.CheckpointSection: _checkpoint,
+    schema.EvaluationSection: _evaluation,
+    schema.PretrainJob: _pretrain,
+    schema.SamplingSection: _sampling,
+    schema.ModelInput: _model_input,
+    schema.GenerateInputs: _generate_inputs,
+    schema.EvaluateInputs: _evaluate_inputs,
+    schema.ConvertInputs: _convert_inputs,
+    schema.ConvertOutputs: _convert_outputs,
+    schema.TargetSection: _target,
+    schema.EvaluateJob: _evaluate,
+    schema.PipelineJob: _pipeline,
+    schema.Nodes: _nodes,
+    schema.Parallel: _parallel,
+    schema.Cluster: _cluster,
+}
+
+
+def _output_check(section: Any) -> Iterator[Problem]:
+    yield from rules.names(section, dataclasses.fields(section)[0].name)
+
+
+for _outputs in (schema.TokenizerOutputs, schema.DatasetOutputs, schema.ModelOutputs, schema.ReportOutputs):
+    _CHECKS[_outputs] = _output_check

@@ -1,0 +1,89 @@
+"""Rules that recur in many sections: at least, a name, one of. Each yields what is wrong, with the key to change."""
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from yuan_manifest.values import KeyPath, shown
+
+Problem = tuple[str | KeyPath, str]
+"""A key path relative to the section (`split[1]`), and what is wrong there with its mend."""
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+"""Of artifacts and jobs."""
+
+_NAME_RULE = "1 to 63 of a-z 0-9 . _ -, the first a letter or digit"
+_REFERENCE = re.compile(rf"{NAME.pattern}(?:@(?:[1-9][0-9]{{0,8}}|latest))?")
+
+LARGEST_SEED = (1 << 63) - 1
+"""What torch's generators take."""
+
+
+def at_least(section: Any, smallest: float, *fields: str) -> Iterator[Problem]:
+    """Named values, where given, are no smaller."""
+    for name in fields:
+        value = getattr(section, name)
+        if value is not None and value < smallest:
+            yield name, f"expected at least {smallest}, found {value}"
+
+
+def above_zero(section: Any, *fields: str) -> Iterator[Problem]:
+    """Named values, where given, are more than 0."""
+    for name in fields:
+        value = getattr(section, name)
+        if value is not None and value <= 0:
+            yield name, f"expected more than 0, found {value}"
+
+
+def seed(section: Any) -> Iterator[Problem]:
+    """The section's seed is one that every generator takes."""
+    if not 0 <= section.seed <= LARGEST_SEED:
+        yield "seed", f"expected 0 to 2^63 - 1, found {section.seed}"
+
+
+def names(section: Any, *fields: str) -> Iterator[Problem]:
+    """Named values, where given, are names of artifacts or jobs."""
+    for name in fields:
+        value = getattr(section, name)
+        if value is not None and not NAME.fullmatch(value):
+            yield name, f"expected a name ({_NAME_RULE}), found {shown(value)}"
+
+
+def references(section: Any, *fields: str) -> Iterator[Problem]:
+    """Named values, where given, are names of artifacts, perhaps with a version."""
+    for name in fields:
+        value = getattr(section, name)
+        if value is not None and not _REFERENCE.fullmatch(value):
+            yield name, f"expected NAME or NAME@VERSION (NAME: {_NAME_RULE}), found {shown(value)}"
+
+
+def one_of(key: str, value: str, choices: Sequence[str]) -> Iterator[Problem]:
+    """A value is one of the choices."""
+    if value not in choices:
+        near = difflib.get_close_matches(value, choices, n=1)
+        mend = f"; did you mean {near[0]}?" if near else ""
+        yield key, f"expected {_choice(choices)}, found {shown(value)}{mend}"
+
+
+def _choice(choices: Sequence[str]) -> str:
+    return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
+
+
+def filled(section: Any, name: str) -> Iterator[Problem]:
+    """A list has items, and no empty text among them."""
+    values = getattr(section, name)
+    if not values:
+        yield name, "is empty; expected at least one item"
+    for index, value in enumerate(values):
+        if value == "":
+            yield f"{name}[{index}]", "is empty text"
+
+
+def either(section: Any) -> Iterator[Problem]:
+    """Exactly one of `model` and `path` is given."""
+    if (section.model is None) == (section.path is None):
+        found = "neither" if section.model is None else "both"
+        yield "model", f"expected exactly one of model and path, found {found}"
+    if section.path == "":
+        yield "path", "is empty text"

@@ -1,0 +1,304 @@
+"""Every field that a user can decide, typed: one dataclass a section, one dataclass a kind of job.
+
+The classes are OmegaConf structured configs, so only types that it knows occur here. What values may be, beyond
+their type, is checked in `checks.py`; what must hold between a job and where it runs (a stage list and the number of
+layers) in `topology.py`. Loading lives in `loading.py`.
+"""
+
+from dataclasses import asdict, dataclass, field, is_dataclass
+from enum import StrEnum
+from typing import Any
+
+from omegaconf import MISSING
+
+from yuan_manifest.choices import (
+    Decay,
+    Device,
+    DocumentMode,
+    Kind,
+    Launcher,
+    Layout,
+    Precision,
+    TokenizerAlgorithm,
+)
+from yuan_manifest.sections import (
+    CheckpointSection,
+    ConvertInputs,
+    ConvertOutputs,
+    DataSection,
+    DatasetOutputs,
+    EvaluateInputs,
+    EvaluationSection,
+    GenerateInputs,
+    ModelInput,
+    ModelOutputs,
+    ModelSection,
+    OptimizerSection,
+    ReportOutputs,
+    SamplingSection,
+    TargetSection,
+    TextInputs,
+    TokenizeInputs,
+    TokenizerOutputs,
+    TokenizerSection,
+    TokenizeSection,
+    TrainingInputs,
+    TrainSection,
+    WeightedDataset,
+)
+from yuan_manifest.values import is_list, is_section
+
+__all__ = [
+    "JOB_OF_KIND",
+    "SERVICE_OF_KIND",
+    "CheckpointSection",
+    "Cluster",
+    "ClusterManifest",
+    "ConvertInputs",
+    "ConvertJob",
+    "ConvertOutputs",
+    "DataSection",
+    "DatasetOutputs",
+    "Decay",
+    "Device",
+    "DocumentMode",
+    "EvaluateInputs",
+    "EvaluateJob",
+    "EvaluationSection",
+    "GenerateInputs",
+    "GenerateJob",
+    "Job",
+    "Kind",
+    "Launcher",
+    "Layout",
+    "ModelInput",
+    "ModelOutputs",
+    "ModelSection",
+    "Nodes",
+    "OptimizerSection",
+    "Parallel",
+    "PipelineJob",
+    "PipelineStep",
+    "Precision",
+    "PretrainJob",
+    "ReportOutputs",
+    "SamplingSection",
+    "TargetSection",
+    "TextInputs",
+    "TokenizeInputs",
+    "TokenizeJob",
+    "TokenizeSection",
+    "TokenizerAlgorithm",
+    "TokenizerJob",
+    "TokenizerOutputs",
+    "TokenizerSection",
+    "Topology",
+    "TrainSection",
+    "TrainingInputs",
+    "WeightedDataset",
+    "as_plain",
+]
+
+SERVICE_OF_KIND: dict[Kind, str | None] = {
+    Kind.tokenizer: "data",
+    Kind.tokenize: "data",
+    Kind.pretrain: "trainer",
+    Kind.generate: "inference",
+    Kind.convert: "converter",
+    Kind.evaluate: "evaluator",
+    Kind.pipeline: None,
+}
+"""The service whose `python -m yuan_<service> run` does a kind; a pipeline is only an order of other jobs."""
+
+
+# --- topology and cluster ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Nodes:
+    """The machines. count: hosts. devices: devices (ranks) a host. device: their kind."""
+
+    count: int = 1
+    devices: int = 2
+    device: Device = Device.auto
+
+
+@dataclass
+class Parallel:
+    """How ranks share the work: a data x pipeline x tensor grid.
+
+    Attributes:
+        pipeline: pipeline stages.
+        stages: `auto` (the planner's), `uniform`, or transformer layers per stage as a list ([1, 3]).
+        tensor: tensor-parallel size.
+        data: data-parallel size; `auto`: as many as the devices allow.
+        zero_stage: DeepSpeed ZeRO stage.
+    """
+
+    pipeline: int = 1
+    stages: Any = "auto"
+    tensor: int = 1
+    data: Any = "auto"
+    zero_stage: int = 1
+
+
+@dataclass
+class Topology:
+    """On what, and how divided."""
+
+    launcher: Launcher = Launcher.local
+    nodes: Nodes = field(default_factory=Nodes)
+    parallel: Parallel = field(default_factory=Parallel)
+
+
+@dataclass
+class Cluster:
+    """Where things are kept.
+
+    Attributes:
+        home: folder of this machine's registry, run states and logs.
+        registry: SQLAlchemy URL of the registry.
+        store: fsspec URL or folder of artifacts.
+    """
+
+    home: str = "${oc.env:YUAN_HOME,'~/.yuan'}"
+    registry: str = "sqlite:///${cluster.home}/registry.db"
+    store: str = "${cluster.home}/store"
+
+
+@dataclass
+class ClusterManifest:
+    """A cluster file: where things run."""
+
+    version: int = 1
+    cluster: Cluster = field(default_factory=Cluster)
+    topology: Topology = field(default_factory=Topology)
+
+
+# --- jobs --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Job:
+    """What every job has.
+
+    Attributes:
+        version: of the manifest format; 1.
+        kind: what the job does.
+        name: of the job, for people.
+        topology: what of the cluster's topology this job overrides (a partial `Topology`).
+    """
+
+    version: int = 1
+    kind: Kind = MISSING
+    name: str = MISSING
+    topology: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def recipe(self) -> dict[str, Any]:
+        """Returns what is done, without on what: all but the topology, as JSON's types, keys in a fixed order."""
+        return {key: value for key, value in as_plain(self).items() if key != "topology"}
+
+
+@dataclass
+class TokenizerJob(Job):
+    """Trains a SentencePiece tokenizer on text."""
+
+    inputs: TextInputs = field(default_factory=TextInputs)
+    tokenizer: TokenizerSection = field(default_factory=TokenizerSection)
+    outputs: TokenizerOutputs = field(default_factory=TokenizerOutputs)
+
+
+@dataclass
+class TokenizeJob(Job):
+    """Cuts text into a dataset."""
+
+    inputs: TokenizeInputs = field(default_factory=TokenizeInputs)
+    tokenize: TokenizeSection = field(default_factory=TokenizeSection)
+    outputs: DatasetOutputs = field(default_factory=DatasetOutputs)
+
+
+@dataclass
+class PretrainJob(Job):
+    """Trains a model from its first weights."""
+
+    model: ModelSection = field(default_factory=ModelSection)
+    inputs: TrainingInputs = field(default_factory=TrainingInputs)
+    data: DataSection = field(default_factory=DataSection)
+    train: TrainSection = field(default_factory=TrainSection)
+    optimizer: OptimizerSection = field(default_factory=OptimizerSection)
+    checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
+    evaluation: EvaluationSection = field(default_factory=EvaluationSection)
+    outputs: ModelOutputs = field(default_factory=ModelOutputs)
+
+
+@dataclass
+class GenerateJob(Job):
+    """Continues prompts and keeps the answers as a report."""
+
+    inputs: GenerateInputs = field(default_factory=GenerateInputs)
+    sampling: SamplingSection = field(default_factory=SamplingSection)
+    outputs: ReportOutputs = field(default_factory=ReportOutputs)
+
+
+@dataclass
+class ConvertJob(Job):
+    """Rewrites a model in another layout or number format."""
+
+    inputs: ConvertInputs = field(default_factory=ConvertInputs)
+    target: TargetSection = field(default_factory=TargetSection)
+    outputs: ConvertOutputs = field(default_factory=ConvertOutputs)
+
+
+@dataclass
+class EvaluateJob(Job):
+    """Scores a model. suite: what is measured; `perplexity` on the dataset's validation part."""
+
+    inputs: EvaluateInputs = field(default_factory=EvaluateInputs)
+    suite: list[str] = field(default_factory=lambda: ["perplexity"])
+    data: DataSection = field(default_factory=DataSection)
+    samples: int = 64
+    outputs: ReportOutputs = field(default_factory=ReportOutputs)
+
+
+@dataclass
+class PipelineStep:
+    """One job of a pipeline.
+
+    Attributes:
+        manifest: its file, relative to the pipeline's own.
+        needs: steps that must have succeeded before it.
+        overrides: values that replace the file's, as a tree (`{train: {steps: 10}}`).
+    """
+
+    manifest: str = MISSING
+    needs: list[str] = field(default_factory=list[str])
+    overrides: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass
+class PipelineJob(Job):
+    """Jobs in the order of their needs."""
+
+    steps: dict[str, PipelineStep] = field(default_factory=dict[str, PipelineStep])
+
+
+JOB_OF_KIND: dict[Kind, type[Job]] = {
+    Kind.tokenizer: TokenizerJob,
+    Kind.tokenize: TokenizeJob,
+    Kind.pretrain: PretrainJob,
+    Kind.generate: GenerateJob,
+    Kind.convert: ConvertJob,
+    Kind.evaluate: EvaluateJob,
+    Kind.pipeline: PipelineJob,
+}
+
+
+def as_plain(value: Any) -> Any:
+    """Returns a section or value as JSON's types: dicts in the schema's order, lists, text, numbers, None."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if is_section(value):
+        return {key: as_plain(child) for key, child in value.items()}
+    if is_list(value):
+        return [as_plain(child) for child in value]
+    return value.value if isinstance(value, StrEnum) else value

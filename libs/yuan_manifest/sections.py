@@ -1,0 +1,279 @@
+"""The sections of jobs, one dataclass each, with every field's meaning and unit.
+
+Which job has which sections, and where jobs run, is in `schema.py`; what values may be is in `checks.py`.
+"""
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from yuan_manifest.choices import Decay, DocumentMode, Layout, Precision, TokenizerAlgorithm
+
+
+@dataclass
+class ModelSection:
+    """The network, fields named as in Hugging Face's configs (YUAN_FACTS A1, A2 give the published sizes).
+
+    Attributes:
+        vocab_size: rows of the embedding; at least the tokenizer's size.
+        hidden_size: width of the residual stream.
+        num_hidden_layers: transformer blocks.
+        num_attention_heads: heads; must divide hidden_size into an even head dimension.
+        intermediate_size: width of each SwiGLU half.
+        max_position_embeddings: longest sequence in tokens.
+        rms_norm_eps: added to the mean square in every RMSNorm but the localized filter's own (1e-6).
+        rope_theta: base of the rotary embedding.
+        localized_filtering: queries and keys see the locally filtered input (the paper's LFA).
+        attention_reset_at_eod: no attention across `<eod>` between packed documents.
+        initializer_range: standard deviation of initial weights.
+    """
+
+    vocab_size: int = MISSING
+    hidden_size: int = MISSING
+    num_hidden_layers: int = MISSING
+    num_attention_heads: int = MISSING
+    intermediate_size: int = MISSING
+    max_position_embeddings: int = MISSING
+    rms_norm_eps: float = 1.0e-6
+    rope_theta: float = 10000.0
+    localized_filtering: bool = True
+    attention_reset_at_eod: bool = False
+    initializer_range: float = 0.02
+
+
+@dataclass
+class TokenizerSection:
+    """How a tokenizer is trained.
+
+    Attributes:
+        algorithm: unigram or bpe.
+        vocab_size: pieces, special tokens and the 256 byte pieces included.
+        sample_megabytes: text given to the trainer at most, drawn evenly over the corpus; null: all of it.
+        seed: of that drawing.
+    """
+
+    algorithm: TokenizerAlgorithm = TokenizerAlgorithm.unigram
+    vocab_size: int = 8192
+    sample_megabytes: float | None = None
+    seed: int = 1234
+
+
+@dataclass
+class TextInputs:
+    """Where text comes from.
+
+    Attributes:
+        text: glob patterns or folders; `~` and `**` are understood. A folder means every file below it.
+        exclude: glob patterns of files to leave out.
+        documents: what one document is.
+    """
+
+    text: list[str] = MISSING
+    exclude: list[str] = field(default_factory=list[str])
+    documents: DocumentMode = DocumentMode.auto
+
+
+@dataclass
+class TokenizeInputs(TextInputs):
+    """Text, and the tokenizer artifact (`NAME[@VERSION]`) that cuts it."""
+
+    tokenizer: str = MISSING
+
+
+@dataclass
+class TokenizeSection:
+    """How text is cut. workers: processes; null: one a core. The output does not depend on it."""
+
+    workers: int | None = None
+
+
+@dataclass
+class WeightedDataset:
+    """A dataset artifact and its share of the samples (weights are normalised)."""
+
+    name: str = MISSING
+    weight: float = 1.0
+
+
+@dataclass
+class TrainingInputs:
+    """What is trained on: a tokenizer artifact and a blend of datasets cut by it."""
+
+    tokenizer: str = MISSING
+    datasets: list[WeightedDataset] = MISSING
+
+
+@dataclass
+class DataSection:
+    """How samples are cut from datasets (YUAN_FACTS B3).
+
+    Attributes:
+        sequence_length: tokens of a sample.
+        split: shares of documents for training, validation, test, in file order; normalised.
+    """
+
+    sequence_length: int = 512
+    split: list[float] = field(default_factory=lambda: [0.969, 0.03, 0.001])
+
+
+@dataclass
+class TrainSection:
+    """The run.
+
+    Attributes:
+        steps: optimizer steps.
+        global_batch_size: samples a step, over all data-parallel ranks and micro-batches.
+        micro_batch_size: samples that go through a pipeline stage at once.
+        precision: number format.
+        seed: of initial weights and of the order of samples.
+        eod_mask_loss: no loss where the input is `<eod>`.
+    """
+
+    steps: int = MISSING
+    global_batch_size: int = MISSING
+    micro_batch_size: int = 1
+    precision: Precision = Precision.auto
+    seed: int = 1234
+    eod_mask_loss: bool = False
+
+
+@dataclass
+class OptimizerSection:
+    """AdamW and its schedule: linear warm-up, then decay to min_lr at the last step.
+
+    Attributes:
+        name: `adamw`.
+        lr: peak learning rate.
+        min_lr: learning rate at the last step.
+        warmup_steps: steps over which the learning rate rises from 0.
+        decay: shape of its fall.
+        betas: Adam's two averaging factors.
+        eps: added to Adam's denominator.
+        weight_decay: decoupled; not applied to norms and biases.
+        clip_grad: largest global gradient norm; 0: no clipping.
+    """
+
+    name: str = "adamw"
+    lr: float = MISSING
+    min_lr: float = 0.0
+    warmup_steps: int = 0
+    decay: Decay = Decay.cosine
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    eps: float = 1.0e-8
+    weight_decay: float = 0.1
+    clip_grad: float = 1.0
+
+
+@dataclass
+class CheckpointSection:
+    """Training states. every_steps: how often one is written (0: only when the run stops). keep: newest ones kept."""
+
+    every_steps: int = 0
+    keep: int = 2
+
+
+@dataclass
+class EvaluationSection:
+    """Validation loss during training.
+
+    Attributes:
+        every_steps: how often (0: only before the first and after the last step).
+        samples: validation samples each time, rounded up to whole global batches; 0: no validation.
+    """
+
+    every_steps: int = 0
+    samples: int = 0
+
+
+@dataclass
+class SamplingSection:
+    """How next tokens are drawn.
+
+    Attributes:
+        max_tokens: new tokens at most.
+        temperature: 0 takes the likeliest token; higher is more varied.
+        top_k: only the k likeliest are drawn from; 0: all.
+        top_p: only the likeliest that together reach this probability.
+        seed: makes the drawing repeatable.
+        stop_at_eod: ends at `<eod>`.
+    """
+
+    max_tokens: int = 64
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 1234
+    stop_at_eod: bool = True
+
+
+@dataclass
+class ModelInput:
+    """A model artifact (`NAME[@VERSION]`)."""
+
+    model: str = MISSING
+
+
+@dataclass
+class GenerateInputs(ModelInput):
+    """A model and prompts."""
+
+    prompts: list[str] = MISSING
+
+
+@dataclass
+class EvaluateInputs(ModelInput):
+    """A model, and the dataset whose validation part is scored."""
+
+    dataset: str = MISSING
+
+
+@dataclass
+class ConvertInputs:
+    """Exactly one of: a model artifact; a folder with a native or Hugging Face model."""
+
+    model: str | None = None
+    path: str | None = None
+
+
+@dataclass
+class TargetSection:
+    """What a conversion writes. dtype: fp32, bf16 or fp16; null keeps each tensor's own."""
+
+    layout: Layout = Layout.native
+    dtype: str | None = None
+
+
+@dataclass
+class TokenizerOutputs:
+    """Name of the tokenizer artifact."""
+
+    tokenizer: str = MISSING
+
+
+@dataclass
+class DatasetOutputs:
+    """Name of the dataset artifact."""
+
+    dataset: str = MISSING
+
+
+@dataclass
+class ModelOutputs:
+    """Name of the model artifact."""
+
+    model: str = MISSING
+
+
+@dataclass
+class ReportOutputs:
+    """Name of the report artifact."""
+
+    report: str = MISSING
+
+
+@dataclass
+class ConvertOutputs:
+    """Exactly one of: name of the model artifact; a new folder."""
+
+    model: str | None = None
+    path: str | None = None
