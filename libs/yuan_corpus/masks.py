@@ -1,0 +1,78 @@
+"""Which predictions count in the loss, and positions within documents (YUAN_FACTS B5).
+
+A sample of S + 1 tokens gives inputs `sample[:-1]` and labels `sample[1:]`; every array here has length S, and its
+element i belongs to input i and label i.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+MaskArray = npt.NDArray[np.float32]
+
+
+def pretraining_loss_mask(sample: npt.NDArray[Any], eod_id: int, eod_mask_loss: bool = False) -> MaskArray:
+    """Returns the loss mask of pretraining: all ones, or zeros where the input is `<eod>`.
+
+    Args:
+        sample: integers [..., S + 1].
+        eod_id: the id that ends a document.
+        eod_mask_loss: do not predict across a document's end.
+
+    Returns:
+        float32 [..., S].
+    """
+    inputs = sample[..., :-1]
+    mask = np.ones(inputs.shape, np.float32)
+    if eod_mask_loss:
+        mask[inputs == eod_id] = 0.0
+    return mask
+
+
+def finetuning_loss_mask(sample: npt.NDArray[Any], eod_id: int, sep_id: int) -> MaskArray:
+    """Returns the loss mask of instruction tuning: no loss on instructions, which end at their first `<sep>`.
+
+    The `<sep>` and `<eod>` labels count. A document without `<sep>` counts whole, so also the sample's beginning
+    inside an answer. The sample's last, cut-off document is masked only where at least two others end before it and
+    it reaches its `<sep>`: so the original has it.
+
+    Args:
+        sample: integers [S + 1].
+        eod_id: the id that ends a document.
+        sep_id: the id between instruction and answer.
+
+    Returns:
+        float32 [S].
+    """
+    labels = sample[1:]
+    mask = np.ones(len(labels), np.float32)
+    ends = np.flatnonzero(labels == eod_id).tolist()
+    separators = np.flatnonzero(labels == sep_id)
+    starts = [0, *(end + 1 for end in ends)]
+    stops = [*ends, len(labels)]
+    # The piece behind the last <eod> is the last pair; see above for when it is looked at.
+    documents = list(zip(starts, stops, strict=True))[: None if len(ends) >= 2 else len(ends)]
+    for start, stop in documents:
+        first = int(np.searchsorted(separators, start))
+        if first < len(separators) and int(separators[first]) < stop:
+            mask[start : int(separators[first])] = 0.0
+    return mask
+
+
+def document_position_ids(sample: npt.NDArray[Any], eod_id: int) -> npt.NDArray[np.int64]:
+    """Returns the position of every input in its document: it restarts at 0 after each `<eod>` of the inputs.
+
+    Args:
+        sample: integers [S + 1].
+        eod_id: the id that ends a document.
+
+    Returns:
+        int64 [S].
+    """
+    inputs = sample[:-1]
+    positions = np.arange(len(inputs), dtype=np.int64)
+    starts = np.zeros(len(inputs), np.int64)
+    after = np.flatnonzero(inputs[:-1] == eod_id) + 1
+    starts[after] = after
+    return positions - np.maximum.accumulate(starts)

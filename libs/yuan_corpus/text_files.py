@@ -1,0 +1,189 @@
+"""Which files a corpus consists of: folders and glob patterns to an ordered list of paths.
+
+Nothing is read here; see `documents.py`.
+"""
+
+import glob
+import os
+import re
+import sysconfig
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from yuan_corpus.errors import TextError
+
+_WILDCARDS = re.compile(r"[*?\[]")
+_STANDARD_LIBRARY = "python-stdlib:"
+
+
+def find_text_files(patterns: Sequence[str], exclude: Sequence[str] = ()) -> list[Path]:
+    """Returns the files that patterns name, without duplicates; sorted within a pattern, patterns in their order.
+
+    A pattern is a file, a folder (every file below it), or a glob in which `**` means any folders; `~` is the home
+    folder, and `python-stdlib:` in front means the standard library of the Python that runs this, wherever that is
+    (so that a manifest needs no path of a machine). Hidden files (`.git`) are found only where a pattern names them,
+    and folders that a wildcard matches are not entered.
+
+    `exclude` works as lines of a .gitignore do, from the folder where a pattern's wildcards begin: a pattern without
+    a slash (`test`, `*.pyc`) leaves out files and folders of that name at any depth, one with a slash
+    (`**/test/**`, `email/*.py`) a path from there; a path from the working folder or an absolute one works too.
+
+    Raises:
+        TextError: if a pattern matches no file, or nothing is left of it.
+    """
+    if not patterns:
+        raise TextError("no text is named: give folders or glob patterns under inputs.text")
+    exclusions = _Exclusions([_Exclusion.parse(pattern) for pattern in exclude], os.fspath(Path.cwd()))
+    files: dict[str, Path] = {}
+    for pattern in patterns:
+        found, left_out = _expand(pattern, exclusions)
+        if not found:
+            raise TextError(
+                f"text {pattern}: inputs.exclude leaves out everything that it matches"
+                if left_out
+                else _nothing_found(pattern)
+            )
+        for path in sorted(found):
+            files.setdefault(os.path.realpath(path), Path(path))
+    return list(files.values())
+
+
+def _expand(pattern: str, exclusions: "_Exclusions") -> tuple[list[str], bool]:
+    """Returns the files of a pattern, and whether something was left out of them."""
+    path = _absolute(pattern)
+    try:
+        if Path(path).is_file():
+            kept = [] if exclusions.match(path, os.path.dirname(path)) else [path]  # noqa: PTH120
+            return kept, not kept
+        if Path(path).is_dir():
+            return _files_below(path, exclusions)
+    except OSError as error:
+        raise TextError(f"text {pattern}: cannot be looked at ({error.strerror})") from None
+    # A pattern that names hidden things itself means them.
+    hidden = any(part.startswith(".") for part in Path(path).parts)
+    root = os.fspath(_static_folder(Path(path)))
+    found: list[str] = []
+    left_out = False
+    for name in glob.iglob(path, recursive=True, include_hidden=hidden):  # noqa: PTH207
+        if exclusions.match(name, root):
+            left_out = True
+        elif Path(name).is_file():
+            found.append(name)
+    return found, left_out
+
+
+def _absolute(pattern: str) -> str:
+    # os.path, not Path: patterns are strings, `~unknown` must stay as it is, and links must not be followed.
+    if pattern.startswith(_STANDARD_LIBRARY):
+        return os.path.join(sysconfig.get_paths()["stdlib"], pattern.removeprefix(_STANDARD_LIBRARY))  # noqa: PTH118
+    return os.path.abspath(os.path.expanduser(pattern))  # noqa: PTH100, PTH111
+
+
+def _files_below(folder: str, exclusions: "_Exclusions") -> tuple[list[str], bool]:
+    """Returns the files below a folder; folders that are left out are not even looked into."""
+    left_out = False
+
+    def names_of(parent: str, names: list[str]) -> Iterator[str]:
+        nonlocal left_out
+        for name in names:
+            if name.startswith("."):
+                continue
+            if exclusions.match(os.path.join(parent, name), folder):  # noqa: PTH118
+                left_out = True
+            else:
+                yield name
+
+    def refuse(error: OSError) -> None:
+        raise TextError(f"{error.filename}: this folder cannot be read ({error.strerror})")
+
+    found: list[str] = []
+    for parent, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = names_of(parent, folders)
+        paths = (os.path.join(parent, name) for name in names_of(parent, names))  # noqa: PTH118
+        found.extend(path for path in paths if os.path.isfile(path))  # noqa: PTH113
+    return found, left_out
+
+
+def _static_folder(path: Path) -> Path:
+    """Returns the part of a glob before its first wildcard."""
+    parts = path.parts
+    first = next((number for number, part in enumerate(parts) if _WILDCARDS.search(part)), len(parts) - 1)
+    return Path(*parts[:first])
+
+
+def _nothing_found(pattern: str) -> str:
+    path = Path(_absolute(pattern))
+    if path.is_dir():
+        return f"text {pattern}: this folder has no files; put text into it or name another"
+    if _WILDCARDS.search(pattern):
+        folder = _static_folder(path)
+        where = "" if folder.is_dir() else f" ({folder} does not exist)"
+        return f"text {pattern}: no file matches this pattern{where}"
+    return f"text {pattern}: no such file or folder (relative paths start at {Path.cwd()})"
+
+
+@dataclass(frozen=True)
+class _Exclusion:
+    """One pattern of files to leave out; `anywhere`: it also holds for paths from elsewhere than a pattern's root."""
+
+    expression: re.Pattern[str]
+    anywhere: bool
+
+    @classmethod
+    def parse(cls, pattern: str) -> "_Exclusion":
+        expanded = os.path.expanduser(pattern).removeprefix("./").rstrip("/")  # noqa: PTH111
+        anchored = "/" in expanded
+        prefix = "" if anchored else "(?:.*/)?"
+        expression = re.compile(f"{prefix}{_glob_expression(expanded)}(?:/.*)?", re.DOTALL)
+        return cls(expression, anchored and not expanded.startswith("**"))
+
+
+@dataclass(frozen=True)
+class _Exclusions:
+    """All patterns of files to leave out, and the working folder that they may start from."""
+
+    exclusions: Sequence[_Exclusion]
+    working_folder: str
+
+    def match(self, path: str, root: str) -> bool:
+        """Says whether an absolute path, found below root, is left out."""
+        if not self.exclusions:
+            return False
+        below = path[len(root) :].lstrip("/")
+        elsewhere = [path]
+        if path.startswith(self.working_folder.rstrip("/") + "/"):
+            elsewhere.append(path[len(self.working_folder) :].lstrip("/"))
+        return any(
+            exclusion.expression.fullmatch(below)
+            or (exclusion.anywhere and any(map(exclusion.expression.fullmatch, elsewhere)))
+            for exclusion in self.exclusions
+        )
+
+
+def _glob_expression(pattern: str) -> str:
+    """Returns a glob as a regular expression: `*` and `?` stay within a folder, `**` does not."""
+    expression = ""
+    position = 0
+    while position < len(pattern):
+        if pattern.startswith("**/", position):
+            expression += "(?:.*/)?"
+            position += 3
+        elif pattern.startswith("**", position):
+            expression += ".*"
+            position += 2
+        elif pattern[position] == "*":
+            expression += "[^/]*"
+            position += 1
+        elif pattern[position] == "?":
+            expression += "[^/]"
+            position += 1
+        elif pattern[position] == "[" and (end := pattern.find("]", position + 2)) > 0:
+            characters = pattern[position + 1 : end].replace("\\", "\\\\").replace("[", "\\[")
+            characters = "^" + characters[1:] if characters[0] == "!" else characters
+            expression += f"[{characters}]"
+            position = end + 1
+        else:
+            expression += re.escape(pattern[position])
+            position += 1
+    return expression

@@ -1,0 +1,17 @@
+"""`python -m yuan_data run MANIFEST [key=value …]`."""
+
+from yuan_data.text import fingerprint_of_text
+from yuan_data.tokenize_text import tokenize_work
+from yuan_data.train_tokenizer import tokenizer_work
+from yuan_jobs import Work, service_main
+from yuan_manifest.schema import Kind
+
+# Worker processes are spawned, and import this file to start: without the guard each would begin the job anew.
+if __name__ == "__main__":
+    service_main(
+        "data",
+        {
+            Kind.tokenizer: Work(run=tokenizer_work, fingerprint=fingerprint_of_text),
+            Kind.tokenize: Work(run=tokenize_work, fingerprint=fingerprint_of_text),
+        },
+    )

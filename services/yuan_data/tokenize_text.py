@@ -1,0 +1,50 @@
+"""A `tokenize` job: text and a tokenizer to a dataset folder."""
+
+import os
+
+from yuan_corpus import Tokenizer, tokenize_corpus
+from yuan_data.text import document_mode, text_files
+from yuan_events import Message
+from yuan_jobs import WorkContext, WorkResult
+from yuan_manifest.schema import TokenizeJob
+
+
+def tokenize_work(context: WorkContext[TokenizeJob]) -> WorkResult:
+    """Cuts the text that a manifest names.
+
+    Raises:
+        CorpusError: if the text or the tokenizer cannot be used.
+        Interrupted: if it was asked to stop; nothing of it is kept.
+    """
+    inputs = context.job.inputs
+    statistics = tokenize_corpus(
+        text_files(inputs),
+        Tokenizer.load(context.inputs["tokenizer"].path),
+        context.output,
+        mode=document_mode(inputs),
+        workers=context.job.tokenize.workers or available_cores(),
+        sink=context.sink,
+        should_stop=context.should_stop,
+    )
+    context.sink.emit(
+        Message(
+            f"{statistics.documents:,} documents, {statistics.tokens:,} tokens, "
+            f"{statistics.bytes_per_token:.2f} bytes of text a token"
+        )
+    )
+    return WorkResult(
+        {
+            "documents": statistics.documents,
+            "tokens": statistics.tokens,
+            "bytes_per_token": statistics.bytes_per_token,
+            "files": statistics.files,
+            "source_bytes": statistics.source_bytes,
+            "vocab_size": statistics.vocab_size,
+            "tokenizer_digest": statistics.tokenizer_digest,
+        }
+    )
+
+
+def available_cores() -> int:
+    """Returns the cores that this process may use, which in a container are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

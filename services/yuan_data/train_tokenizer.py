@@ -1,0 +1,66 @@
+"""A `tokenizer` job: text to a tokenizer folder."""
+
+from collections.abc import Iterator, Sequence
+
+from yuan_corpus import Algorithm, Tokenizer, train_tokenizer
+from yuan_corpus.documents import TextSlice, read_documents, slice_files
+from yuan_corpus.training_text import LineSampler
+from yuan_data.text import document_mode, text_files
+from yuan_events import Message
+from yuan_jobs import WorkContext, WorkResult
+from yuan_manifest.schema import TokenizerJob
+
+_MEASURED_BYTES = 2_000_000
+"""Text that compression is measured on, about; it is spread over the whole corpus."""
+
+
+def tokenizer_work(context: WorkContext[TokenizerJob]) -> WorkResult:
+    """Trains the tokenizer that a manifest asks for.
+
+    Raises:
+        CorpusError: if the text or the vocabulary's size cannot be used.
+        Interrupted: if it was asked to stop; nothing of it is kept.
+    """
+    inputs, wanted = context.job.inputs, context.job.tokenizer
+    files = text_files(inputs)
+    slices = slice_files(files, document_mode(inputs))
+    source_bytes = sum(part.size for part in slices)
+    limit = None if wanted.sample_megabytes is None else round(wanted.sample_megabytes * 1e6)
+    context.sink.emit(Message(f"{len(files):,} files, {source_bytes / 1e6:.1f} MB of text"))
+    tokenizer = train_tokenizer(
+        _documents(slices),
+        context.output,
+        Algorithm(wanted.algorithm.value),
+        wanted.vocab_size,
+        sampler=LineSampler(limit, source_bytes, wanted.seed),
+        sink=context.sink,
+        should_stop=context.should_stop,
+    )
+    compression = _bytes_per_token(tokenizer, slices)
+    context.sink.emit(Message(f"{tokenizer.vocab_size:,} pieces; {compression:.2f} bytes of text a token"))
+    return WorkResult(
+        {
+            "vocab_size": tokenizer.vocab_size,
+            "algorithm": wanted.algorithm.value,
+            "bytes_per_token": round(compression, 4),
+            "digest": tokenizer.digest,
+            "files": len(files),
+            "source_bytes": source_bytes,
+        }
+    )
+
+
+def _documents(slices: Sequence[TextSlice]) -> Iterator[str]:
+    for part in slices:
+        yield from read_documents(part)
+
+
+def _bytes_per_token(tokenizer: Tokenizer, slices: Sequence[TextSlice]) -> float:
+    """Returns UTF-8 bytes a token over slices taken at equal distances."""
+    step = max(1, sum(part.size for part in slices) // _MEASURED_BYTES)
+    text_bytes = tokens = 0
+    for part in slices[::step]:
+        for document in read_documents(part):
+            text_bytes += len(document.encode())
+            tokens += len(tokenizer.encode(document)) + 1
+    return text_bytes / max(1, tokens)

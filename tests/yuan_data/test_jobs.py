@@ -1,0 +1,196 @@
+"""The data service's jobs, as functions and as a user runs them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from yuan_corpus import DatasetStatistics, TextError, Tokenizer, open_dataset
+from yuan_data.text import fingerprint_of_text
+from yuan_data.tokenize_text import tokenize_work
+from yuan_data.train_tokenizer import tokenizer_work
+from yuan_events import Message, RecordingSink
+from yuan_jobs import ArtifactHandle, WorkContext
+from yuan_manifest.schema import (
+    DatasetOutputs,
+    DocumentMode,
+    Kind,
+    TextInputs,
+    TokenizeInputs,
+    TokenizeJob,
+    TokenizerAlgorithm,
+    TokenizerJob,
+    TokenizerOutputs,
+    TokenizerSection,
+    Topology,
+)
+
+VOCABULARY = 315
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    words = ["the", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "狐狸", "跳过", "懒狗", "again"]
+    for name in ("a", "b"):
+        lines = [" ".join(words[(start * step) % len(words)] for step in range(3, 12)) for start in range(1, 200)]
+        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "notes.md").write_text("left out")
+    return folder
+
+
+def tokenizer_job(text: Path, **section: Any) -> TokenizerJob:
+    return TokenizerJob(
+        kind=Kind.tokenizer,
+        name="t",
+        inputs=TextInputs(text=[str(text)], exclude=["*.md"]),
+        tokenizer=TokenizerSection(vocab_size=VOCABULARY, **section),
+        outputs=TokenizerOutputs(tokenizer="small"),
+    )
+
+
+def context(job: Any, output: Path, **inputs: ArtifactHandle) -> WorkContext[Any]:
+    output.mkdir()
+    return WorkContext(job, Topology(), inputs, output, output.parent, RecordingSink())
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory, text: Path) -> ArtifactHandle:
+    folder = tmp_path_factory.mktemp("work") / "tokenizer"
+    tokenizer_work(context(tokenizer_job(text, algorithm=TokenizerAlgorithm.bpe), folder))
+    return ArtifactHandle("tokenizer", "small", 1, folder, "")
+
+
+@pytest.mark.parametrize("algorithm", list(TokenizerAlgorithm))
+def test_a_tokenizer_job_fills_its_output_with_a_tokenizer(
+    tmp_path: Path, text: Path, algorithm: TokenizerAlgorithm
+) -> None:
+    work = context(tokenizer_job(text, algorithm=algorithm, sample_megabytes=0.01), tmp_path / "out")
+    result = tokenizer_work(work)
+    loaded = Tokenizer.load(work.output)
+
+    assert sorted(path.name for path in work.output.iterdir()) == ["special_tokens.json", "tokenizer.model"]
+    assert result.summary["vocab_size"] == loaded.vocab_size == VOCABULARY
+    assert result.summary["digest"] == loaded.digest
+    assert result.summary["files"] == 2
+    assert 1 < result.summary["bytes_per_token"] < 10
+    assert json.dumps(result.summary)
+
+
+def test_a_tokenize_job_fills_its_output_with_a_dataset_of_that_tokenizer(
+    tmp_path: Path, text: Path, tokenizer: ArtifactHandle
+) -> None:
+    job = TokenizeJob(
+        kind=Kind.tokenize,
+        name="d",
+        inputs=TokenizeInputs(text=[f"{text}/*.txt"], tokenizer="small"),
+        outputs=DatasetOutputs(dataset="d"),
+    )
+    work = context(job, tmp_path / "out", tokenizer=tokenizer)
+    result = tokenize_work(work)
+    dataset = open_dataset(work.output)
+
+    assert sorted(path.name for path in work.output.iterdir()) == [
+        "part-00000.bin",
+        "part-00000.idx",
+        "statistics.json",
+        "unigram_counts.npy",
+    ]
+    assert result.summary["documents"] == len(dataset) == 2 * 199
+    assert result.summary["tokens"] == dataset.token_count
+    assert result.summary["tokenizer_digest"] == Tokenizer.load(tokenizer.path).digest
+    assert DatasetStatistics.read(work.output).vocab_size == VOCABULARY
+    assert json.dumps(result.summary)
+    assert isinstance(work.sink, RecordingSink)
+    assert any(isinstance(event, Message) and "398 documents" in event.text for event in work.sink.events)
+
+
+def test_the_manifest_decides_what_a_document_is(tmp_path: Path, text: Path, tokenizer: ArtifactHandle) -> None:
+    job = TokenizeJob(
+        kind=Kind.tokenize,
+        name="d",
+        inputs=TokenizeInputs(text=[f"{text}/*.txt"], documents=DocumentMode.files, tokenizer="small"),
+        outputs=DatasetOutputs(dataset="d"),
+    )
+
+    assert tokenize_work(context(job, tmp_path / "out", tokenizer=tokenizer)).summary["documents"] == 2
+
+
+def test_changed_text_has_another_fingerprint_and_moved_text_the_same(tmp_path: Path, text: Path) -> None:
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for path in text.iterdir():
+        (moved / path.name).write_bytes(path.read_bytes())
+    before = fingerprint_of_text(tokenizer_job(text))
+
+    assert fingerprint_of_text(tokenizer_job(moved)) == before
+    (moved / "notes.md").write_text("left out, so it does not matter")
+    assert fingerprint_of_text(tokenizer_job(moved)) == before
+    (moved / "a.txt").write_text("changed")
+    assert fingerprint_of_text(tokenizer_job(moved)) != before
+
+
+def test_no_text_is_said_before_anything_is_done(tmp_path: Path) -> None:
+    with pytest.raises(TextError, match="this folder has no files"):
+        fingerprint_of_text(tokenizer_job(tmp_path))
+
+
+def run(manifest: Path, home: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "yuan_data", "run", manifest, *overrides],
+        env=os.environ | {"YUAN_HOME": str(home)},
+        cwd=manifest.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def write_manifests(folder: Path, text: Path) -> tuple[Path, Path]:
+    tokenizer, dataset = folder / "tokenizer.yaml", folder / "dataset.yaml"
+    tokenizer.write_text(
+        f"version: 1\nkind: tokenizer\nname: t\ninputs: {{text: ['{text}/*.txt']}}\n"
+        f"tokenizer: {{algorithm: bpe, vocab_size: {VOCABULARY}}}\noutputs: {{tokenizer: small}}\n"
+    )
+    dataset.write_text(
+        f"version: 1\nkind: tokenize\nname: d\ninputs: {{text: ['{text}/*.txt'], tokenizer: small}}\n"
+        "tokenize: {workers: 2}\noutputs: {dataset: small}\n"
+    )
+    return tokenizer, dataset
+
+
+def test_both_jobs_run_from_the_command_line_and_publish_artifacts(tmp_path: Path, text: Path) -> None:
+    manifests = write_manifests(tmp_path, text)
+    home = tmp_path / "home"
+    for manifest in manifests:
+        done = run(manifest, home)
+        assert done.returncode == 0, done.stderr
+
+    (dataset,) = (home / "store" / "dataset").rglob("statistics.json")
+    assert len(open_dataset(dataset.parent)) == 2 * 199
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("inputs.text=[nowhere]", "nowhere: no such file or folder"),
+        ("tokenizer.vocab_size=60000", "the largest possible is"),
+        ("inputs.text=[latin.py]", "latin.py: not UTF-8 at byte 5 (0xE9)"),
+        ("inputs.text=[empty.txt]", "empty.txt is empty"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, text: Path, override: str, words: str) -> None:
+    manifest, _ = write_manifests(tmp_path, text)
+    (tmp_path / "latin.py").write_bytes("x = 'é'".encode("latin-1"))
+    (tmp_path / "empty.txt").touch()
+    done = run(manifest, tmp_path / "home", override)
+
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if words in line]
+    assert len(errors) == 1
+    assert "Traceback" not in done.stderr
