@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from yuan_events import InputError, one_line
-
 from yuan_manifest.values import KeyPath, format_path, starts_with
 
 OVERRIDE = "override"

@@ -1,12 +1,10 @@
 r"""`${…}` in values: the resolvers that manifests may use, and plain values to typed objects through OmegaConf.
 
-`${oc.env:NAME,default}` reads the environment, `${python.stdlib:}` is the folder of the running interpreter's
-standard library, `${a.b}` another value of the same manifest; `\${` stays text.
+`${oc.env:NAME,default}` reads the environment, `${a.b}` another value of the same manifest; `\${` stays text.
 """
 
 import math
 import re
-import sysconfig
 from typing import Any, TypeVar, cast
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -25,13 +23,6 @@ Section = TypeVar("Section")
 
 MISSING_MARK = "???"
 """What OmegaConf takes for a value that is not given."""
-
-
-def _standard_library() -> str:
-    return sysconfig.get_path("stdlib")
-
-
-OmegaConf.register_resolver("python.stdlib", _standard_library, replace=True)
 
 
 def has_interpolation(value: object) -> bool:
@@ -130,7 +121,7 @@ def _interpolation_problem(error: BaseException) -> str:
         return f"${{{key.group(1) if key else '…'}}} names no key of this manifest"
     unknown = re.search(r"Unsupported interpolation type (.*)", text)
     if unknown:
-        known = "${oc.env:NAME,default}, ${python.stdlib:} or ${key.path}"
+        known = "${oc.env:NAME,default} or ${key.path}"
         return f"${{{unknown.group(1)}:…}} is unknown; expected {known}"
     if isinstance(error, InterpolationValidationError):
         return _validation_problem(text)

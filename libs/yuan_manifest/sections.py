@@ -64,6 +64,7 @@ class TextInputs:
 
     Attributes:
         text: glob patterns or folders; `~` and `**` are understood. A folder means every file below it.
+            `python-stdlib:` in front means the standard library of the Python that does the job.
         exclude: glob patterns of files to leave out.
         documents: what one document is.
     """

@@ -2,7 +2,6 @@
 
 from yuan_jobs import Work, service_main
 from yuan_manifest.schema import Kind
-
 from yuan_trainer.work import pretrain_work
 
 if __name__ == "__main__":

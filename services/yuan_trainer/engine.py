@@ -13,9 +13,9 @@ import deepspeed.ops
 import torch
 import torch.distributed
 from torch import nn
+
 from yuan_manifest.schema import OptimizerSection, Precision
 from yuan_parallel import Grid, StagePlan
-
 from yuan_trainer.pipeline import YuanPipeline
 from yuan_trainer.specification import Specification
 

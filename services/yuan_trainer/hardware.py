@@ -1,6 +1,7 @@
 """What this machine computes on: which device a topology means here, and which number format suits it."""
 
 import torch
+
 from yuan_events import InputError
 from yuan_manifest.schema import Device, Precision, Topology
 

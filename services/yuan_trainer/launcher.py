@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from yuan_events import EventSink, InputError, Interrupted, WorkFailed, event_from_json
-
 from yuan_trainer.link import CONTROL_FD, EVENTS_FD, HEARTBEAT, STOP, RankReport, report_from_json
 
 HEARTBEAT_SECONDS = 2.0

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 import torch.distributed
 from torch import Tensor, nn
+
 from yuan_checkpoint.training_state import PARTS
 
 

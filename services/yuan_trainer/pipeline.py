@@ -12,6 +12,7 @@ from deepspeed.pipe import LayerSpec, PipelineModule, TiedLayerSpec
 from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
 from torch import Tensor, nn
 from torch.nn import functional
+
 from yuan_model import Block, RMSNorm, RotaryTable, YuanConfig, cross_entropy, document_segments, initialize_
 from yuan_parallel import Grid, StagePlan
 

@@ -8,7 +8,6 @@ from yuan_jobs import WorkContext
 from yuan_manifest.schema import ModelSection, PretrainJob
 from yuan_model import YuanConfig
 from yuan_parallel import ParallelPlan, plan_parallel
-
 from yuan_trainer.hardware import resolve_device, resolve_precision
 from yuan_trainer.specification import DatasetPart, Specification
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 import torch.distributed
+
 from yuan_events import Checkpoint, Message, Metrics, Progress, WorkFailed
 from yuan_parallel import Grid
-
 from yuan_trainer.batches import Samples, micro_batch, step_batches
 from yuan_trainer.engine import build_engine, set_learning_rate
 from yuan_trainer.link import ParentLink, RankReport

@@ -8,7 +8,6 @@ import traceback
 from pathlib import Path
 
 from yuan_events import InputError, one_line
-
 from yuan_trainer.link import ParentLink, RankReport
 from yuan_trainer.specification import Specification
 

@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+
 from yuan_corpus import (
     BlendedDataset,
     PackedDataset,
     ShardedDataset,
+    count_tokens,
     open_dataset,
     samples_per_dataset,
     split_bounds,
 )
-
 from yuan_trainer.batches import Samples
 from yuan_trainer.specification import Specification
 
@@ -50,19 +50,11 @@ def unigram_validation_loss(specification: Specification) -> float:
     frequencies = np.zeros(specification.model.vocab_size, np.float64)
     for part, weight in zip(specification.datasets, weights / weights.sum(), strict=True):
         dataset = open_dataset(part.folder)
-        counts = 1 + _token_counts(dataset, _documents(specification, dataset, TRAINING), len(frequencies))
+        counts = 1 + count_tokens(dataset, _documents(specification, dataset, TRAINING), len(frequencies))
         frequencies += weight * counts / counts.sum()
     validation = _part(specification, VALIDATION, specification.validation_samples)
     labels = np.concatenate([validation[index][1:] for index in range(specification.validation_samples)])
     return float(-np.log(frequencies[labels]).mean())
-
-
-def _token_counts(dataset: ShardedDataset, documents: range, vocabulary: int) -> NDArray[np.int64]:
-    counts = np.zeros(vocabulary, np.int64)
-    for document in documents:
-        tokens, occurrences = np.unique(dataset[document], return_counts=True)
-        counts[tokens] += occurrences
-    return counts
 
 
 def _documents(specification: Specification, dataset: ShardedDataset, part: int) -> range:

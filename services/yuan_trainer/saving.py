@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed
 from torch import Tensor
+
 from yuan_checkpoint.native import finish_native, write_embedding_file, write_layer_file
 from yuan_checkpoint.training_state import (
     FileRecord,
@@ -25,7 +26,6 @@ from yuan_checkpoint.training_state import (
 )
 from yuan_events import WorkFailed
 from yuan_parallel import Grid
-
 from yuan_trainer.optimizer_state import gather_parts, scatter_parts, set_step_count
 from yuan_trainer.specification import Specification
 

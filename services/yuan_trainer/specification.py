@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from omegaconf import OmegaConf
+
 from yuan_manifest.schema import DataSection, OptimizerSection, TrainSection
 from yuan_model import YuanConfig
 

@@ -10,7 +10,6 @@ from yuan_events import EventSink, Message
 from yuan_jobs import WorkContext, WorkResult
 from yuan_manifest.schema import PretrainJob
 from yuan_parallel import ParallelPlan
-
 from yuan_trainer.history import HistorySink, cut_history, read_history, series
 from yuan_trainer.launcher import run_ranks
 from yuan_trainer.loss_curve import draw_loss_curve
@@ -76,7 +75,25 @@ def finish(
     shutil.copyfile(history, output / "metrics.jsonl")
     shutil.copytree(context.inputs["tokenizer"].path, output / "tokenizer", copy_function=shutil.copyfile)
     (output / "tokenizer" / "artifact.json").unlink(missing_ok=True)
-    return WorkResult(summary=summarize(records, specification, unigram, seconds))
+    summary = summarize(records, specification, unigram, seconds)
+    for line in verdict(summary, output / "loss_curve.png"):
+        context.sink.emit(Message(line))
+    return WorkResult(summary=summary)
+
+
+def verdict(summary: dict[str, Any], curve: Path) -> list[str]:
+    """Returns what the run came to, in lines for a person; losses are nats per token."""
+    lines = [f"loss curve: {curve}"]
+    if "validation_loss_before" in summary:
+        before, after = summary["validation_loss_before"], summary["validation_loss_after"]
+        unigram = summary["unigram_validation_loss"]
+        side = "below" if after < unigram else "above"
+        lines.insert(
+            0,
+            f"validation loss: {before:.3f} before, {after:.3f} after; a unigram model has {unigram:.3f}, "
+            f"this one is {abs(unigram - after):.3f} nats {side} it",
+        )
+    return lines
 
 
 def summarize(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from yuan_events import InputError
 from yuan_manifest import ManifestError, load_cluster, load_job, load_pipeline, resolve_topology
 
@@ -78,7 +79,7 @@ EDITED = {
     "interpolation of no key": ("steps: 20", "steps: '${train.sed}'", "job.yaml:8: train.steps: ${train.sed} names no key of this manifest"),
     "interpolation of itself": ("steps: 20", "steps: '${train.steps}'", "job.yaml:8: train.steps: refers to itself through ${…}"),
     "interpolation in a circle": ("steps: 20", "steps: '${train.seed}', seed: '${train.steps}'", "job.yaml:8: train.steps: refers to itself through ${…}"),
-    "unknown resolver": ("steps: 20", "steps: '${env:HOME}'", "job.yaml:8: train.steps: ${env:…} is unknown; expected ${oc.env:NAME,default}, ${python.stdlib:} or ${key.path}"),
+    "unknown resolver": ("steps: 20", "steps: '${env:HOME}'", "job.yaml:8: train.steps: ${env:…} is unknown; expected ${oc.env:NAME,default} or ${key.path}"),
     "interpolation of another type": ("steps: 20", "steps: '${name}'", "job.yaml:8: train.steps: expected a whole number, found 'small', which ${name} stands for"),
     "interpolation of no choice": ("steps: 20", "steps: 20, precision: '${name}'", "job.yaml:8: train.precision: expected one of auto, fp32, bf16, found 'small', which ${name} stands for"),
     "interpolated infinity": ("lr: 1e-3", "lr: '${oc.env:YUAN_TEST_UNSET,inf}'", "job.yaml:9: optimizer.lr: expected a finite number, found inf"),

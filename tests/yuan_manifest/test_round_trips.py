@@ -6,6 +6,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from yuan_events import one_line
 from yuan_manifest import ManifestError, load_job, to_yaml
 from yuan_manifest.interpolation import escaped
