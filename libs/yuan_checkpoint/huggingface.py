@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from yuan_checkpoint.files import TEMPORARY_SUFFIX, write_json, write_tensors
 from yuan_events import InputError
 from yuan_model import ModelFolderError, YuanConfig, parameter_shapes
 from yuan_model.folder import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, hugging_face_names
-
-from yuan_checkpoint.files import TEMPORARY_SUFFIX, write_json, write_tensors
 
 SHARD_BYTES = 5 * 10**9
 """Tensors of one file at most, as `transformers` does."""

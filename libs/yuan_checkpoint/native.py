@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from yuan_model import ModelFolderError, YuanConfig, parameter_shapes
-from yuan_model.folder import CONFIG_FILE, INDEX_FILE, NATIVE_LAYOUT, NATIVE_SCHEMA_VERSION, open_safetensors
 
 from yuan_checkpoint.files import write_json, write_tensors
+from yuan_model import ModelFolderError, YuanConfig, parameter_shapes
+from yuan_model.folder import CONFIG_FILE, INDEX_FILE, NATIVE_LAYOUT, NATIVE_SCHEMA_VERSION, open_safetensors
 
 EMBEDDING_FILE = "model-embedding.safetensors"
 """Holds what belongs to no layer: `model.embed_tokens.weight` and `model.norm.weight`."""

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+
 from yuan_events import InputError
 from yuan_model import ModelFolder, ModelFolderError, Yuan, load_model
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from yuan_model.folder import open_safetensors
 
 from yuan_checkpoint.files import write_json, write_tensors
+from yuan_model.folder import open_safetensors
 
 FORMAT_VERSION = 1
 STATE_FILE = "state.json"

@@ -6,7 +6,6 @@ from typing import Any, cast
 from yuan_events import InputError
 from yuan_manifest.schema import Topology
 from yuan_model import YuanConfig
-
 from yuan_parallel.cost import layer_flops_per_token, logits_flops_per_token
 from yuan_parallel.grid import Grid
 from yuan_parallel.stages import StagePlan, balanced_stages, uniform_stages

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
 from yuan_checkpoint import open_model, write_hugging_face, write_native
 from yuan_events import InputError, Progress
 from yuan_jobs import WorkContext, WorkResult, digest_of_files

@@ -6,12 +6,11 @@ from typing import Any
 from yuan_checkpoint import load_for_inference
 from yuan_corpus import Tokenizer, open_dataset
 from yuan_corpus.statistics import DatasetStatistics
+from yuan_evaluator.perplexity import Perplexity, measure_perplexity
 from yuan_events import InputError
 from yuan_jobs import WorkContext, WorkResult
 from yuan_manifest.schema import EvaluateJob
 from yuan_model import Yuan
-
-from yuan_evaluator.perplexity import Perplexity, measure_perplexity
 
 
 def evaluate_work(context: WorkContext[EvaluateJob]) -> WorkResult:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+
 from yuan_corpus import PackedDataset, ShardedDataset, split_bounds
 from yuan_corpus.statistics import count_tokens, unigram_cross_entropy
 from yuan_events import EventSink, InputError, Message, Progress

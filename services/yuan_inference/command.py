@@ -12,15 +12,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from yuan_events import InputError, Text, event_to_json
+from yuan_inference.generation import Continuation, Prompt, continue_prompt, prepare
+from yuan_inference.loaded import LoadedModel, load
 from yuan_jobs.arguments import ArgumentParser
 from yuan_jobs.artifacts import ArtifactStore
 from yuan_jobs.home import Home
 from yuan_jobs.references import ArtifactNotFound
 from yuan_manifest.loading import load_cluster
 from yuan_manifest.schema import SamplingSection
-
-from yuan_inference.generation import Continuation, Prompt, continue_prompt, prepare
-from yuan_inference.loaded import LoadedModel, load
 
 # What moves a terminal's cursor or changes its state; a model may well write such characters.
 _CONTROLS = {code: None for code in (*range(32), 127, *range(128, 160)) if chr(code) not in "\n\t"}

@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from yuan_events import InputError, Message, Progress, Text
+from yuan_inference.loaded import LoadedModel, load
 from yuan_jobs import WorkContext, WorkResult
 from yuan_manifest.schema import GenerateJob, SamplingSection
 from yuan_model import generate
-
-from yuan_inference.loaded import LoadedModel, load
 
 FinishReason = Literal["stop", "length"]
 """`stop`: an end of document was drawn; `length`: max_tokens, or the end of the context."""

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
+
 from yuan_checkpoint import LayoutError, finish_native, write_embedding_file, write_hugging_face, write_layer_file
 from yuan_checkpoint.native import EMBEDDING_FILE, layer_file, write_native
 from yuan_model import ModelFolder, ModelFolderError, YuanConfig, load_model, parameter_shapes

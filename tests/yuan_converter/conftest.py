@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from tests.tiny_models import make_model, make_tokenizer, write_text
 
 

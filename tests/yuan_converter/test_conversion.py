@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+
 from yuan_converter.conversion import convert_work, fingerprint
 from yuan_corpus import Tokenizer
 from yuan_events import InputError, Interrupted, Progress, RecordingSink

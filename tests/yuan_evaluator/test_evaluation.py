@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.tiny_models import CONTEXT, make_dataset, make_model, make_tokenizer, write_text
 from torch.nn import functional
+
 from yuan_corpus import PackedDataset, Tokenizer, open_dataset, split_bounds
 from yuan_evaluator.evaluation import evaluate_work
 from yuan_events import InputError, Interrupted, Message, Progress, RecordingSink
 from yuan_jobs import ArtifactHandle, WorkContext
 from yuan_manifest.schema import DataSection, EvaluateInputs, EvaluateJob, Kind, ReportOutputs, Topology
 from yuan_model import load_model
-
-from tests.tiny_models import CONTEXT, make_dataset, make_model, make_tokenizer, write_text
 
 SPLIT = [0.8, 0.1, 0.1]
 LENGTH = 20

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.tiny_models import make_model, make_tokenizer, write_text
+
 from yuan_corpus import Tokenizer
 from yuan_inference.loaded import LoadedModel, load
-
-from tests.tiny_models import make_model, make_tokenizer, write_text
 
 
 @pytest.fixture(scope="session", autouse=True)

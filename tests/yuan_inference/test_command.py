@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.tiny_models import CONTEXT
+
 from yuan_events import InputError, Text, event_from_json
 from yuan_inference.command import generate_command
 from yuan_inference.generation import continue_prompt, prepare
 from yuan_inference.loaded import LoadedModel
 from yuan_manifest.schema import SamplingSection
-
-from tests.tiny_models import CONTEXT
 
 PROMPT = "shall I compare"
 

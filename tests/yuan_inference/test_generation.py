@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.tiny_models import CONTEXT, make_model
+
 from yuan_events import InputError, Interrupted, Message, RecordingSink, Text
 from yuan_inference.generation import continue_prompt, generate_work, prepare
 from yuan_inference.loaded import LoadedModel, load
 from yuan_jobs import ArtifactHandle, WorkContext
 from yuan_manifest.schema import GenerateInputs, GenerateJob, Kind, ReportOutputs, SamplingSection, Topology
 from yuan_model import generate
-
-from tests.tiny_models import CONTEXT, make_model
 
 PROMPTS = ["shall I compare", "你好", "naïve x"]
 

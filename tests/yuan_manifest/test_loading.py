@@ -353,7 +353,7 @@ def test_the_demo_goes_from_text_to_generated_text_in_one_pipeline(
     assert train.outputs.model == generate.inputs.model
     assert train.model.vocab_size >= tokenizer.tokenizer.vocab_size
     topology = resolve_topology(train, load_cluster())
-    assert (topology.parallel.stages, rank_count(topology)) == ([1, 3], 2)
+    assert (topology.parallel.stages, rank_count(topology)) == ([3, 1], 2)
     assert math.isclose(sum(train.data.split), 1)
     assert len(generate.inputs.prompts) == 3
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+
 from yuan_model import Yuan, YuanConfig, initialize_, load_model
 
 EOD = 3

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from yuan_model import Yuan, YuanConfig, parameter_shapes
 
 PUBLISHED = {

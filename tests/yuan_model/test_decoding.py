@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
-from yuan_model import DecodeCache, Yuan, load_model
-
 from tests.yuan_model.conftest import EOD, small_model
+from torch import Tensor
+
+from yuan_model import DecodeCache, Yuan, load_model
 
 MODELS = {
     (reset, filtering): small_model(attention_reset_at_eod=reset, localized_filtering=filtering)

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
+
 from yuan_model import RotaryTable, Yuan, YuanConfig, cross_entropy, generate, load_model
 
 TOLERANCE = 2e-4

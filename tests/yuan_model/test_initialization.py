@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+
 from yuan_model import Block, Yuan, YuanConfig, initialize_
 
 

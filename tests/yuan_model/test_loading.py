@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
 from yuan_checkpoint import write_hugging_face, write_native
 from yuan_model import ModelFolder, ModelFolderError, Yuan, load_model
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.nn import functional
+
 from yuan_model import cross_entropy
 
 

@@ -4,8 +4,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tests.yuan_model.conftest import EOD
 from torch import Tensor, nn
 from torch.nn import functional
+
 from yuan_model import (
     CausalConvolution,
     LocalizedFilter,
@@ -16,8 +18,6 @@ from yuan_model import (
     document_segments,
     parameter_shapes,
 )
-
-from tests.yuan_model.conftest import EOD
 
 
 def tokens(batch: int, length: int, seed: int = 0) -> Tensor:

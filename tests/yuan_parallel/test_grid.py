@@ -4,6 +4,7 @@ import pytest
 from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
 from hypothesis import given
 from hypothesis import strategies as st
+
 from yuan_parallel import Grid
 
 SIZES = st.integers(1, 6)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from yuan_events import InputError
 from yuan_manifest.schema import Nodes, Parallel, Topology
 from yuan_model import YuanConfig

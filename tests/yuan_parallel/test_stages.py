@@ -5,6 +5,7 @@ from itertools import combinations, pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from yuan_parallel import StagePlan, balanced_stages, uniform_stages
 
 

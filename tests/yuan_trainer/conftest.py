@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from yuan_corpus import IndexedDatasetWriter
 from yuan_events import Metrics, RecordingSink
 from yuan_manifest.schema import DataSection, OptimizerSection, Precision, TrainSection

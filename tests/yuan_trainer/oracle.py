@@ -1,6 +1,7 @@
 """The oracle: what training means, in one plain-torch loop on one process, without DeepSpeed, stages or ranks."""
 
 import torch
+
 from yuan_model import Yuan, cross_entropy, initialize_
 from yuan_trainer.batches import step_batches
 from yuan_trainer.engine import make_optimizer

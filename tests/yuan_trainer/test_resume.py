@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from yuan_checkpoint.training_state import finished_states, newest_whole_state
 from yuan_events import Interrupted, WorkFailed
 from yuan_trainer.specification import Specification

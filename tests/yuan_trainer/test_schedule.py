@@ -1,6 +1,7 @@
 """The learning rate of a step."""
 
 import pytest
+
 from yuan_manifest.schema import Decay, OptimizerSection
 from yuan_trainer.schedule import learning_rate
 

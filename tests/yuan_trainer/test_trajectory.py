@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from yuan_manifest.schema import Precision
 from yuan_model import cross_entropy, load_model
 from yuan_trainer.batches import micro_batch
