@@ -1,0 +1,91 @@
+"""Runs one job in the foreground, or finds that it is done: inputs, identity, attempt. The order is the whole of it.
+
+Knows nothing of what the work does, nor of terminals and signals (`service.py`). The caller holds the home's lock.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from yuan_events import EventSink, Interrupted, Message, one_line
+from yuan_jobs.artifacts import ArtifactDamaged, ArtifactStore
+from yuan_jobs.attempt import Attempt, Outcome
+from yuan_jobs.context import JobT, Work
+from yuan_jobs.home import Home
+from yuan_jobs.identity import job_identity
+from yuan_jobs.records import NewJob
+from yuan_jobs.states import JobState
+from yuan_jobs.wiring import Output, artifact_inputs, output_of
+from yuan_manifest.schema import Cluster, Topology, as_plain
+
+
+def execute(
+    job: JobT,
+    topology: Topology,
+    cluster: Cluster,
+    work: Work[JobT],
+    sink: EventSink,
+    *,
+    force: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Does a job, or finds that it is done.
+
+    A job with the same recipe and the same versions of inputs that SUCCEEDED is returned as it is; one that FAILED,
+    was interrupted or killed goes on as its next attempt, in the same run folder. The newest such job counts.
+
+    Args:
+        job: the resolved manifest.
+        topology: the resolved topology.
+        cluster: where registry, store and home are.
+        work: how this kind of job is done.
+        sink: takes the events; they are also kept in `HOME/runs/JOB/attempt-N/events.jsonl`.
+        force: do it anew whatever was done before.
+        should_stop: true once the work is to end.
+
+    Raises:
+        InputError: if an input does not exist or is wrong; nothing was done, or the work found it.
+        WorkFailed: if the work failed; the job is FAILED with the reason.
+        Interrupted: if the work was stopped; the job is CANCELLED and can be run on.
+    """
+    started = time.monotonic()
+    home = Home.of(cluster)
+    store = ArtifactStore.open(home)
+    try:
+        output = output_of(job)
+        inputs = {name: store.open_artifact(ref, kind) for name, (kind, ref) in artifact_inputs(job).items()}
+        digests = dict(work.fingerprint(job))
+        versions = {name: handle.reference for name, handle in inputs.items()} | digests
+        identity = job_identity(job.recipe(), versions)
+        if not force and (done := _finished(store, identity, output, sink)) is not None:
+            return replace(done, seconds=time.monotonic() - started)
+        output.refuse_existing()
+        if should_stop():
+            raise Interrupted(f"{job.name}: interrupted")
+        new = NewJob(job.kind, job.name, identity, job.recipe(), versions, as_plain(topology))
+        claim = store.registry.claim(new, afresh=force)
+        attempt = Attempt(home=home, store=store, claim=claim, new=new, output=output, inputs=inputs, digests=digests)
+        done = attempt.run(job, topology, work, sink, should_stop)
+        return replace(done, seconds=time.monotonic() - started)
+    finally:
+        store.registry.close()
+
+
+def _finished(store: ArtifactStore, identity: str, output: Output, sink: EventSink) -> Outcome | None:
+    """Returns the outcome of the newest job of this identity, if it succeeded and what it made is still there."""
+    job = store.registry.newest_job(identity)
+    if job is None or job.state != JobState.SUCCEEDED:
+        return None
+    summary = job.result or {}
+    if output.path is not None:
+        there = summary.get("path") == str(output.path) and output.path.is_dir()
+        return Outcome(job.id, job.attempt, True, None, output.path, summary) if there else None
+    record = store.registry.artifact_of_job(job.id)
+    if record is None:
+        return None
+    try:
+        artifact = store.open_record(record)
+    except ArtifactDamaged as error:
+        sink.emit(Message(f"{one_line(error)}: made again now", level="warning"))
+        return None
+    return Outcome(job.id, job.attempt, True, artifact, artifact.path, summary)

@@ -1,0 +1,134 @@
+"""Names of artifacts: `[kind/]name[@version]`, and what to say when there is none of that name."""
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from yuan_events import InputError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+LATEST = "latest"
+
+
+class ArtifactKind(StrEnum):
+    """What an artifact is."""
+
+    tokenizer = "tokenizer"
+    dataset = "dataset"
+    model = "model"
+    report = "report"
+
+
+class ArtifactNotFound(InputError):
+    """No artifact has that name; the message has the nearest ones and the command that lists them."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A reference to an artifact.
+
+    Attributes:
+        name: its name.
+        kind: its kind, or None where the text does not say it.
+        version: its version, or None for the newest.
+    """
+
+    name: str
+    kind: ArtifactKind | None = None
+    version: int | None = None
+
+    @classmethod
+    def parse(cls, text: str, kind: str | None = None) -> "Reference":
+        """Reads `[kind/]name[@version|@latest]`.
+
+        Args:
+            text: the reference.
+            kind: the kind that is wanted where it stands; None: any.
+
+        Raises:
+            InputError: if it is not such a reference, or of another kind than wanted.
+        """
+        rest, _, version = text.partition("@")
+        given, slash, name = rest.rpartition("/")
+        if slash and given not in ArtifactKind.__members__:
+            raise InputError(f"artifact {text}: no kind {given!r}; expected {_kinds()}{_did_you_mean(given)}")
+        if given and kind is not None and given != kind:
+            raise InputError(f"artifact {text}: a {kind} is wanted here, not a {given}")
+        check_name(name, text)
+        number = None
+        if version and version != LATEST:
+            if not version.isascii() or not version.isdigit() or int(version) < 1:
+                raise InputError(f"artifact {text}: version {version!r} is not a number from 1 or `latest`")
+            number = int(version)
+        elif not version and text.endswith("@"):
+            raise InputError(f"artifact {text}: a version must follow the @")
+        chosen = given or kind
+        return cls(name, ArtifactKind(chosen) if chosen else None, number)
+
+    def __str__(self) -> str:
+        kind = f"{self.kind}/" if self.kind else ""
+        return f"{kind}{self.name}" + (f"@{self.version}" if self.version else "")
+
+
+def check_name(name: str, text: str | None = None) -> None:
+    """Checks that a name can be an artifact's.
+
+    Raises:
+        InputError: if it cannot.
+    """
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"artifact {text or name}: {name!r} cannot be a name; use up to 100 letters, digits, dots, hyphens and "
+            "underscores, the first a letter or digit"
+        )
+
+
+def not_found(reference: Reference, published: Iterable[tuple[str, str, int]]) -> ArtifactNotFound:
+    """Returns the error for a reference that leads nowhere.
+
+    Args:
+        reference: what was looked for.
+        published: kind, name and version of all artifacts.
+    """
+    everything = list(published)
+    kind = reference.kind
+    listing = f"`yuan artifacts {kind}`" if kind else "`yuan artifacts`"
+    versions = sorted(v for k, n, v in everything if n == reference.name and k == (kind or k))
+    if versions:
+        have = f"is version {versions[0]}" if len(versions) == 1 else f"are versions {_ranges(versions)}"
+        return ArtifactNotFound(f"artifact {reference} does not exist; there {have}; {listing} lists them")
+    names = sorted({n for k, n, _ in everything if k == (kind or k)})
+    if near := difflib.get_close_matches(reference.name, names, n=3, cutoff=0.5):
+        return ArtifactNotFound(
+            f"artifact {reference} does not exist; did you mean {' or '.join(near)}? {listing} lists them"
+        )
+    if kinds := sorted({k for k, n, _ in everything if n == reference.name}):
+        return ArtifactNotFound(
+            f"artifact {reference} does not exist, but a {' and a '.join(kinds)} of that name does; see {listing}"
+        )
+    if names:
+        return ArtifactNotFound(f"artifact {reference} does not exist; {listing} lists those that do")
+    what = f"no {kind}" if kind else "no artifact"
+    return ArtifactNotFound(f"artifact {reference} does not exist; {what} has been made in this home yet")
+
+
+def _kinds() -> str:
+    return ", ".join(ArtifactKind)
+
+
+def _did_you_mean(kind: str) -> str:
+    near = difflib.get_close_matches(kind, list(ArtifactKind), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Returns `1-3, 7` for [1, 2, 3, 7]."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and parts[-1][1] == number - 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)

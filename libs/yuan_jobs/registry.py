@@ -1,0 +1,243 @@
+"""The registry: which jobs there are, how they stand, which artifacts they published. The only truth about both.
+
+Every write of a running job names its attempt and is refused once a later attempt has begun (fencing). Files are
+not its business: see `artifacts.py`. Schema and pragmas: `database.py`.
+"""
+
+import secrets
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from yuan_events import WorkFailed
+from yuan_jobs.database import Database
+from yuan_jobs.home import slug
+from yuan_jobs.models import ArtifactInputRow, ArtifactRow, JobRow
+from yuan_jobs.records import ArtifactRecord, Claim, JobRecord, NewArtifact, NewJob, artifact_record, job_record
+from yuan_jobs.states import JobState
+
+_DIGITS = "0123456789abcdefghjkmnpqrstvwxyz"
+_TRIES = 5
+
+
+class StaleAttemptError(WorkFailed):
+    """A write of an attempt that is no longer the job's current one; it had no effect."""
+
+
+class Registry:
+    """Reads and writes jobs and artifacts; every method is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @classmethod
+    def open(cls, url: str) -> "Registry":
+        """Opens the registry at a SQLAlchemy URL; makes it, or brings its schema up to date, where needed.
+
+        Raises:
+            InputError: if it cannot be opened, is no registry, or is of a newer version of this program.
+        """
+        return cls(Database.open(url))
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self._database.close()
+
+    # --- jobs ---------------------------------------------------------------------------------------------------
+
+    def job(self, job_id: str) -> JobRecord | None:
+        """Returns a job by its id."""
+        with self._database.reading() as session:
+            row = session.get(JobRow, job_id)
+            return None if row is None else job_record(row)
+
+    def newest_job(self, identity: str) -> JobRecord | None:
+        """Returns the job of an identity that was asked for last."""
+        with self._database.reading() as session:
+            row = _newest(session, identity)
+            return None if row is None else job_record(row)
+
+    def claim(self, new: NewJob, *, afresh: bool = False) -> Claim:
+        """Starts an attempt: of the newest job with this identity if that has not succeeded, else of a new job.
+
+        The caller holds the home's lock, so a job that is RUNNING here is one whose process died.
+
+        Args:
+            new: the job.
+            afresh: make a new job in any case.
+        """
+        for remaining in reversed(range(_TRIES)):
+            try:
+                with self._database.writing() as session:
+                    return self._claim(session, new, afresh=afresh)
+            except IntegrityError:  # the random part of the id was taken: once in millions, within a millisecond
+                if not remaining:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _claim(self, session: Session, new: NewJob, *, afresh: bool) -> Claim:
+        row = None if afresh else _newest(session, new.identity)
+        before = None
+        if row is None or row.state == JobState.SUCCEEDED:
+            row = JobRow(
+                id=_new_job_id(slug(new.name, new.kind)),
+                kind=new.kind,
+                name=new.name,
+                identity=new.identity,
+                recipe=dict(new.recipe),
+                inputs=dict(new.inputs),
+                attempt=0,
+                created=_now(),
+            )
+            session.add(row)
+        else:
+            before = job_record(row)
+        row.topology = dict(new.topology)
+        row.state = JobState.RUNNING
+        row.attempt += 1
+        row.started, row.finished, row.reason, row.result = _now(), None, None, None
+        session.flush()
+        return Claim(row.id, row.attempt, before)
+
+    def finish(
+        self,
+        claim: Claim,
+        state: JobState,
+        *,
+        reason: str | None = None,
+        result: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Ends an attempt that publishes nothing.
+
+        Raises:
+            StaleAttemptError: if it is not the job's current attempt.
+        """
+        with self._database.writing() as session:
+            _finish(session, claim, state, reason, result)
+
+    def publish(self, claim: Claim, artifact: NewArtifact, result: Mapping[str, Any]) -> ArtifactRecord:
+        """Makes an artifact's next version visible and its job SUCCEEDED, both or neither.
+
+        Raises:
+            StaleAttemptError: if it is not the job's current attempt; nothing is published then.
+        """
+        for remaining in reversed(range(_TRIES)):
+            try:
+                with self._database.writing() as session:
+                    return self._publish(session, claim, artifact, result)
+            except IntegrityError:  # another writer took the version first
+                if not remaining:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _publish(
+        self, session: Session, claim: Claim, artifact: NewArtifact, result: Mapping[str, Any]
+    ) -> ArtifactRecord:
+        _finish(session, claim, JobState.SUCCEEDED, None, result)
+        newest = session.scalar(
+            select(func.max(ArtifactRow.version)).where(
+                ArtifactRow.kind == artifact.kind, ArtifactRow.name == artifact.name
+            )
+        )
+        row = ArtifactRow(
+            kind=artifact.kind,
+            name=artifact.name,
+            version=(newest or 0) + 1,
+            path=artifact.path,
+            digest=artifact.digest,
+            size_bytes=artifact.size_bytes,
+            job_id=claim.job_id,
+            created=_now(),
+        )
+        session.add(row)
+        session.flush()
+        session.add_all(
+            ArtifactInputRow(artifact_id=row.id, input_name=name, input_artifact_id=artifact_id)
+            for name, artifact_id in artifact.inputs.items()
+        )
+        session.flush()
+        return artifact_record(row)
+
+    # --- artifacts ----------------------------------------------------------------------------------------------
+
+    def artifact(self, kind: str, name: str, version: int | None = None) -> ArtifactRecord | None:
+        """Returns one version of an artifact; the newest if none is given."""
+        query = select(ArtifactRow).where(ArtifactRow.kind == kind, ArtifactRow.name == name)
+        if version is not None:
+            query = query.where(ArtifactRow.version == version)
+        with self._database.reading() as session:
+            row = session.scalar(query.order_by(ArtifactRow.version.desc()).limit(1))
+            return None if row is None else artifact_record(row)
+
+    def artifact_of_job(self, job_id: str) -> ArtifactRecord | None:
+        """Returns what a job published."""
+        with self._database.reading() as session:
+            row = session.scalar(select(ArtifactRow).where(ArtifactRow.job_id == job_id).limit(1))
+            return None if row is None else artifact_record(row)
+
+    def artifacts(self, kind: str | None = None) -> list[ArtifactRecord]:
+        """Returns all published artifacts (of a kind), by kind, name and version."""
+        query = select(ArtifactRow).order_by(ArtifactRow.kind, ArtifactRow.name, ArtifactRow.version)
+        if kind is not None:
+            query = query.where(ArtifactRow.kind == kind)
+        with self._database.reading() as session:
+            return [artifact_record(row) for row in session.scalars(query)]
+
+    def inputs_of(self, artifact_id: int) -> dict[str, ArtifactRecord]:
+        """Returns the artifacts that an artifact was made from, by their names in the manifest's inputs."""
+        query = (
+            select(ArtifactInputRow.input_name, ArtifactRow)
+            .join(ArtifactRow, ArtifactRow.id == ArtifactInputRow.input_artifact_id)
+            .where(ArtifactInputRow.artifact_id == artifact_id)
+            .order_by(ArtifactInputRow.input_name)
+        )
+        with self._database.reading() as session:
+            return {name: artifact_record(row) for name, row in session.execute(query)}
+
+    def made_from(self, artifact_id: int) -> list[ArtifactRecord]:
+        """Returns the artifacts that were made from an artifact."""
+        query = (
+            select(ArtifactRow)
+            .join(ArtifactInputRow, ArtifactInputRow.artifact_id == ArtifactRow.id)
+            .where(ArtifactInputRow.input_artifact_id == artifact_id)
+            .order_by(ArtifactRow.kind, ArtifactRow.name, ArtifactRow.version)
+            .distinct()
+        )
+        with self._database.reading() as session:
+            return [artifact_record(row) for row in session.scalars(query)]
+
+
+def _newest(session: Session, identity: str) -> JobRow | None:
+    query = select(JobRow).where(JobRow.identity == identity).order_by(JobRow.created.desc(), JobRow.id.desc())
+    return session.scalar(query.limit(1))
+
+
+def _finish(
+    session: Session, claim: Claim, state: JobState, reason: str | None, result: Mapping[str, Any] | None
+) -> None:
+    """Ends a running attempt by compare-and-set."""
+    ended = session.execute(
+        update(JobRow)
+        .where(JobRow.id == claim.job_id, JobRow.attempt == claim.attempt, JobRow.state == JobState.RUNNING)
+        .values(state=state, reason=reason, result=None if result is None else dict(result), finished=_now())
+        .returning(JobRow.id)
+    ).all()
+    if not ended:
+        raise StaleAttemptError(
+            f"job {claim.job_id}: attempt {claim.attempt} is not the current one any more; nothing of it is published"
+        )
+
+
+def _new_job_id(prefix: str) -> str:
+    """Returns `prefix-` + milliseconds since 1970 (9 digits of base 32: sorted by time) + 5 random digits."""
+    number = (time.time_ns() // 1_000_000 << 25) | secrets.randbits(25)
+    return f"{prefix}-" + "".join(_DIGITS[number >> shift & 31] for shift in range(65, -1, -5))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

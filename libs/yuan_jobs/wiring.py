@@ -1,0 +1,75 @@
+"""What a job takes and makes, read from its manifest: which artifacts go in, which artifact or folder comes out."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from yuan_events import InputError
+from yuan_jobs.references import ArtifactKind, check_name
+from yuan_manifest.schema import Job
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a job makes: an artifact of a kind and name, or a new folder; exactly one of the two.
+
+    Attributes:
+        kind: the artifact's kind; None for a folder.
+        name: the artifact's name; empty for a folder.
+        path: the folder, absolute; None for an artifact.
+    """
+
+    kind: ArtifactKind | None = None
+    name: str = ""
+    path: Path | None = None
+
+    def refuse_existing(self) -> None:
+        """Checks that an output folder is a new one.
+
+        Raises:
+            InputError: if there is something of that name.
+        """
+        if self.path is not None and os.path.lexists(self.path):
+            raise InputError(f"outputs.path {self.path}: exists already; name a new folder, or remove that one")
+
+    def sibling(self, job_id: str) -> Path:
+        """Returns the folder beside an output folder in which a job prepares it.
+
+        Raises:
+            ValueError: if the output is an artifact.
+        """
+        if self.path is None:
+            raise ValueError("an artifact is prepared in the store")
+        return self.path.with_name(f".{self.path.name}.{job_id}")
+
+
+def artifact_inputs(job: Job) -> dict[str, tuple[ArtifactKind, str]]:
+    """Returns kind and reference of every artifact that a job takes, by key path below `inputs`."""
+    inputs = getattr(job, "inputs", None)
+    found: dict[str, tuple[ArtifactKind, str]] = {}
+    for kind in (ArtifactKind.tokenizer, ArtifactKind.dataset, ArtifactKind.model):
+        reference = getattr(inputs, kind, None)
+        if isinstance(reference, str):
+            found[kind.value] = (kind, reference)
+    for index, dataset in enumerate(getattr(inputs, "datasets", ())):
+        found[f"datasets[{index}].name"] = (ArtifactKind.dataset, str(dataset.name))
+    return found
+
+
+def output_of(job: Job) -> Output:
+    """Returns what a job makes.
+
+    Raises:
+        InputError: if the artifact's name cannot be one.
+        ValueError: for a kind that makes nothing itself (a pipeline).
+    """
+    outputs = getattr(job, "outputs", None)
+    for kind in ArtifactKind:
+        name = getattr(outputs, kind, None)
+        if isinstance(name, str):
+            check_name(name)
+            return Output(kind=kind, name=name)
+    path = getattr(outputs, "path", None)
+    if isinstance(path, str):
+        return Output(path=Path(path).expanduser().absolute())
+    raise ValueError(f"a job of kind {job.kind} makes no artifact")
