@@ -1,0 +1,112 @@
+"""`yuan validate` and `yuan run --print-manifest`."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from yuan_jobs.wiring import artifact_inputs, output_of
+from yuan_manifest import (
+    SERVICE_OF_KIND,
+    Job,
+    PretrainJob,
+    Step,
+    data_size,
+    load_cluster,
+    load_job,
+    rank_count,
+    resolve_topology,
+    split_overrides,
+    to_yaml,
+)
+from yuan_manifest.schema import ClusterManifest, PipelineJob, as_plain
+from yuan_stack.planning import check_order, steps_of
+from yuan_stack.tables import aligned
+
+
+def print_resolved(manifest: Path, overrides: Sequence[str], cluster_path: Path | None) -> int:
+    """Prints the job's manifest with `extends`, overrides and defaults filled in; it loads to the same job."""
+    job, _, _ = _load(manifest, overrides, cluster_path)
+    typer.echo(to_yaml(job), nl=False)
+    return 0
+
+
+def print_validated(manifest: Path, overrides: Sequence[str], cluster_path: Path | None, *, as_json: bool) -> int:
+    """Checks a manifest, its steps and its topology; prints what it comes to."""
+    job, steps, cluster = _load(manifest, overrides, cluster_path)
+    if as_json:
+        described = {
+            "manifest": str(manifest),
+            "kind": job.kind.value,
+            "name": job.name,
+            "steps": [_facts(step, cluster) for step in steps],
+        }
+        typer.echo(json.dumps(described, indent=2, ensure_ascii=False))
+        return 0
+    typer.echo(f"ok: {manifest} is a {job.kind.value} named {job.name}")
+    if isinstance(job, PipelineJob):
+        rows = [_row(step) for step in steps]
+        lines = aligned(("step", "kind", "needs", "takes", "makes"), rows)
+    else:
+        _, kind, _, takes, makes = _row(steps[0])
+        service = SERVICE_OF_KIND[job.kind]
+        rows = [("kind", f"{kind}, done by yuan_{service}"), ("takes", takes), ("makes", makes)]
+        lines = aligned((), rows)
+    for line in [*lines, *(text for step in steps if (text := _division(step.job, cluster)))]:
+        typer.echo(f"  {line}")
+    return 0
+
+
+def _load(
+    manifest: Path, overrides: Sequence[str], cluster_path: Path | None
+) -> tuple[Job, list[Step], ClusterManifest]:
+    job_overrides, cluster_overrides = split_overrides(overrides)
+    cluster = load_cluster(cluster_path, cluster_overrides)
+    job = load_job(manifest, job_overrides)
+    steps = steps_of(job, manifest, job_overrides, cluster)
+    check_order(steps)
+    return job, steps, cluster
+
+
+def _takes(job: Job) -> list[str]:
+    taken = [f"{kind}/{reference.rpartition('/')[2]}" for kind, reference in artifact_inputs(job).values()]
+    text: list[str] = getattr(getattr(job, "inputs", None), "text", [])
+    path: str | None = getattr(getattr(job, "inputs", None), "path", None)
+    return [*text, *([path] if path else []), *taken]
+
+
+def _makes(job: Job) -> str:
+    output = output_of(job)
+    return f"{output.kind}/{output.name}" if output.kind else str(output.path)
+
+
+def _row(step: Step) -> tuple[str, str, str, str, str]:
+    return step.name, step.job.kind.value, ", ".join(step.needs), ", ".join(_takes(step.job)), _makes(step.job)
+
+
+def _division(job: Job, cluster: ClusterManifest) -> str:
+    """Returns one line on how training is divided."""
+    if not isinstance(job, PretrainJob):
+        return ""
+    topology = resolve_topology(job, cluster)
+    parallel, device = topology.parallel, topology.nodes.device.value
+    grid = f"data {data_size(topology)} x pipeline {parallel.pipeline} x tensor {parallel.tensor}"
+    stages = f"stages {parallel.stages} of {job.model.num_hidden_layers} layers"
+    return f"{job.name}: {rank_count(topology)} ranks (device {device}): {grid}, {stages}"
+
+
+def _facts(step: Step, cluster: ClusterManifest) -> dict[str, Any]:
+    topology = resolve_topology(step.job, cluster)
+    return {
+        "name": step.name,
+        "manifest": str(step.path),
+        "kind": step.job.kind.value,
+        "service": SERVICE_OF_KIND[step.job.kind],
+        "needs": list(step.needs),
+        "takes": _takes(step.job),
+        "makes": _makes(step.job),
+        "recipe": step.job.recipe(),
+        "topology": as_plain(topology),
+    }
