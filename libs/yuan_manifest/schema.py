@@ -216,6 +216,10 @@ class TokenizeJob(Job):
     tokenize: TokenizeSection = field(default_factory=TokenizeSection)
     outputs: DatasetOutputs = field(default_factory=DatasetOutputs)
 
+    def recipe(self) -> dict[str, Any]:
+        """Returns what is done, also without the number of workers: the output does not depend on it."""
+        return {key: value for key, value in super().recipe().items() if key != "tokenize"}
+
 
 @dataclass
 class PretrainJob(Job):
