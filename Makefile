@@ -9,7 +9,7 @@ install: .venv/installed  ## .venv with everything that this machine can use, an
 .venv/installed: requirements.lock pyproject.toml deploy/install.sh
 	@PYTHON="$(PYTHON)" bash deploy/install.sh
 demo: install    ## text -> tokenizer -> dataset -> two training ranks -> generated text
-	@$(BIN)/yuan run configs/pipelines/demo.yaml
+	@bash deploy/demo.sh
 test: install    ## every test but the slow ones
 	@$(BIN)/pytest -m "not slow"
 test-slow: install  ## the slow tests: real processes killed, whole runs
