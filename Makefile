@@ -11,7 +11,7 @@ install: .venv/installed  ## .venv with everything that this machine can use, an
 demo: install    ## text -> tokenizer -> dataset -> two training ranks -> generated text
 	@bash deploy/demo.sh
 test: install    ## every test but the slow ones
-	@$(BIN)/pytest -m "not slow" -n 2 --dist worksteal
+	@$(BIN)/pytest -m "not slow" -n 2 --dist loadscope
 test-slow: install  ## the slow tests: real processes killed, whole runs
 	@$(BIN)/pytest -m slow
 lint: install    ## style, import rules

@@ -123,10 +123,9 @@ outputs: {report: small}
 """
 
 
-@pytest.fixture
-def user(tmp_path: Path) -> Iterator[User]:
-    """A user with real texts and the manifests of a small pipeline; whatever still runs afterwards fails the test."""
-    texts = tmp_path / "texts"
+def new_user(folder: Path) -> User:
+    """Makes a user with real texts and the manifests of a small pipeline."""
+    texts = folder / "texts"
     texts.mkdir()
     for source in sorted((Path(sysconfig.get_paths()["stdlib"]) / "json").glob("*.py")):
         (texts / source.name).write_bytes(source.read_bytes())
@@ -137,11 +136,31 @@ def user(tmp_path: Path) -> Iterator[User]:
         ("pretrain", PRETRAIN),
         ("generate", GENERATE),
     ):
-        (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
-    user = User(tmp_path)
-    yield user
+        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+    return User(folder)
+
+
+def check_nothing_is_left(user: User) -> None:
+    """Fails if a process still works in the user's home, and ends it."""
     left = user.processes()
     commands = [" ".join(process.cmdline()) for process in left]
     for process in left:
         process.kill()
     assert not commands, f"processes are left: {commands}"
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> Iterator[User]:
+    """A new user; whatever still runs afterwards fails the test."""
+    user = new_user(tmp_path)
+    yield user
+    check_nothing_is_left(user)
+
+
+@pytest.fixture(scope="module")
+def seasoned_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[User, str]]:
+    """A user whose pipeline has run, and what it printed; tests leave the artifacts as they are."""
+    user = new_user(tmp_path_factory.mktemp("seasoned"))
+    printed = user.does("run", "pipeline.yaml")
+    yield user, printed
+    check_nothing_is_left(user)

@@ -1,6 +1,7 @@
 """From raw text to generated text in the foreground, and everything that can go wrong on the way."""
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -29,8 +30,8 @@ def wait_for_step(user: User, step: int) -> None:
     raise AssertionError(f"no run reached step {step}")
 
 
-def test_a_pipeline_goes_from_text_to_answers_and_is_not_done_twice(user: User) -> None:
-    first = user.does("run", "pipeline.yaml")
+def test_a_pipeline_goes_from_text_to_answers_and_is_not_done_twice(seasoned_user: tuple[User, str]) -> None:
+    user, first = seasoned_user
     for expected in ("tokenizer/small@1", "dataset/small@1", "model/small@1", "report/small@1", "loss_curve.png"):
         assert expected in first
     assert "unigram" in first
@@ -57,7 +58,7 @@ def test_ctrl_c_stops_at_once_and_the_next_run_has_the_losses_of_an_undisturbed_
     run = user.starts("run", "pretrain.yaml", "train.steps=40")
     wait_for_step(user, 7)
     # A terminal sends the signal to the whole foreground group, ranks included.
-    signal_group(run.pid, signal.SIGINT)
+    os.killpg(run.pid, signal.SIGINT)
     output, errors = run.communicate(timeout=60)
     assert run.returncode == 130, output + errors
     assert "Traceback" not in output + errors
@@ -88,12 +89,6 @@ def test_after_kill_9_the_run_resumes_also_with_other_stages(user: User) -> None
     assert list(disturbed.values()) == pytest.approx(list(metrics_of(user).values()), abs=1e-4)
 
 
-def signal_group(leader: int, number: signal.Signals) -> None:
-    import os
-
-    os.killpg(leader, number)
-
-
 def test_a_second_run_in_the_same_home_is_refused_and_the_first_is_not_disturbed(user: User) -> None:
     user.does("run", "tokenizer.yaml")
     user.does("run", "tokenize.yaml")
@@ -106,6 +101,7 @@ def test_a_second_run_in_the_same_home_is_refused_and_the_first_is_not_disturbed
     assert first.returncode == 0, output + errors
 
 
+@pytest.mark.slow
 def test_two_homes_at_once_do_not_disturb_each_other(user: User, tmp_path: Path) -> None:
     other = User(tmp_path)
     other.home = tmp_path / "other-home"
@@ -117,8 +113,8 @@ def test_two_homes_at_once_do_not_disturb_each_other(user: User, tmp_path: Path)
     assert metrics_of(user) == metrics_of(other)
 
 
-def test_what_a_user_gives_wrong_is_one_line_and_changes_nothing(user: User) -> None:
-    user.does("run", "pipeline.yaml")
+def test_what_a_user_gives_wrong_is_one_line_and_changes_nothing(seasoned_user: tuple[User, str]) -> None:
+    user, _ = seasoned_user
     before = user.does("artifacts", "--json")
     refused = {
         ("run", "pipelin.yaml"): "pipeline.yaml",
@@ -139,8 +135,8 @@ def test_what_a_user_gives_wrong_is_one_line_and_changes_nothing(user: User) -> 
         assert expected in line, (arguments, line)
     (user.folder / "broken.yaml").write_text("version: 1\n  kind: [")
     assert "broken.yaml:2" in user.is_refused("run", "broken.yaml")
-    (user.folder / "texts" / "latin.py").write_bytes("# caf\xe9\n".encode("latin-1"))
-    line = user.is_refused("run", "tokenizer.yaml", "outputs.tokenizer=latin")
+    (user.folder / "latin.py").write_bytes("# caf\xe9\n".encode("latin-1"))
+    line = user.is_refused("run", "tokenizer.yaml", "inputs.text=[texts,latin.py]")
     assert "latin.py" in line
     assert "UTF-8" in line
     (user.folder / "empty").mkdir()
@@ -148,8 +144,10 @@ def test_what_a_user_gives_wrong_is_one_line_and_changes_nothing(user: User) -> 
     assert user.does("artifacts", "--json") == before
 
 
-def test_a_copy_of_a_model_folder_generates_the_same_without_any_home(user: User, tmp_path: Path) -> None:
-    user.does("run", "pipeline.yaml")
+def test_a_copy_of_a_model_folder_generates_the_same_without_any_home(
+    seasoned_user: tuple[User, str], tmp_path: Path
+) -> None:
+    user, _ = seasoned_user
     path = Path(json.loads(user.does("show", "model/small", "--json"))["path"])
     copy = tmp_path / "copied model"
     shutil.copytree(path, copy)
