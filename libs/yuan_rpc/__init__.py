@@ -1,0 +1,61 @@
+"""gRPC of the stack: generated stubs (`yuan_rpc.jobs.v1`, …), the server every service runs, the client that calls it.
+
+    from yuan_rpc.jobs.v1 import jobs_pb2, jobs_pb2_grpc
+
+What a call does is not known here. Folders with a version in them are generated from `protos/` by `make protos`.
+"""
+
+import yuan_rpc.quiet  # noqa: F401  # pyright: ignore[reportUnusedImport] - before gRPC
+from yuan_rpc.addresses import check_port, is_loopback, join_address, port_owner
+from yuan_rpc.client import Connection
+from yuan_rpc.cluster import connect, security_of, server_of, service_of
+from yuan_rpc.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    RpcError,
+    Translations,
+    Unauthenticated,
+    Unavailable,
+)
+from yuan_rpc.failures import RpcFailed, RpcRefused, failure_of
+from yuan_rpc.security import Security, Tls, ensure_token_file, read_token
+from yuan_rpc.server import Mount, RpcServer
+from yuan_rpc.version import VERSION, VersionMismatch, check_version
+
+__all__ = [
+    "VERSION",
+    "AlreadyExists",
+    "Connection",
+    "FailedPrecondition",
+    "Internal",
+    "InvalidArgument",
+    "Mount",
+    "NotFound",
+    "ResourceExhausted",
+    "RpcError",
+    "RpcFailed",
+    "RpcRefused",
+    "RpcServer",
+    "Security",
+    "Tls",
+    "Translations",
+    "Unauthenticated",
+    "Unavailable",
+    "VersionMismatch",
+    "check_port",
+    "check_version",
+    "connect",
+    "ensure_token_file",
+    "failure_of",
+    "is_loopback",
+    "join_address",
+    "port_owner",
+    "read_token",
+    "security_of",
+    "server_of",
+    "service_of",
+]

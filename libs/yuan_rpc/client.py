@@ -1,0 +1,269 @@
+"""A client's connection to one server: stubs, sync and async, that bring token and version and have deadlines.
+
+Calls that change nothing are repeated on UNAVAILABLE (`policy.py`); nothing waits for a server that is not there. What
+a failed call means to a user is in `failures.py`; `errors()` puts it in place of gRPC's own exception.
+"""
+
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+import grpc
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from yuan_rpc.addresses import join_address
+from yuan_rpc.failures import RpcFailed, failure_of
+from yuan_rpc.options import COMMON_OPTIONS
+from yuan_rpc.policy import SECONDS, UNARY_SECONDS, service_config
+from yuan_rpc.security import TOKEN_KEY, Security, bearer, channel_credentials
+from yuan_rpc.version import VERSION, VERSION_KEY, check_version
+
+_StubT = TypeVar("_StubT")
+
+
+class Connection:
+    """A server that calls can be made to; connects at the first one. Sync stubs may be shared by threads.
+
+    Async stubs belong to the event loop in which the first of them is made.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        host: str,
+        port: int,
+        security: Security | None = None,
+        *,
+        timeout: float = UNARY_SECONDS,
+    ) -> None:
+        """Describes a connection; nothing is opened yet.
+
+        Args:
+            service: the server's key under `cluster.services`, for messages.
+            host: name or address.
+            port: its port.
+            security: token and TLS; None: neither.
+            timeout: deadline in seconds of unary calls that name none.
+
+        Raises:
+            InputError: if the token or a TLS file is wrong, or the token would leave this machine in clear text.
+        """
+        security = security or Security()
+        security.check_client(service, host)
+        token = security.token()
+        self.service = service
+        self.address = join_address(host, port)
+        self._token_file = str(security.token_file) if security.token_file else None
+        self._metadata = [(VERSION_KEY, VERSION)]
+        if token is not None:
+            self._metadata.append((TOKEN_KEY, bearer(token)))
+        self._timeout = timeout
+        self._credentials = channel_credentials(security.tls) if security.tls else None
+        self._options = [
+            *COMMON_OPTIONS,
+            ("grpc.service_config", service_config()),
+            # A channel of its own for every connection: one that has just failed to connect is not shared.
+            ("grpc.use_local_subchannel_pool", 1),
+            # A stack that has just come up is found at once; gRPC would wait up to two minutes between tries.
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 1000),
+            ("grpc.max_reconnect_backoff_ms", 2000),
+            # A proxy for the web is none for the stack.
+            ("grpc.enable_http_proxy", 0),
+        ]
+        self._sync: grpc.Channel | None = None
+        self._async: aio.Channel | None = None
+
+    @property
+    def server(self) -> str:
+        """The server's name for messages, `127.0.0.1:7102 (trainer)`."""
+        return f"{self.address} ({self.service})"
+
+    def stub(self, make: Callable[[grpc.Channel], _StubT]) -> _StubT:
+        """Returns a sync stub.
+
+        Args:
+            make: the generated class, `jobs_pb2_grpc.JobServiceStub`.
+        """
+        if self._sync is None:
+            self._sync = (
+                grpc.secure_channel(self.address, self._credentials, self._options)
+                if self._credentials
+                else grpc.insecure_channel(self.address, self._options)
+            )
+        return make(cast("grpc.Channel", _Calls(self._sync, self._metadata, self._timeout)))
+
+    def aio_stub(self, make: Callable[[aio.Channel], _StubT]) -> _StubT:
+        """Returns an async stub; to be called in the event loop that uses it.
+
+        Args:
+            make: the generated class, `jobs_pb2_grpc.JobServiceStub`.
+        """
+        if self._async is None:
+            self._async = (
+                aio.secure_channel(self.address, self._credentials, self._options)
+                if self._credentials
+                else aio.insecure_channel(self.address, self._options)
+            )
+        return make(cast("aio.Channel", _Calls(self._async, self._metadata, self._timeout)))
+
+    @contextmanager
+    def errors(self, timeout: float | None = None) -> Generator[None]:
+        """Raises `RpcFailed` in place of what gRPC raises in the block, which may await.
+
+        Args:
+            timeout: the deadline that the block's calls were given, for the message.
+        """
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise self.failure(error, timeout) from error
+
+    def failure(self, error: grpc.RpcError, timeout: float | None = None) -> RpcFailed:
+        """Returns what a failed call of this connection means to a user."""
+        return failure_of(
+            error,
+            self.server,
+            token_file=self._token_file,
+            tls=self._credentials is not None,
+            timeout=timeout,
+        )
+
+    def is_serving(self, service: str = "", timeout: float = 2.0) -> bool:
+        """Asks the server's health; needs no token.
+
+        Args:
+            service: full name of one service; empty: the server as a whole.
+            timeout: seconds.
+
+        Returns:
+            False while it says NOT_SERVING, or does not know the service.
+
+        Raises:
+            RpcFailed: if it cannot be reached.
+        """
+        return self._health(service, timeout)[0] == health_pb2.HealthCheckResponse.SERVING
+
+    def check_version(self, timeout: float = 2.0) -> None:
+        """Checks that the server is of this client's release; needs no token.
+
+        Raises:
+            VersionMismatch: if it is not.
+            RpcFailed: if it cannot be reached.
+        """
+        check_version(f"the server at {self.server}", self._health("", timeout)[1])
+
+    def wait_until_serving(self, seconds: float, service: str = "", give_up: Callable[[], bool] | None = None) -> bool:
+        """Waits for the server to come up.
+
+        Args:
+            seconds: how long at most.
+            service: full name of one service; empty: the server as a whole.
+            give_up: asked between tries; true ends the wait (the process has died).
+
+        Returns:
+            Whether it serves.
+        """
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                if self.is_serving(service, timeout=max(0.1, min(2.0, end - time.monotonic()))):
+                    return True
+            except RpcFailed:
+                # Not up yet.
+                pass
+            if time.monotonic() >= end or (give_up is not None and give_up()):
+                return False
+            time.sleep(0.1)
+
+    def _health(self, service: str, timeout: float) -> tuple[int, str]:
+        stub = cast("Any", self.stub(health_pb2_grpc.HealthStub))
+        with self.errors(timeout):
+            try:
+                reply, call = stub.Check.with_call(health_pb2.HealthCheckRequest(service=service), timeout=timeout)
+            except grpc.RpcError as error:
+                if cast("Any", error).code() == grpc.StatusCode.NOT_FOUND:
+                    return health_pb2.HealthCheckResponse.SERVICE_UNKNOWN, ""
+                raise
+        metadata: dict[str, Any] = dict(call.trailing_metadata() or ())
+        return reply.status, str(metadata.get(VERSION_KEY, ""))
+
+    def close(self) -> None:
+        """Closes what sync stubs use; running calls end."""
+        if self._sync is not None:
+            self._sync.close()
+            self._sync = None
+
+    async def aclose(self) -> None:
+        """Closes what async and sync stubs use; running calls end."""
+        self.close()
+        if self._async is not None:
+            await self._async.close()
+            self._async = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+@dataclass(frozen=True)
+class _Calls:
+    """As much of a channel as generated stubs use, each call with our metadata and a deadline.
+
+    In place of interceptors: of those there are eight kinds, and those of async streams end calls differently.
+    """
+
+    channel: Any
+    metadata: list[tuple[str, str]]
+    timeout: float
+
+    def unary_unary(self, method: str, *arguments: Any, **options: Any) -> "_Call":
+        timeout = SECONDS.get(method, self.timeout)
+        return _Call(self.channel.unary_unary(method, *arguments, **options), self.metadata, timeout)
+
+    def unary_stream(self, method: str, *arguments: Any, **options: Any) -> "_Call":
+        return _Call(self.channel.unary_stream(method, *arguments, **options), self.metadata, None)
+
+    def stream_unary(self, method: str, *arguments: Any, **options: Any) -> "_Call":
+        return _Call(self.channel.stream_unary(method, *arguments, **options), self.metadata, None)
+
+    def stream_stream(self, method: str, *arguments: Any, **options: Any) -> "_Call":
+        return _Call(self.channel.stream_stream(method, *arguments, **options), self.metadata, None)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One method of a stub; `timeout` is what holds unless a call names its own, None: no deadline."""
+
+    inner: Any
+    metadata: list[tuple[str, str]]
+    timeout: float | None
+
+    def __call__(self, request: Any = None, **options: Any) -> Any:
+        return self.inner(request, **self._options(options))
+
+    def with_call(self, request: Any, **options: Any) -> Any:
+        return self.inner.with_call(request, **self._options(options))
+
+    def future(self, request: Any, **options: Any) -> Any:
+        return self.inner.future(request, **self._options(options))
+
+    def _options(self, options: dict[str, Any]) -> dict[str, Any]:
+        own = options.get("metadata") or ()
+        return {"timeout": self.timeout, **options, "metadata": (*self.metadata, *own)}
