@@ -4,7 +4,7 @@ Loading needs neither torch nor a running service; artifacts that a manifest nam
 """
 
 from yuan_manifest.errors import ManifestError, Origin, Origins, origins_of
-from yuan_manifest.loading import load_cluster, load_job, to_yaml
+from yuan_manifest.loading import job_of_plain, load_cluster, load_job, to_yaml, topology_of_plain
 from yuan_manifest.merging import split_overrides
 from yuan_manifest.pipeline import Step, load_pipeline, load_steps
 from yuan_manifest.schema import (
@@ -59,6 +59,7 @@ __all__ = [
     "check_run",
     "data_size",
     "device_count",
+    "job_of_plain",
     "load_cluster",
     "load_job",
     "load_pipeline",
@@ -68,4 +69,5 @@ __all__ = [
     "resolve_topology",
     "split_overrides",
     "to_yaml",
+    "topology_of_plain",
 ]

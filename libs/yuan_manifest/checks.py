@@ -286,9 +286,81 @@ def _is_count(value: object) -> bool:
 
 
 def _cluster(cluster: schema.Cluster) -> Iterator[Problem]:
-    for name in ("home", "registry", "store"):
-        if not getattr(cluster, name).strip():
-            yield name, "is empty text"
+    yield from rules.some_text(cluster, "home", "registry", "broker", "store")
+    if cluster.broker != "embedded" and not re.match(r"rediss?://[^/\s]", cluster.broker):
+        yield (
+            "broker",
+            f"expected embedded or a URL like redis://HOST:6379/0, found {_without_password(cluster.broker)}",
+        )
+    shortest = 3  # a lease is renewed every quarter of it, over a database that may be busy for a second
+    if cluster.lease_seconds < shortest:
+        yield "lease_seconds", f"expected at least {shortest}, found {cluster.lease_seconds}"
+    # What is on one machine alone, its file of a database and its loopback, others cannot share.
+    hosts = _hosts(cluster.services)
+    if len(hosts) > 1:
+        several = f"services on several hosts ({', '.join(hosts)})"
+        if cluster.registry.startswith("sqlite"):
+            yield "registry", f"SQLite does not do for {several}; expected postgresql+psycopg://…"
+        if cluster.broker == "embedded":
+            yield "broker", f"an embedded broker does not do for {several}; expected redis://…"
+
+
+def _hosts(services: schema.Services) -> list[str]:
+    """Returns the hosts of services, all names and addresses of loopback as one."""
+    sections = (getattr(services, field.name) for field in dataclasses.fields(services))
+    hosts = [section.host for section in sections if section is not None]
+    return list(dict.fromkeys("127.0.0.1" if _is_loopback(host) else host for host in hosts))
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
+
+
+def _without_password(url: str) -> str:
+    return shown(re.sub(r"//.*@", "//…@", url))
+
+
+def _services(services: schema.Services) -> Iterator[Problem]:
+    taken: dict[tuple[str, int], str] = {}
+    for field in dataclasses.fields(services):
+        section: schema.ServiceSection | None = getattr(services, field.name)
+        if section is None:
+            continue
+        host = "127.0.0.1" if _is_loopback(section.host) else section.host
+        for name in ("port", "metrics_port"):
+            port = getattr(section, name)
+            if port is None:
+                continue
+            holder = taken.setdefault((host, port), f"{field.name}.{name}")
+            if holder != f"{field.name}.{name}":
+                problem = f"{port} is cluster.services.{holder} already; expected a port of its own"
+                yield f"{field.name}.{name}", problem
+    if services.inference is not None and services.inference.workers != 0:
+        found = services.inference.workers
+        yield "inference.workers", f"the inference service takes no jobs; expected 0, found {found}"
+
+
+def _service(section: schema.ServiceSection) -> Iterator[Problem]:
+    for name in ("port", "metrics_port"):
+        port = getattr(section, name)
+        if port is not None and not 1 <= port <= 65535:
+            yield name, f"expected 1 to 65535, found {port}"
+    for name in ("host", "bind"):
+        value = getattr(section, name)
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9_.:%-]+", value):
+            yield name, f"expected the name or address of a host, found {shown(value)}"
+    yield from rules.at_least(section, 0, "workers")
+
+
+def _security(section: schema.SecuritySection) -> Iterator[Problem]:
+    yield from rules.some_text(section, "token_file")
+
+
+def _tls(section: schema.TlsSection) -> Iterator[Problem]:
+    yield from rules.some_text(section, *(field.name for field in dataclasses.fields(section)))
+    for given, other in (("client_certificate", "client_key"), ("client_key", "client_certificate")):
+        if getattr(section, given) is not None and getattr(section, other) is None:
+            yield other, f"missing; {given} stands for nothing without it"
 
 
 _CHECKS: dict[type, Callable[[Any], Iterator[Problem]]] = {
@@ -318,6 +390,10 @@ _CHECKS: dict[type, Callable[[Any], Iterator[Problem]]] = {
     schema.Nodes: _nodes,
     schema.Parallel: _parallel,
     schema.Cluster: _cluster,
+    schema.Services: _services,
+    schema.ServiceSection: _service,
+    schema.SecuritySection: _security,
+    schema.TlsSection: _tls,
 }
 
 

@@ -12,6 +12,7 @@ class Kind(StrEnum):
     generate = "generate"
     convert = "convert"
     evaluate = "evaluate"
+    deploy = "deploy"
     pipeline = "pipeline"
 
 

@@ -62,6 +62,37 @@ def job_of_layers(
     return job
 
 
+def job_of_plain(tree: dict[str, Any], name: str = "submitted job") -> Job:
+    """Returns the job of a tree of plain values, as `as_plain` makes it; nothing in it is interpolated.
+
+    Args:
+        tree: the resolved manifest.
+        name: what errors call it.
+
+    Raises:
+        ManifestError: if anything is wrong with it, in one line.
+    """
+    layers = Layers()
+    layers.put(escaped(tree), {})
+    return job_of_layers(layers, name)
+
+
+def topology_of_plain(tree: dict[str, Any], name: str = "submitted topology") -> Topology:
+    """Returns the topology of a tree of plain values, as `as_plain` makes it.
+
+    Raises:
+        ManifestError: if anything is wrong with it, in one line.
+    """
+    layers = Layers()
+    layers.put({"topology": escaped(tree)}, {})
+    origins = layers.frozen(name)
+    checked = conform(ClusterManifest, layers.tree, origins)["topology"]
+    topology = build(Topology, checked, origins, above=("topology",))
+    attach(topology, origins)
+    check(topology, origins, ("topology",))
+    return topology
+
+
 def load_cluster(path: str | Path | None = None, overrides: Sequence[str] = ()) -> ClusterManifest:
     """Loads a cluster's manifest; `~` at the start of its paths becomes the user's home folder.
 

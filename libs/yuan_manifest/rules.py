@@ -70,6 +70,14 @@ def _choice(choices: Sequence[str]) -> str:
     return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
 
 
+def some_text(section: Any, *fields: str) -> Iterator[Problem]:
+    """Named values, where given, are not blank."""
+    for name in fields:
+        value = getattr(section, name)
+        if isinstance(value, str) and not value.strip():
+            yield name, "is empty text"
+
+
 def filled(section: Any, name: str) -> Iterator[Problem]:
     """A list has items, and no empty text among them."""
     values = getattr(section, name)

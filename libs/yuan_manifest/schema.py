@@ -36,6 +36,7 @@ from yuan_manifest.sections import (
     OptimizerSection,
     ReportOutputs,
     SamplingSection,
+    ServingSection,
     TargetSection,
     TextInputs,
     TokenizeInputs,
@@ -106,6 +107,7 @@ SERVICE_OF_KIND: dict[Kind, str | None] = {
     Kind.generate: "inference",
     Kind.convert: "converter",
     Kind.evaluate: "evaluator",
+    Kind.deploy: "converter",
     Kind.pipeline: None,
 }
 """The service whose `python -m yuan_<service> run` does a kind; a pipeline is only an order of other jobs."""
@@ -152,18 +154,91 @@ class Topology:
 
 
 @dataclass
-class Cluster:
-    """Where things are kept.
+class ServiceSection:
+    """A service of the stack.
 
     Attributes:
-        home: folder of this machine's registry, run states and logs.
-        registry: SQLAlchemy URL of the registry.
+        host: name or address at which the others reach it.
+        bind: address that its server listens on; null: `host`.
+        port: of its gRPC server.
+        workers: worker processes, each doing one job at a time. The inference service has none.
+        metrics_port: of Prometheus metrics on loopback; null: none.
+    """
+
+    host: str = "127.0.0.1"
+    bind: str | None = None
+    port: int = MISSING
+    workers: int = 1
+    metrics_port: int | None = None
+
+
+@dataclass
+class Services:
+    """The services that `yuan up` starts, and where clients find them; null: not part of this stack."""
+
+    data: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7101))
+    trainer: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7102))
+    converter: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7103))
+    inference: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7105, workers=0))
+
+
+@dataclass
+class TlsSection:
+    """Encryption of every port.
+
+    Attributes:
+        certificate: PEM file that a server shows.
+        key: PEM file with its private key.
+        authority: PEM file of the authority that clients trust.
+        client_certificate: PEM file that clients (the services among themselves too) show; null: none.
+        client_key: PEM file with its private key.
+        require_client_certificate: refuse clients that show none of this authority's (mTLS).
+    """
+
+    certificate: str = MISSING
+    key: str = MISSING
+    authority: str = MISSING
+    client_certificate: str | None = None
+    client_key: str | None = None
+    require_client_certificate: bool = False
+
+
+@dataclass
+class SecuritySection:
+    """Who may call.
+
+    Attributes:
+        token_file: file with the bearer token, readable by its owner alone; `yuan up` makes it.
+        tls: encryption; null: none.
+        plaintext: allow ports off the loopback interface without tls (inside a private container network).
+    """
+
+    token_file: str = "${cluster.home}/token"  # noqa: S105 - a path
+    tls: TlsSection | None = None
+    plaintext: bool = False
+
+
+@dataclass
+class Cluster:
+    """Where things are kept and where services run.
+
+    Attributes:
+        home: folder of registry, run states and logs, seen by every service.
+        registry: SQLAlchemy URL of the registry: SQLite, or `postgresql+psycopg://…`.
+        broker: `embedded` (a Valkey that `yuan up` starts), or a `redis://` URL.
         store: fsspec URL or folder of artifacts.
+        services: of the stack.
+        security: who may call.
+        lease_seconds: how long a worker may be silent before its job is given to another.
     """
 
     home: str = "${oc.env:YUAN_HOME,'~/.yuan'}"
     registry: str = "sqlite:///${cluster.home}/registry.db"
+    broker: str = "embedded"
     store: str = "${cluster.home}/store"
+    services: Services = field(default_factory=Services)
+    security: SecuritySection = field(default_factory=SecuritySection)
+    lease_seconds: int = 30
 
 
 @dataclass
@@ -265,6 +340,14 @@ class EvaluateJob(Job):
 
 
 @dataclass
+class DeployJob(Job):
+    """Serves a model: the inference service loads it now, and again whenever it starts."""
+
+    inputs: ModelInput = field(default_factory=ModelInput)
+    serving: ServingSection = field(default_factory=ServingSection)
+
+
+@dataclass
 class PipelineStep:
     """One job of a pipeline.
 
@@ -293,6 +376,7 @@ JOB_OF_KIND: dict[Kind, type[Job]] = {
     Kind.generate: GenerateJob,
     Kind.convert: ConvertJob,
     Kind.evaluate: EvaluateJob,
+    Kind.deploy: DeployJob,
     Kind.pipeline: PipelineJob,
 }
 

@@ -208,6 +208,25 @@ class SamplingSection:
 
 
 @dataclass
+class ServingSection:
+    """How a model is served.
+
+    Attributes:
+        name: that clients ask for it by; null: the artifact's.
+        dtype: fp32 or bf16; null: fp32 on the processor, as stored on CUDA.
+        max_batch: requests that run at once.
+        kv_tokens: tokens that the KV cache holds over all requests; null: max_batch contexts.
+        max_waiting: requests that may wait; more are refused with a retry hint.
+    """
+
+    name: str | None = None
+    dtype: str | None = None
+    max_batch: int = 16
+    kv_tokens: int | None = None
+    max_waiting: int = 256
+
+
+@dataclass
 class ModelInput:
     """A model artifact (`NAME[@VERSION]`)."""
 

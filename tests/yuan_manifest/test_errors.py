@@ -12,7 +12,7 @@ from yuan_manifest import ManifestError, load_cluster, load_job, load_pipeline, 
 Replace = Callable[[str, str, str], None]
 NAME = "NAME: 1 to 63 of a-z 0-9 . _ -, the first a letter or digit"
 TRAIN_KEYS = "steps, global_batch_size, micro_batch_size, precision, seed, eod_mask_loss"
-KINDS = "tokenizer, tokenize, pretrain, generate, convert, evaluate, pipeline"
+KINDS = "tokenizer, tokenize, pretrain, generate, convert, evaluate, deploy, pipeline"
 
 
 def line_of(error: pytest.ExceptionInfo[ManifestError]) -> str:
@@ -242,8 +242,8 @@ def test_every_kind_has_its_rules(case: tuple[str, str], folder: Path) -> None:
 
 CLUSTERS = {
     "job": ("cluster:", "kind: pretrain\ncluster:", "cluster.yaml:2: kind: this is a job (kind: pretrain), given as a cluster; a cluster manifest has no kind"),
-    "unknown key": ("home: home", "homes: home", "cluster.yaml:3: cluster.homes: unknown key; expected one of home, registry, store; did you mean cluster.home?"),
-    "section of a job": ("cluster:", "train: {steps: 1}\ncluster:", "cluster.yaml:2: train: unknown key; expected one of version, cluster, topology"),
+    "unknown key": ("home: home", "homes: home", "cluster.yaml:3: cluster.homes: unknown key; expected one of home, registry, broker, store, services, security, lease_seconds; did you mean cluster.home?"),
+    "section of a job": ("cluster:", "optimizer: {lr: 1}\ncluster:", "cluster.yaml:2: optimizer: unknown key; expected one of version, cluster, topology"),
     "no version": ("version: 1\n", "", "cluster.yaml:1: version: missing; write `version: 1`"),
     "empty home": ("home: home", "home: ''", "cluster.yaml:3: cluster.home: is empty text"),
     "device": ("devices: 4", "device: gpu", "cluster.yaml:5: topology.nodes.device: expected one of auto, cpu, cuda, found 'gpu'; did you mean cpu?"),
@@ -259,6 +259,42 @@ def test_a_wrong_cluster_is_one_line(case: tuple[str, str, str], replaced: Repla
     with pytest.raises(ManifestError) as error:
         load_cluster("cluster.yaml")
     assert line_of(error) == expected
+
+
+TLS = "certificate: a, key: b, authority: c"
+STACKS = {
+    "port out of range": ("services: {data: {port: 0}}", "services.data.port: expected 1 to 65535, found 0"),
+    "port too large": ("services: {data: {port: 65536}}", "services.data.port: expected 1 to 65535, found 65536"),
+    "no port of metrics": ("services: {data: {metrics_port: -1}}", "services.data.metrics_port: expected 1 to 65535, found -1"),
+    "two services on one port": ("services: {data: {port: 7102}}", "services.trainer.port: 7102 is cluster.services.data.port already; expected a port of its own"),
+    "two names of one host": ("services: {data: {host: localhost, port: 7102}}", "services.trainer.port: 7102 is cluster.services.data.port already; expected a port of its own"),
+    "metrics on a service's port": ("services: {trainer: {metrics_port: 7101}}", "services.trainer.metrics_port: 7101 is cluster.services.data.port already; expected a port of its own"),
+    "no workers": ("services: {data: {workers: -1}}", "services.data.workers: expected at least 0, found -1"),
+    "workers of the inference service": ("services: {inference: {workers: 2}}", "services.inference.workers: the inference service takes no jobs; expected 0, found 2"),
+    "no host": ("services: {data: {host: ''}}", "services.data.host: expected the name or address of a host, found ''"),
+    "host that is a URL": ("services: {data: {bind: 'tcp://0.0.0.0'}}", "services.data.bind: expected the name or address of a host, found 'tcp://0.0.0.0'"),
+    "service that there is not": ("services: {date: {port: 1}}", "services.date: unknown key; expected one of data, trainer, converter, inference; did you mean cluster.services.data?"),
+    "broker": ("broker: valkey", "broker: expected embedded or a URL like redis://HOST:6379/0, found 'valkey'"),
+    "broker of another kind": ("broker: 'amqp://me:secret@host'", "broker: expected embedded or a URL like redis://HOST:6379/0, found 'amqp://…@host'"),
+    "no broker": ("broker: ''", "broker: is empty text"),
+    "lease": ("lease_seconds: 2", "lease_seconds: expected at least 3, found 2"),
+    "no token file": ("security: {token_file: ''}", "security.token_file: is empty text"),
+    "half of TLS": ("security: {tls: {certificate: a}}", "security.tls.key: missing; it has no default"),
+    "client certificate without its key": (f"security: {{tls: {{{TLS}, client_certificate: d}}}}", "security.tls.client_key: missing; client_certificate stands for nothing without it"),
+    "client key without its certificate": (f"security: {{tls: {{{TLS}, client_key: d}}}}", "security.tls.client_certificate: missing; client_key stands for nothing without it"),
+    "no certificate": ("security: {tls: {certificate: '', key: b, authority: c}}", "security.tls.certificate: is empty text"),
+    "SQLite for several hosts": ("services: {data: {host: one}}", "registry: SQLite does not do for services on several hosts (one, 127.0.0.1); expected postgresql+psycopg://…"),
+    "embedded broker for several hosts": ("registry: postgresql+psycopg://db/yuan, services: {data: {host: one}}", "broker: an embedded broker does not do for services on several hosts (one, 127.0.0.1); expected redis://…"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", STACKS.values(), ids=list(STACKS))
+def test_a_wrong_stack_is_one_line(case: tuple[str, str], folder: Path) -> None:
+    text, expected = case
+    (folder / "stack.yaml").write_text(f"version: 1\ncluster: {{{text}}}\n")
+    with pytest.raises(ManifestError) as error:
+        load_cluster("stack.yaml")
+    assert line_of(error).removeprefix("stack.yaml:2: cluster.").removeprefix("stack.yaml:1: cluster.") == expected
 
 
 @pytest.mark.parametrize(

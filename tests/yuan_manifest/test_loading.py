@@ -247,6 +247,36 @@ def test_the_built_in_cluster_is_the_one_in_configs(repository: Path, folder: Pa
     assert load_cluster(repository / "configs/clusters/local.yaml") == load_cluster()
 
 
+def test_a_second_cluster_shares_neither_home_nor_ports_with_the_first(repository: Path, folder: Path) -> None:
+    clusters = [load_cluster(repository / f"configs/clusters/{name}.yaml").cluster for name in ("local", "second")]
+    places = [
+        {cluster.home, cluster.registry, cluster.store, cluster.security.token_file}
+        | {section.port for section in vars(cluster.services).values()}
+        for cluster in clusters
+    ]
+    assert places[0].isdisjoint(places[1])
+    assert [len(found) for found in places] == [8, 8]
+
+
+def test_services_on_several_hosts_are_fine_with_servers_for_registry_and_broker(folder: Path) -> None:
+    items = [
+        "cluster.services.data.host=one",
+        "cluster.services.trainer.host=two",
+        "cluster.services.trainer.port=7101",
+        "cluster.registry=postgresql+psycopg://db/yuan",
+        "cluster.broker=rediss://:secret@cache:6379/1",
+    ]
+    assert load_cluster(overrides=items).cluster.services.data is not None
+
+
+def test_a_service_that_is_null_is_no_part_of_the_stack(folder: Path) -> None:
+    services = load_cluster(
+        overrides=["cluster.services.data=null", "cluster.services.trainer.port=7101"]
+    ).cluster.services
+    assert services.data is None
+    assert services.trainer is not None
+
+
 # --- topology ----------------------------------------------------------------------------------------------------
 
 
@@ -344,8 +374,10 @@ def test_the_demo_goes_from_text_to_generated_text_in_one_pipeline(
 ) -> None:
     monkeypatch.chdir(repository)
     monkeypatch.delenv("YUAN_CLUSTER", raising=False)
-    _, steps = load_pipeline("configs/pipelines/demo.yaml")
+    _, submitted = load_pipeline("configs/pipelines/demo.yaml")
+    _, steps = load_pipeline("configs/pipelines/demo-foreground.yaml")
     assert [step.job.kind.value for step in steps] == ["tokenizer", "tokenize", "pretrain", "generate"]
+    assert [step.job for step in submitted] == [step.job for step in steps[:3]]
     tokenizer, tokenize, train, generate = (cast(Any, step.job) for step in steps)
     assert tokenizer.inputs.text == tokenize.inputs.text
     assert tokenizer.outputs.tokenizer == tokenize.inputs.tokenizer == train.inputs.tokenizer
