@@ -18,7 +18,7 @@ from yuan_jobs.journal import Journal
 from yuan_jobs.records import Claim, JobRecord, NewJob
 from yuan_jobs.states import JobState
 from yuan_jobs.wiring import Output
-from yuan_manifest.schema import Job, Topology
+from yuan_manifest.schema import Cluster, Job, Topology
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,9 @@ class Attempt:
         output: what it makes.
         inputs: the artifacts it takes, by key path.
         digests: of its other inputs, by name.
+        cluster: the stack whose worker runs it; None in the foreground. The work gets it.
+        again: what a user does to go on after a failure, said in messages.
+        interrupted: what becomes of the job when its work was stopped; None: it is CANCELLED.
     """
 
     home: Home
@@ -65,6 +68,9 @@ class Attempt:
     output: Output
     inputs: Mapping[str, ArtifactHandle]
     digests: Mapping[str, str]
+    cluster: Cluster | None = None
+    again: str = "run it again"
+    interrupted: Callable[[Claim, str], None] | None = None
 
     def run(
         self,
@@ -93,6 +99,7 @@ class Attempt:
                     should_stop=should_stop,
                     job_id=claim.job_id,
                     attempt=claim.attempt,
+                    cluster=self.cluster,
                 )
                 result = work.run(context)
             return self._publish(context.output, plain_json(result.summary))
@@ -106,10 +113,16 @@ class Attempt:
         """Returns the empty folder to be filled."""
         if self.output.kind is not None:
             return self.store.begin(self.output.kind, self.output.name, self.claim)
-        folder = self.output.sibling(self.claim.job_id)
+        folder = self._scratch()
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         return folder
+
+    def _scratch(self) -> Path:
+        """Returns the folder in which what is no artifact is prepared."""
+        if self.output.path is not None:
+            return self.output.sibling(self.claim.job_id)
+        return self.home.attempt_folder(self.claim.job_id, self.claim.attempt) / "output"
 
     def _publish(self, folder: Path, summary: Mapping[str, Any]) -> Outcome:
         claim = self.claim
@@ -119,8 +132,11 @@ class Attempt:
             summary = {**summary, "path": str(self.output.path)}
             self.store.registry.finish(claim, JobState.SUCCEEDED, result=summary)
             return Outcome(claim.job_id, claim.attempt, False, None, self.output.path, summary)
+        if self.output.kind is None:
+            self.store.registry.finish(claim, JobState.SUCCEEDED, result=summary)
+            return Outcome(claim.job_id, claim.attempt, False, None, folder, summary)
         publication = Publication(
-            kind=str(self.output.kind),
+            kind=self.output.kind,
             name=self.output.name,
             claim=claim,
             identity=self.new.identity,
@@ -138,22 +154,26 @@ class Attempt:
         if self.output.kind is not None:
             self.store.discard(self.output.kind, self.output.name, claim)
         else:
-            shutil.rmtree(self.output.sibling(claim.job_id), ignore_errors=True)
+            shutil.rmtree(self._scratch(), ignore_errors=True)
         shown = self._shown(error, job)
-        state = JobState.CANCELLED if isinstance(shown, Interrupted) else JobState.FAILED
         # Where a later attempt has taken over, or the registry itself is what failed, there is nothing to tell it.
         with suppress(YuanError):
-            self.store.registry.finish(claim, state, reason=one_line(shown))
+            if not isinstance(shown, Interrupted):
+                self.store.registry.finish(claim, JobState.FAILED, reason=one_line(shown))
+            elif self.interrupted is not None:
+                self.interrupted(claim, one_line(shown))
+            else:
+                self.store.registry.finish(claim, JobState.CANCELLED, reason=one_line(shown))
         return shown
 
     def _shown(self, error: BaseException, job: Job) -> YuanError:
         if isinstance(error, YuanError):
             return error
-        if isinstance(error, KeyboardInterrupt):
-            return Interrupted(f"{job.name}: interrupted; run it again to go on")
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            return Interrupted(f"{job.name}: interrupted; {self.again} to go on")
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             where = f" ({error.filename})" if error.filename else ""
-            return WorkFailed(f"{job.name}: no space left on the disk{where}; make room and run it again: it goes on")
+            return WorkFailed(f"{job.name}: no space left on the disk{where}; make room and {self.again}: it goes on")
         if isinstance(error, ModuleNotFoundError):
             return WorkFailed(f"{job.name}: needs the Python package {error.name}, which is not installed here")
         log = self.home.attempt_folder(self.claim.job_id, self.claim.attempt) / "traceback.txt"
@@ -164,4 +184,6 @@ class Attempt:
 
 def _continues(claim: Claim, before: JobRecord) -> str:
     how = f"failed: {before.reason}" if before.state == JobState.FAILED else "was interrupted"
+    if before.state == JobState.QUEUED and before.reason:
+        how = f"was interrupted: {before.reason}"
     return f"continues run {claim.job_id}, which {how} (attempt {claim.attempt})"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from yuan_events import EventSink, Interrupted
 
 if TYPE_CHECKING:  # the schema loads OmegaConf, which `yuan --help` can do without
-    from yuan_manifest.schema import Job, Topology
+    from yuan_manifest.schema import Cluster, Job, Topology
 
 JobT = TypeVar("JobT", bound="Job")
 
@@ -65,6 +65,8 @@ class WorkContext(Generic[JobT]):
         should_stop: true once the user or the system wants the work to end; see `stop_if_asked`.
         job_id: the job's id, for messages and logs.
         attempt: 1 for the first; more where earlier ones failed or were interrupted.
+        cluster: the stack whose worker runs this, for calls to its other services (`yuan_rpc.connect`); None where
+            there is no stack (`yuan run`, tests).
     """
 
     job: JobT
@@ -76,6 +78,7 @@ class WorkContext(Generic[JobT]):
     should_stop: Callable[[], bool] = lambda: False
     job_id: str = ""
     attempt: int = 1
+    cluster: Cluster | None = None
 
     @property
     def datasets(self) -> tuple[ArtifactHandle, ...]:

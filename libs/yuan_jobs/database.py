@@ -1,33 +1,35 @@
-"""Opens the registry's database: pragmas, schema, transactions, and errors of one line.
+"""Opens the registry's database: schema, transactions, and errors of one line; on SQLite and PostgreSQL alike.
 
-SQLite for now; whatever is particular to it is in this file.
+There is one writer at a time on both: SQLite has no other way, PostgreSQL gets it by a lock that every writing
+transaction takes first. So what a transaction has read holds until it commits, and one reasoning serves both. What is
+particular to one of them is in this file and `sqlite.py`.
 """
 
-import sqlite3
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.orm import Session
 
-from yuan_events import InputError, WorkFailed
+from yuan_events import InputError, WorkFailed, one_line
 from yuan_jobs import migrations
+from yuan_jobs.sqlite import BUSY_TIMEOUT_S, SQLITE, use_write_ahead_log
 
-_SQLITE = "sqlite:///"
-_BUSY_TIMEOUT_S = 30.0
+POSTGRESQL = "postgresql+psycopg://"
 _WRITES = "yuan_writes"
+_WRITE_LOCK = 0x7975616E  # "yuan"
+_CONNECT_TIMEOUT_S = 10
 
 
 class Database:
-    """An open registry database at the newest schema."""
+    """An open registry database at the newest schema; may be used by several threads."""
 
-    def __init__(self, engine: Engine, url: str) -> None:
+    def __init__(self, engine: Engine, shown: str) -> None:
         self._engine = engine
-        self._url = url
+        self._shown = shown
 
     @classmethod
     def open(cls, url: str) -> "Database":
@@ -36,24 +38,24 @@ class Database:
         Raises:
             InputError: if it cannot be opened, is something else, or has the schema of a newer program.
         """
-        if not url.startswith(_SQLITE):
-            raise InputError(f"registry {url}: this version keeps its registry in SQLite only (sqlite:///FILE)")
-        file = Path(url.removeprefix(_SQLITE))
+        shown = _shown(url)
+        if url.startswith(SQLITE):
+            try:
+                Path(shown).parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"registry {shown}: {(error.strerror or str(error)).lower()}") from None
+        engine = _engine(url)
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"registry {file}: {(error.strerror or str(error)).lower()}") from None
-        engine = _sqlite_engine(url)
-        try:
-            _use_write_ahead_log(engine)
-            _migrate(engine, file)
+            if url.startswith(SQLITE):
+                use_write_ahead_log(engine)
+            _migrate(engine, shown)
         except DBAPIError as error:
             engine.dispose()
-            raise InputError(f"registry {file}: {error.orig}") from None
+            raise InputError(f"registry {shown}: {_reason(error)}") from None
         except BaseException:
             engine.dispose()
             raise
-        return cls(engine, url)
+        return cls(engine, shown)
 
     def close(self) -> None:
         """Closes all connections."""
@@ -79,14 +81,22 @@ class Database:
         except IntegrityError:
             raise  # is the caller's to handle
         except DBAPIError as error:
-            raise WorkFailed(f"registry {self._url.removeprefix(_SQLITE)}: {error.orig}") from error
+            raise WorkFailed(f"registry {self._shown}: {_reason(error)}") from error
+
+
+def _engine(url: str) -> Engine:
+    if url.startswith(SQLITE):
+        return _sqlite_engine(url)
+    if url.startswith(POSTGRESQL):
+        return _postgresql_engine(url)
+    raise InputError(f"registry {_shown(url)}: expected sqlite:///FILE or {POSTGRESQL}USER:PASSWORD@HOST/DATABASE")
 
 
 def _sqlite_engine(url: str) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_S})
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
 
     @event.listens_for(engine, "connect")
-    def prepare(connection: sqlite3.Connection, record: object) -> None:  # pyright: ignore[reportUnusedFunction]
+    def prepare(connection: Any, record: object) -> None:  # pyright: ignore[reportUnusedFunction]
         del record
         # Python's sqlite3 begins transactions late and on its own; we begin them ourselves, below.
         connection.isolation_level = None
@@ -95,58 +105,54 @@ def _sqlite_engine(url: str) -> Engine:
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:  # pyright: ignore[reportUnusedFunction]
         # A writer takes the lock at its start: one that read first and then wants to write would fail, not wait.
-        writes = connection.get_execution_options().get(_WRITES, False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if _writes(connection) else "BEGIN")
 
     return engine
 
 
-def _use_write_ahead_log(engine: Engine) -> None:
-    """Lets readers and one writer work side by side. The mode is kept in the file.
+def _postgresql_engine(url: str) -> Engine:
+    try:
+        # A server that was restarted leaves dead connections in the pool: they are tried before use.
+        engine = create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": _CONNECT_TIMEOUT_S})
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+        raise InputError(f"registry {_shown(url)}: {one_line(error)}") from None
 
-    SQLite does not wait (busy_timeout) for others when it changes the mode, so this does.
-    """
-    deadline = time.monotonic() + _BUSY_TIMEOUT_S
-    while True:
-        connection = engine.raw_connection()
-        try:
-            cursor = connection.cursor()
-            cursor.execute("PRAGMA journal_mode")
-            if cursor.fetchone() != ("wal",):
-                cursor.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise DBAPIError("PRAGMA journal_mode", None, error) from error
-            time.sleep(0.02)
-        except sqlite3.DatabaseError as error:
-            raise DBAPIError("PRAGMA journal_mode", None, error) from error
-        finally:
-            connection.close()
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:  # pyright: ignore[reportUnusedFunction]
+        if _writes(connection):
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITE_LOCK})")
+        else:
+            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+
+    return engine
 
 
-def _migrate(engine: Engine, file: Path) -> None:
+def _writes(connection: Connection) -> bool:
+    return bool(connection.get_execution_options().get(_WRITES, False))
+
+
+def _migrate(engine: Engine, shown: str) -> None:
     """Brings the tables to the newest schema, in one transaction."""
     with engine.connect() as connection, connection.begin():
-        if _revision(connection, file) == migrations.HEAD:
+        if _revision(connection, shown) == migrations.HEAD:
             return
     with engine.connect().execution_options(**{_WRITES: True}) as connection, connection.begin():
-        if _revision(connection, file) == migrations.HEAD:  # another process was faster
+        if _revision(connection, shown) == migrations.HEAD:  # another process was faster
             return
         upgrade(connection)
 
 
-def _revision(connection: Connection, file: Path) -> str | None:
+def _revision(connection: Connection, shown: str) -> str | None:
     """Returns the schema's revision; None in an empty database."""
     tables = inspect(connection).get_table_names()
     if "alembic_version" not in tables:
         if tables:
-            raise InputError(f"registry {file}: a database of something else; choose another file")
+            raise InputError(f"registry {shown}: a database of something else; choose another one")
         return None
     revision: Any = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
     if revision is not None and revision not in migrations.REVISIONS:
         raise InputError(
-            f"registry {file}: made by a newer Yuan Stack (schema {revision}, this one knows {migrations.HEAD}); "
+            f"registry {shown}: made by a newer Yuan Stack (schema {revision}, this one knows {migrations.HEAD}); "
             "update Yuan Stack, or use another home (YUAN_HOME)"
         )
     return revision
@@ -161,3 +167,18 @@ def upgrade(connection: Connection, revision: str = "head") -> None:
     config.set_main_option("script_location", str(Path(migrations.__file__).parent).replace("%", "%%"))
     config.attributes["connection"] = connection
     command.upgrade(config, revision)
+
+
+def _shown(url: str) -> str:
+    """Returns what errors call a database: a file's path, or the URL without its password."""
+    if url.startswith(SQLITE):
+        return url.removeprefix(SQLITE)
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except (ArgumentError, ValueError):
+        return "URL"  # which may hold a password
+
+
+def _reason(error: DBAPIError) -> str:
+    """Returns what the driver says, in one line."""
+    return " ".join(str(error.orig).split())

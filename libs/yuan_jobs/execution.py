@@ -1,6 +1,7 @@
 """Runs one job in the foreground, or finds that it is done: inputs, identity, attempt. The order is the whole of it.
 
-Knows nothing of what the work does, nor of terminals and signals (`service.py`). The caller holds the home's lock.
+Knows nothing of what the work does, nor of terminals and signals (`service.py`). The caller holds the home's lock. A
+job of the queue takes the same steps in `queued.py`, where the claim comes first.
 """
 
 import time
@@ -13,7 +14,8 @@ from yuan_jobs.attempt import Attempt, Outcome
 from yuan_jobs.context import JobT, Work
 from yuan_jobs.home import Home
 from yuan_jobs.identity import job_identity
-from yuan_jobs.records import NewJob
+from yuan_jobs.records import JobRecord, NewJob
+from yuan_jobs.references import ArtifactNotFound
 from yuan_jobs.states import JobState
 from yuan_jobs.wiring import Output, artifact_inputs, output_of
 from yuan_manifest.schema import Cluster, Topology, as_plain
@@ -57,7 +59,8 @@ def execute(
         digests = dict(work.fingerprint(job))
         versions = {name: handle.reference for name, handle in inputs.items()} | digests
         identity = job_identity(job.recipe(), versions)
-        if not force and (done := _finished(store, identity, output, sink)) is not None:
+        known = None if force else store.registry.newest_job(identity)
+        if known is not None and (done := finished(store, known, output, sink)) is not None:
             return replace(done, seconds=time.monotonic() - started)
         output.refuse_existing()
         if should_stop():
@@ -71,21 +74,19 @@ def execute(
         store.registry.close()
 
 
-def _finished(store: ArtifactStore, identity: str, output: Output, sink: EventSink) -> Outcome | None:
-    """Returns the outcome of the newest job of this identity, if it succeeded and what it made is still there."""
-    job = store.registry.newest_job(identity)
-    if job is None or job.state != JobState.SUCCEEDED:
+def finished(store: ArtifactStore, job: JobRecord, output: Output, sink: EventSink) -> Outcome | None:
+    """Returns the outcome of a job of the same identity, if it succeeded and what it made is still there."""
+    if job.state != JobState.SUCCEEDED:
         return None
     summary = job.result or {}
     if output.path is not None:
         there = summary.get("path") == str(output.path) and output.path.is_dir()
         return Outcome(job.id, job.attempt, True, None, output.path, summary) if there else None
-    record = store.registry.artifact_of_job(job.id)
-    if record is None:
+    if job.artifact is None:
         return None
     try:
-        artifact = store.open_record(record)
-    except ArtifactDamaged as error:
+        artifact = store.open_artifact(job.artifact)
+    except (ArtifactDamaged, ArtifactNotFound) as error:
         sink.emit(Message(f"{one_line(error)}: made again now", level="warning"))
         return None
     return Outcome(job.id, job.attempt, True, artifact, artifact.path, summary)

@@ -17,10 +17,11 @@ from sqlalchemy import (
     String,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from yuan_jobs.states import JobState
+from yuan_jobs.states import Desired, JobState
 
 # Constraints have names of their own making, or a later migration could not drop them on SQLite.
 NAMING_CONVENTION = {
@@ -58,30 +59,168 @@ class Base(DeclarativeBase):
     type_annotation_map = {datetime: UtcDateTime(), dict[str, Any]: JSON(), dict[str, str]: JSON()}  # noqa: RUF012
 
 
+ACTIVE_JOB = text("state IN ('WAITING', 'QUEUED', 'RUNNING') AND NOT force")
+"""Which jobs must differ in their submission key."""
+
+
 class JobRow(Base):
     """One job: what was asked for, and how it stands.
 
-    `attempt` counts its runs and is the fencing token: every write of an attempt names it and is refused once
-    another attempt has begun. `inputs` has the versions of the inputs by name (`tokenizer/demo@3`, or a digest).
+    Attributes:
+        identity: sha256 over recipe and versions of inputs; empty until a worker has looked at the inputs.
+        recipe: what is done (`Job.recipe`); of a pipeline, the recipes of its steps.
+        manifest: the resolved manifest that a worker makes the job of; null for a pipeline.
+        folder: where the manifest's relative paths begin; empty: where the worker was started.
+        inputs: the versions of the inputs by name (`tokenizer/demo@3`, or a digest).
+        topology: of the newest attempt, or of the next one.
+        attempt: counts its runs and is the fencing token: every write of an attempt names it and is refused once
+            another attempt has begun.
+        desired: see `Desired`.
+        lost_attempts: attempts since it was submitted or resumed whose worker was lost.
+        submission_key: sha256 over recipe and current versions of its artifacts when it was submitted; null where
+            it never counts as the same as another (a pipeline's step, a job of the foreground).
+        idempotency_key: chosen by a client; null: none.
+        parent_id: the pipeline that it is a step of, and `step` its name there.
+        force: to be done anew whatever was done before.
+        queue: the service whose workers take it; null for a pipeline and for a job of the foreground.
+        lease_owner: the worker that holds it while it is RUNNING.
+        lease_counter: moves while that worker lives.
+        lease_seconds: how long it may stand still.
+        artifact: what it published, or found already made: `kind/name@version`.
     """
 
     __tablename__ = "jobs"
-    __table_args__ = (Index(None, "identity", "created"), Index(None, "state"))
+    __table_args__ = (
+        Index(None, "identity", "created"),
+        Index(None, "state"),
+        Index(None, "created"),
+        Index(None, "parent_id"),
+        Index("uq_jobs_idempotency_key", "idempotency_key", unique=True),
+        Index(
+            "uq_jobs_active_submission_key",
+            "submission_key",
+            unique=True,
+            sqlite_where=ACTIVE_JOB,
+            postgresql_where=ACTIVE_JOB,
+        ),
+    )
 
     id: Mapped[str] = mapped_column(String(80), primary_key=True)
     kind: Mapped[str] = mapped_column(String(20))
     name: Mapped[str] = mapped_column(String(200))
-    identity: Mapped[str] = mapped_column(String(64))
+    identity: Mapped[str] = mapped_column(String(64), default="")
     recipe: Mapped[dict[str, Any]]
+    manifest: Mapped[dict[str, Any] | None]
+    folder: Mapped[str] = mapped_column(default="")
     inputs: Mapped[dict[str, str]]
     topology: Mapped[dict[str, Any]]
     state: Mapped[str] = mapped_column(String(12), default=JobState.WAITING)
+    desired: Mapped[str] = mapped_column(String(8), default=Desired.RUN)
     attempt: Mapped[int] = mapped_column(default=0)
+    lost_attempts: Mapped[int] = mapped_column(default=0)
     reason: Mapped[str | None]
     result: Mapped[dict[str, Any] | None]
+    artifact: Mapped[str | None] = mapped_column(String(140))
     created: Mapped[datetime]
     started: Mapped[datetime | None]
     finished: Mapped[datetime | None]
+    submission_key: Mapped[str | None] = mapped_column(String(64))
+    idempotency_key: Mapped[str | None] = mapped_column(String(200))
+    parent_id: Mapped[str | None] = mapped_column(String(80))
+    step: Mapped[str] = mapped_column(String(100), default="")
+    force: Mapped[bool] = mapped_column(default=False)
+    queue: Mapped[str | None] = mapped_column(String(40))
+    lease_owner: Mapped[str | None] = mapped_column(String(120))
+    lease_counter: Mapped[int] = mapped_column(BigInteger, default=0)
+    lease_seconds: Mapped[int] = mapped_column(default=0)
+
+
+class JobNeedRow(Base):
+    """A job waits until another one has SUCCEEDED."""
+
+    __tablename__ = "job_needs"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    needs_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True, index=True)
+
+
+class AttemptRow(Base):
+    """One run of a job: by which worker, under which topology, and how it ended (null: it runs, or nobody knows)."""
+
+    __tablename__ = "attempts"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    worker: Mapped[str] = mapped_column(String(120))
+    host: Mapped[str] = mapped_column(String(200))
+    version: Mapped[str] = mapped_column(String(40))
+    topology: Mapped[dict[str, Any]]
+    started: Mapped[datetime]
+    ended: Mapped[datetime | None]
+    outcome: Mapped[str | None] = mapped_column(String(12))
+    reason: Mapped[str | None]
+
+
+class OutboxRow(Base):
+    """A message that some worker of a queue is to get; sent means that the broker has taken it."""
+
+    __tablename__ = "outbox"
+    __table_args__ = (Index(None, "sent"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    queue: Mapped[str] = mapped_column(String(40))
+    created: Mapped[datetime]
+    sent: Mapped[datetime | None]
+
+
+class WorkerRow(Base):
+    """A worker process; its counter moves while it lives."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(String(120), primary_key=True)
+    service: Mapped[str] = mapped_column(String(40))
+    host: Mapped[str] = mapped_column(String(200))
+    version: Mapped[str] = mapped_column(String(40))
+    counter: Mapped[int] = mapped_column(BigInteger, default=0)
+    job_id: Mapped[str | None] = mapped_column(String(80))
+    started: Mapped[datetime]
+
+
+class LeaseRow(Base):
+    """A task of the whole stack (`reconciler`) that one process at a time has; its counter moves while that lives."""
+
+    __tablename__ = "leases"
+
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    owner: Mapped[str | None] = mapped_column(String(120))
+    counter: Mapped[int] = mapped_column(BigInteger, default=0)
+    version: Mapped[str] = mapped_column(String(40))
+
+
+class SlotRow(Base):
+    """A device that a job or a deployment has; devices are numbered over all nodes, from 0."""
+
+    __tablename__ = "slots"
+
+    device: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    job_id: Mapped[str | None] = mapped_column(String(80), index=True)
+    deployment: Mapped[str | None] = mapped_column(String(100), index=True)
+
+
+class DeploymentRow(Base):
+    """A model that is to be served under a name: the desired state, and how the inference service stands to it."""
+
+    __tablename__ = "deployments"
+
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    artifact: Mapped[str] = mapped_column(String(140))
+    serving: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String(12))
+    reason: Mapped[str | None]
+    job_id: Mapped[str | None] = mapped_column(String(80))
+    updated: Mapped[datetime]
 
 
 class ArtifactRow(Base):

@@ -11,6 +11,9 @@ from typing import Any, Self
 PARENT_VARIABLE = "YUAN_PARENT_PID"
 """Environment variable with the process that a child is to end with."""
 
+READY_VARIABLE = "YUAN_READY_FD"
+"""Environment variable with a descriptor that a child writes to as soon as it is ready for work."""
+
 _PR_SET_PDEATHSIG = 1
 STOP_NOTICE = "stopping at the next safe point; once more stops at once"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -38,6 +41,19 @@ def parent_from_environment() -> int | None:
     """Returns the process that asked this one to end with it; its own children are not told."""
     value = os.environ.pop(PARENT_VARIABLE, "")
     return int(value) if value.isdigit() else None
+
+
+def announce_ready() -> None:
+    """Tells the process that started this one that it is ready for work; does nothing where nobody asked.
+
+    A server is asked over gRPC whether it serves; a worker, which nobody can call, says so itself.
+    """
+    value = os.environ.pop(READY_VARIABLE, "")
+    if value.isdigit():
+        with suppress(OSError):
+            os.write(int(value), b"ready\n")
+        with suppress(OSError):
+            os.close(int(value))
 
 
 class StopRequest:

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -22,7 +22,17 @@ class ArtifactKind(StrEnum):
 
 
 class ArtifactNotFound(InputError):
-    """No artifact has that name; the message has the nearest ones and the command that lists them."""
+    """No artifact has that name; the message has the nearest ones and the command that lists them.
+
+    Attributes:
+        kind: the kind that was looked for, `artifact` where any would have done.
+        reference: what was looked for.
+    """
+
+    def __init__(self, message: str, kind: str = "artifact", reference: str = "") -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.reference = reference
 
 
 @dataclass(frozen=True)
@@ -92,26 +102,27 @@ def not_found(reference: Reference, published: Iterable[tuple[str, str, int]]) -
         reference: what was looked for.
         published: kind, name and version of all artifacts.
     """
-    everything = list(published)
+    text = _what_is_there(reference, list(published))
+    return ArtifactNotFound(f"artifact {reference} does not exist{text}", reference.kind or "artifact", str(reference))
+
+
+def _what_is_there(reference: Reference, everything: Sequence[tuple[str, str, int]]) -> str:
+    """Returns the rest of the message: the nearest that there is, and the command that lists it."""
     kind = reference.kind
     listing = f"`yuan artifacts {kind}`" if kind else "`yuan artifacts`"
     versions = sorted(v for k, n, v in everything if n == reference.name and k == (kind or k))
     if versions:
         have = f"is version {versions[0]}" if len(versions) == 1 else f"are versions {_ranges(versions)}"
-        return ArtifactNotFound(f"artifact {reference} does not exist; there {have}; {listing} lists them")
+        return f"; there {have}; {listing} lists them"
     names = sorted({n for k, n, _ in everything if k == (kind or k)})
     if near := difflib.get_close_matches(reference.name, names, n=3, cutoff=0.5):
-        return ArtifactNotFound(
-            f"artifact {reference} does not exist; did you mean {' or '.join(near)}? {listing} lists them"
-        )
+        return f"; did you mean {' or '.join(near)}? {listing} lists them"
     if kinds := sorted({k for k, n, _ in everything if n == reference.name}):
-        return ArtifactNotFound(
-            f"artifact {reference} does not exist, but a {' and a '.join(kinds)} of that name does; see {listing}"
-        )
+        return f", but a {' and a '.join(kinds)} of that name does; see {listing}"
     if names:
-        return ArtifactNotFound(f"artifact {reference} does not exist; {listing} lists those that do")
+        return f"; {listing} lists those that do"
     what = f"no {kind}" if kind else "no artifact"
-    return ArtifactNotFound(f"artifact {reference} does not exist; {what} has been made in this home yet")
+    return f"; {what} has been made in this home yet"
 
 
 def _kinds() -> str:

@@ -1,7 +1,8 @@
 """The registry: which jobs there are, how they stand, which artifacts they published. The only truth about both.
 
 Every write of a running job names its attempt and is refused once a later attempt has begun (fencing). Files are
-not its business: see `artifacts.py`. Schema and pragmas: `database.py`.
+not its business: see `artifacts.py`. What the queue adds is in modules of its own over the same tables: submitting
+(`submission.py`), claiming (`claims.py`), steering (`control.py`), looking (`queries.py`). Schema: `models.py`.
 """
 
 import secrets
@@ -10,16 +11,26 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Select, delete, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from yuan_events import WorkFailed
 from yuan_jobs.database import Database
 from yuan_jobs.home import slug
-from yuan_jobs.models import ArtifactInputRow, ArtifactRow, JobRow
-from yuan_jobs.records import ArtifactRecord, Claim, JobRecord, NewArtifact, NewJob, artifact_record, job_record
-from yuan_jobs.states import JobState
+from yuan_jobs.models import ArtifactInputRow, ArtifactRow, AttemptRow, JobNeedRow, JobRow, SlotRow
+from yuan_jobs.records import (
+    ArtifactRecord,
+    Claim,
+    JobRecord,
+    NewArtifact,
+    NewJob,
+    WorkerIdentity,
+    artifact_record,
+    job_record,
+)
+from yuan_jobs.states import ACTIVE, AttemptOutcome, Desired, JobState
+from yuan_jobs.worker_identity import this_process
 
 _DIGITS = "0123456789abcdefghjkmnpqrstvwxyz"
 _TRIES = 5
@@ -48,24 +59,37 @@ class Registry:
         """Closes all connections."""
         self._database.close()
 
+    @property
+    def database(self) -> Database:
+        """The database, for the modules that are a part of the registry."""
+        return self._database
+
     # --- jobs ---------------------------------------------------------------------------------------------------
 
     def job(self, job_id: str) -> JobRecord | None:
         """Returns a job by its id."""
         with self._database.reading() as session:
             row = session.get(JobRow, job_id)
-            return None if row is None else job_record(row)
+            return None if row is None else job_record(row, needs_of(session, job_id))
 
     def newest_job(self, identity: str) -> JobRecord | None:
         """Returns the job of an identity that was asked for last."""
         with self._database.reading() as session:
-            row = _newest(session, identity)
+            row = session.scalar(_of_identity(identity).limit(1))
+            return None if row is None else job_record(row)
+
+    def finished_job(self, identity: str, *, besides: str) -> JobRecord | None:
+        """Returns the newest job of an identity that SUCCEEDED, other than a given one."""
+        query = _of_identity(identity).where(JobRow.state == JobState.SUCCEEDED, JobRow.id != besides)
+        with self._database.reading() as session:
+            row = session.scalar(query.limit(1))
             return None if row is None else job_record(row)
 
     def claim(self, new: NewJob, *, afresh: bool = False) -> Claim:
-        """Starts an attempt: of the newest job with this identity if that has not succeeded, else of a new job.
+        """Starts an attempt in the foreground: of the newest job with this identity if that has not succeeded.
 
-        The caller holds the home's lock, so a job that is RUNNING here is one whose process died.
+        Where there is none it makes a new job. Jobs on the queue, or at a worker, are left alone. The caller holds
+        the home's lock, so a job of the foreground that is RUNNING here is one whose process died.
 
         Args:
             new: the job.
@@ -81,27 +105,26 @@ class Registry:
         raise AssertionError("unreachable")
 
     def _claim(self, session: Session, new: NewJob, *, afresh: bool) -> Claim:
-        row = None if afresh else _newest(session, new.identity)
+        ours = or_(JobRow.queue.is_(None), JobRow.state.not_in(ACTIVE))
+        row = None if afresh else session.scalar(_of_identity(new.identity).where(ours).limit(1))
         before = None
         if row is None or row.state == JobState.SUCCEEDED:
             row = JobRow(
-                id=_new_job_id(slug(new.name, new.kind)),
+                id=new_job_id(new.name, new.kind),
                 kind=new.kind,
                 name=new.name,
                 identity=new.identity,
                 recipe=dict(new.recipe),
                 inputs=dict(new.inputs),
                 attempt=0,
-                created=_now(),
+                created=now(),
             )
             session.add(row)
         else:
             before = job_record(row)
+            row.queue, row.desired = None, Desired.RUN
         row.topology = dict(new.topology)
-        row.state = JobState.RUNNING
-        row.attempt += 1
-        row.started, row.finished, row.reason, row.result = _now(), None, None, None
-        session.flush()
+        begin_attempt(session, row, this_process("foreground"))
         return Claim(row.id, row.attempt, before)
 
     def finish(
@@ -118,7 +141,7 @@ class Registry:
             StaleAttemptError: if it is not the job's current attempt.
         """
         with self._database.writing() as session:
-            _finish(session, claim, state, reason, result)
+            finish_attempt(session, claim, state, reason=reason, result=result)
 
     def publish(self, claim: Claim, artifact: NewArtifact, result: Mapping[str, Any]) -> ArtifactRecord:
         """Makes an artifact's next version visible and its job SUCCEEDED, both or neither.
@@ -138,7 +161,7 @@ class Registry:
     def _publish(
         self, session: Session, claim: Claim, artifact: NewArtifact, result: Mapping[str, Any]
     ) -> ArtifactRecord:
-        _finish(session, claim, JobState.SUCCEEDED, None, result)
+        finish_attempt(session, claim, JobState.SUCCEEDED, result=result)
         newest = session.scalar(
             select(func.max(ArtifactRow.version)).where(
                 ArtifactRow.kind == artifact.kind, ArtifactRow.name == artifact.name
@@ -152,7 +175,7 @@ class Registry:
             digest=artifact.digest,
             size_bytes=artifact.size_bytes,
             job_id=claim.job_id,
-            created=_now(),
+            created=now(),
         )
         session.add(row)
         session.flush()
@@ -160,6 +183,8 @@ class Registry:
             ArtifactInputRow(artifact_id=row.id, input_name=name, input_artifact_id=artifact_id)
             for name, artifact_id in artifact.inputs.items()
         )
+        reference = f"{row.kind}/{row.name}@{row.version}"
+        session.execute(update(JobRow).where(JobRow.id == claim.job_id).values(artifact=reference))
         session.flush()
         return artifact_record(row)
 
@@ -212,32 +237,99 @@ class Registry:
             return [artifact_record(row) for row in session.scalars(query)]
 
 
-def _newest(session: Session, identity: str) -> JobRow | None:
-    query = select(JobRow).where(JobRow.identity == identity).order_by(JobRow.created.desc(), JobRow.id.desc())
-    return session.scalar(query.limit(1))
+def begin_attempt(session: Session, row: JobRow, worker: WorkerIdentity) -> None:
+    """Makes a job RUNNING in its next attempt."""
+    row.state = JobState.RUNNING
+    row.attempt += 1
+    row.started, row.finished, row.reason, row.result = now(), None, None, None
+    session.flush()
+    session.add(
+        AttemptRow(
+            job_id=row.id,
+            number=row.attempt,
+            worker=worker.id,
+            host=worker.host,
+            version=worker.version,
+            topology=row.topology,
+            started=row.started,
+        )
+    )
+    session.flush()
 
 
-def _finish(
-    session: Session, claim: Claim, state: JobState, reason: str | None, result: Mapping[str, Any] | None
+def finish_attempt(
+    session: Session,
+    claim: Claim,
+    state: JobState,
+    *,
+    reason: str | None = None,
+    result: Mapping[str, Any] | None = None,
+    artifact: str | None = None,
 ) -> None:
-    """Ends a running attempt by compare-and-set."""
+    """Ends a running attempt, and its job with it, by compare-and-set.
+
+    Raises:
+        StaleAttemptError: if it is not the job's current attempt.
+    """
+    leave_attempt(
+        session,
+        claim,
+        AttemptOutcome(state),
+        reason,
+        {
+            "state": state,
+            "result": None if result is None else dict(result),
+            "artifact": artifact,
+            "finished": now(),
+        },
+    )
+
+
+def leave_attempt(
+    session: Session, claim: Claim, outcome: AttemptOutcome, reason: str | None, values: Mapping[str, Any]
+) -> None:
+    """Ends a running attempt by compare-and-set: sets the job's values, gives lease and devices back.
+
+    Raises:
+        StaleAttemptError: if it is not the job's current attempt.
+    """
     ended = session.execute(
         update(JobRow)
         .where(JobRow.id == claim.job_id, JobRow.attempt == claim.attempt, JobRow.state == JobState.RUNNING)
-        .values(state=state, reason=reason, result=None if result is None else dict(result), finished=_now())
+        .values(reason=reason, lease_owner=None, **values)
         .returning(JobRow.id)
     ).all()
     if not ended:
         raise StaleAttemptError(
             f"job {claim.job_id}: attempt {claim.attempt} is not the current one any more; nothing of it is published"
         )
+    session.execute(
+        update(AttemptRow)
+        .where(AttemptRow.job_id == claim.job_id, AttemptRow.number == claim.attempt)
+        .values(ended=now(), outcome=outcome, reason=reason)
+    )
+    session.execute(delete(SlotRow).where(SlotRow.job_id == claim.job_id))
 
 
-def _new_job_id(prefix: str) -> str:
-    """Returns `prefix-` + milliseconds since 1970 (9 digits of base 32: sorted by time) + 5 random digits."""
+def needs_of(session: Session, job_id: str) -> list[str]:
+    """Returns the ids of the jobs that a job needs."""
+    query = select(JobNeedRow.needs_id).where(JobNeedRow.job_id == job_id).order_by(JobNeedRow.needs_id)
+    return list(session.scalars(query))
+
+
+def _of_identity(identity: str) -> Select[JobRow]:
+    return select(JobRow).where(JobRow.identity == identity).order_by(JobRow.created.desc(), JobRow.id.desc())
+
+
+def new_job_id(name: str, kind: str) -> str:
+    """Returns a job's name, fit for a path, `-`, milliseconds since 1970 (9 digits of base 32) and 5 random digits.
+
+    Ids of one name sort by time.
+    """
     number = (time.time_ns() // 1_000_000 << 25) | secrets.randbits(25)
-    return f"{prefix}-" + "".join(_DIGITS[number >> shift & 31] for shift in range(65, -1, -5))
+    return f"{slug(name, kind)}-" + "".join(_DIGITS[number >> shift & 31] for shift in range(65, -1, -5))
 
 
-def _now() -> datetime:
+def now() -> datetime:
+    """Returns this moment, in UTC."""
     return datetime.now(UTC)

@@ -6,17 +6,17 @@ from pathlib import Path
 
 from yuan_events import InputError
 from yuan_jobs.references import ArtifactKind, check_name
-from yuan_manifest.schema import Job
+from yuan_manifest.schema import DeployJob, Job
 
 
 @dataclass(frozen=True)
 class Output:
-    """What a job makes: an artifact of a kind and name, or a new folder; exactly one of the two.
+    """What a job makes: an artifact of a kind and name, or a new folder, or nothing (`deploy`).
 
     Attributes:
-        kind: the artifact's kind; None for a folder.
-        name: the artifact's name; empty for a folder.
-        path: the folder, absolute; None for an artifact.
+        kind: the artifact's kind; None where it makes none.
+        name: the artifact's name; empty where it makes none.
+        path: the folder, absolute; None where it makes none.
     """
 
     kind: ArtifactKind | None = None
@@ -61,7 +61,7 @@ def output_of(job: Job) -> Output:
 
     Raises:
         InputError: if the artifact's name cannot be one.
-        ValueError: for a kind that makes nothing itself (a pipeline).
+        ValueError: for a pipeline, which is only an order of other jobs.
     """
     outputs = getattr(job, "outputs", None)
     for kind in ArtifactKind:
@@ -72,4 +72,17 @@ def output_of(job: Job) -> Output:
     path = getattr(outputs, "path", None)
     if isinstance(path, str):
         return Output(path=Path(path).expanduser().absolute())
+    if isinstance(job, DeployJob):
+        return Output()
     raise ValueError(f"a job of kind {job.kind} makes no artifact")
+
+
+def makes_one_artifact_of_artifacts(job: Job) -> bool:
+    """Says whether a job only turns published artifacts into another one: the same inputs, the same result.
+
+    Not so for text and folders, which change without the registry's knowledge, and for a deployment, which another
+    one may have replaced since.
+    """
+    inputs = getattr(job, "inputs", None)
+    outside = any(getattr(inputs, name, None) for name in ("text", "path"))
+    return bool(artifact_inputs(job)) and not outside and output_of(job).kind is not None

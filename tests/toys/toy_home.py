@@ -70,7 +70,10 @@ class Toys:
     def environment(self) -> dict[str, str]:
         """The environment of its processes."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("YUAN_")}
-        own = {"PYTHONPATH": str(SERVICES), "TOY_CONTROL": str(self.control), "YUAN_HOME": str(self.home)}
+        # Of a checkout that is not the installed one; its services would win over these, which have no __init__.py.
+        libs = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if Path(path).name == "libs"]
+        path = os.pathsep.join([str(SERVICES), *libs])
+        own = {"PYTHONPATH": path, "TOY_CONTROL": str(self.control), "YUAN_HOME": str(self.home)}
         return kept | own
 
     def start(self, *command: str, own_group: bool = True, **options: Any) -> "subprocess.Popen[str]":
@@ -81,7 +84,7 @@ class Toys:
             env=self.environment,
             text=True,
             stdout=options.pop("stdout", subprocess.PIPE),
-            stderr=subprocess.PIPE,
+            stderr=options.pop("stderr", subprocess.PIPE),
             process_group=0 if own_group else None,
             **options,
         )

@@ -119,9 +119,9 @@ def test_a_home_where_nothing_can_be_written_is_refused_in_one_line() -> None:
 def test_paths_are_absolute_and_tildes_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    home = Home.of(Cluster("~/h", "sqlite:///~/h/r.db", "relative/store"))
+    home = Home.of(Cluster(home="~/h", registry="sqlite:///~/h/r.db", store="relative/store"))
     assert home == Home(tmp_path / "h", f"sqlite:///{tmp_path}/h/r.db", str(tmp_path / "relative/store"))
-    assert Home.of(Cluster("~/h", "sqlite:///r.db", "s3://bucket/x")).store == "s3://bucket/x"
+    assert Home.of(Cluster(home="~/h", registry="sqlite:///r.db", store="s3://bucket/x")).store == "s3://bucket/x"
 
 
 @pytest.mark.parametrize(

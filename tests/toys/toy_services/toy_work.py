@@ -2,8 +2,8 @@
 
 A folder, TOY_CONTROL, steers it: `calls` gets a line a call. While `NAME.hold` exists the job named NAME goes on
 working, and writes `NAME.working` once it does; `NAME.stubborn` makes it deaf to a request to stop. With the file's
-text, `NAME.fail` makes it fail, `NAME.refuse` refuse its input, `NAME.say` say it; `NAME.litter` makes it leave a
-process behind. State that outlives an attempt is the number of turns in its run folder.
+text, `NAME.fail` makes it fail, `NAME.refuse` refuse its input, `NAME.say` say it, `NAME.print` print it; `NAME.litter`
+makes it leave a process behind. State that outlives an attempt is the number of turns in its run folder.
 """
 
 import os
@@ -46,6 +46,9 @@ def work(context: WorkContext[Job]) -> WorkResult:
         control(f"{name}.litter").write_text(str(left.pid))
     if control(f"{name}.say").exists():
         context.sink.emit(Message(control(f"{name}.say").read_text(encoding="utf-8")))
+    if control(f"{name}.print").exists():
+        sys.stdout.write(control(f"{name}.print").read_text(encoding="utf-8"))
+        sys.stdout.flush()
     if control(f"{name}.fail").exists():
         raise ValueError(control(f"{name}.fail").read_text())
     if control(f"{name}.refuse").exists():

@@ -1,0 +1,8 @@
+"""Text of a model on a terminal: it may hold any character, and some of them steer terminals."""
+
+_CONTROLS = {code: None for code in (*range(32), 127, *range(128, 160)) if chr(code) not in "\n\t"}
+
+
+def without_controls(text: str) -> str:
+    """Returns a text without the characters that move a terminal's cursor or change its state."""
+    return text.translate(_CONTROLS)

@@ -1,0 +1,203 @@
+"""Does one job that a worker has claimed: inputs, identity, attempt, and how it ends. Knows neither Celery nor signals.
+
+The inputs of a first attempt are looked up here, those of later ones are what the first one found: a run that goes on
+from its checkpoint keeps its data.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yuan_events import InputError, NullSink, YuanError, one_line
+from yuan_jobs.artifacts import ArtifactStore
+from yuan_jobs.attempt import Attempt
+from yuan_jobs.claims import describe, give_back, succeed_as
+from yuan_jobs.context import ArtifactHandle, Work
+from yuan_jobs.execution import finished
+from yuan_jobs.heartbeat import Heartbeat, StopReason
+from yuan_jobs.home import Home
+from yuan_jobs.identity import job_identity
+from yuan_jobs.queries import children
+from yuan_jobs.records import Claim, JobRecord, NewJob
+from yuan_jobs.references import Reference
+from yuan_jobs.states import JobState
+from yuan_jobs.wiring import artifact_inputs, output_of
+from yuan_manifest import Cluster, Job, job_of_plain, topology_of_plain
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker does its jobs.
+
+    Attributes:
+        cluster: the stack that it is a part of.
+        home: where run states and logs are.
+        store: where artifacts are published.
+    """
+
+    cluster: Cluster
+    home: Home
+    store: ArtifactStore
+
+
+def do_claimed(
+    claim: Claim,
+    record: JobRecord,
+    work: Work[Any],
+    place: Place,
+    heartbeat: Heartbeat,
+) -> None:
+    """Does a claimed job; whatever happens, the registry knows afterwards how it stands.
+
+    Args:
+        claim: the right to do it.
+        record: the job.
+        work: how its kind is done.
+        place: where.
+        heartbeat: keeps the lease, and says when to stop.
+    """
+    folder = place.home.attempt_folder(claim.job_id, claim.attempt)
+    # The attempt has told the registry how it ended.
+    with suppress(YuanError), _failing(claim, place.store):
+        folder.mkdir(parents=True, exist_ok=True)
+        with _output_to(folder / "worker.log"), _working_in(record.folder):
+            _do(claim, record, work, place, heartbeat)
+
+
+def _do(claim: Claim, record: JobRecord, work: Work[Any], place: Place, heartbeat: Heartbeat) -> None:
+    store = place.store
+    registry = store.registry
+    sink = NullSink()  # who watches reads the attempt's journal
+    job = job_of_plain(dict(record.manifest or {}), record.name)
+    topology = topology_of_plain(dict(record.topology), record.name)
+    output = output_of(job)
+    inputs = _inputs(job, record, store)
+    digests = dict(work.fingerprint(job))
+    versions = {name: handle.reference for name, handle in inputs.items()} | digests
+    identity = job_identity(job.recipe(), versions)
+    describe(registry, claim, identity, versions)
+    known = None if record.force else registry.finished_job(identity, besides=claim.job_id)
+    if known is not None and finished(store, known, output, sink) is not None:
+        succeed_as(registry, claim, known)
+        return
+    output.refuse_existing()
+    attempt = Attempt(
+        home=place.home,
+        store=store,
+        claim=claim,
+        new=NewJob(job.kind, job.name, identity, job.recipe(), versions, record.topology),
+        output=output,
+        inputs=inputs,
+        digests=digests,
+        cluster=place.cluster,
+        again=f"`yuan resume {claim.job_id}`",
+        interrupted=_interrupted(store, heartbeat),
+    )
+    attempt.run(job, topology, work, sink, heartbeat.should_stop)
+
+
+def _interrupted(store: ArtifactStore, heartbeat: Heartbeat) -> Callable[[Claim, str], None]:
+    """Returns what becomes of the job when its work has stopped: that depends on who wanted it to."""
+
+    def settle(claim: Claim, reason: str) -> None:
+        match heartbeat.reason:
+            case StopReason.LOST:
+                pass  # it is somebody else's now
+            case StopReason.CANCEL:
+                store.registry.finish(claim, JobState.CANCELLED, reason=f"cancelled by the user: {reason}")
+            case _:
+                give_back(store.registry, claim, reason)
+
+    return settle
+
+
+def _inputs(job: Job, record: JobRecord, store: ArtifactStore) -> dict[str, ArtifactHandle]:
+    """Opens the artifacts that a job takes: those of its earlier attempts; else its pipeline's; else the newest."""
+    made = _made_by_pipeline(record, store)
+    found: dict[str, ArtifactHandle] = {}
+    for place, (kind, text) in artifact_inputs(job).items():
+        wanted = Reference.parse(text, kind)
+        reference = record.inputs.get(place)
+        if reference is None and wanted.version is None:
+            reference = made.get((str(wanted.kind), wanted.name))
+        found[place] = store.open_artifact(reference or text, kind)
+    return found
+
+
+def _made_by_pipeline(record: JobRecord, store: ArtifactStore) -> Mapping[tuple[str, str], str]:
+    """Returns what the steps of the job's pipeline came to, by kind and name: not always the newest of that name."""
+    if record.parent_id is None:
+        return {}
+    made: dict[tuple[str, str], str] = {}
+    for step in children(store.registry, record.parent_id):
+        if step.state == JobState.SUCCEEDED and step.artifact:
+            reference = Reference.parse(step.artifact)
+            made[str(reference.kind), reference.name] = step.artifact
+    return made
+
+
+@contextmanager
+def _failing(claim: Claim, store: ArtifactStore) -> Generator[None, None, None]:
+    """Makes the job FAILED for what goes wrong before the attempt takes care of that itself."""
+    try:
+        yield
+    except Exception as error:
+        # An attempt that has told how it ended is not the current one any more, and this is refused.
+        with suppress(YuanError):
+            known = isinstance(error, YuanError | OSError)
+            reason = one_line(error) if known else f"{type(error).__name__}: {one_line(error)}"
+            store.registry.finish(claim, JobState.FAILED, reason=reason)
+        if not isinstance(error, OSError | YuanError):
+            raise
+
+
+@contextmanager
+def _working_in(folder: str) -> Generator[None, None, None]:
+    """Changes to the folder from which the job was submitted, where its relative paths begin."""
+    if not folder:
+        yield
+        return
+    before = Path.cwd()
+    with suppress(OSError):  # on another host it need not be there: paths that lead nowhere are named by the work
+        os.chdir(folder)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.chdir(before)
+
+
+@contextmanager
+def _output_to(log: Path) -> Generator[None, None, None]:
+    """Sends what this process and its children print to a file; a worker does one job at a time."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    try:
+        with log.open("ab") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        for number, descriptor in zip((1, 2), kept, strict=True):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+
+
+def check_kind(service: str, record: JobRecord, works: Mapping[Any, Work[Any]]) -> Work[Any]:
+    """Returns how a job is done.
+
+    Raises:
+        InputError: if this service does not do its kind.
+    """
+    work = works.get(record.kind)
+    if work is None:
+        raise InputError(f"job {record.id}: kind {record.kind} is not done by yuan_{service}")
+    return work

@@ -1,0 +1,5 @@
+"""Stands in for the real yuan_inference where the path of tests comes first."""
+
+from toy_stack_service import main
+
+main("inference")
