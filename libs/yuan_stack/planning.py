@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from yuan_events import InputError
-from yuan_jobs.artifacts import ArtifactStore
-from yuan_jobs.references import ArtifactNotFound, Reference
-from yuan_jobs.wiring import artifact_inputs, output_of
+from yuan_jobs.planning import check_artifacts, check_order
 from yuan_manifest import ClusterManifest, Job, PipelineJob, Step, check_run, load_steps, resolve_topology
+
+__all__ = ["check_artifacts", "check_order", "steps_of"]
 
 
 def steps_of(job: Job, path: Path, overrides: Sequence[str], cluster: ClusterManifest) -> list[Step]:
@@ -20,60 +19,3 @@ def steps_of(job: Job, path: Path, overrides: Sequence[str], cluster: ClusterMan
         return load_steps(job, cluster)
     check_run(job, resolve_topology(job, cluster))
     return [Step(job.name, (), path, tuple(overrides), job)]
-
-
-def check_order(steps: Sequence[Step]) -> None:
-    """Checks names of artifacts, and that a step needs the steps that make what it takes.
-
-    Raises:
-        InputError: if a step takes what another one makes without needing it, or names what cannot be a name.
-    """
-    for step in steps:
-        output_of(step.job)
-        for key, (kind, text) in artifact_inputs(step.job).items():
-            reference = Reference.parse(text, kind)
-            makers = _makers(steps, step, reference)
-            if makers and not makers & _all_needs(steps, step):
-                raise InputError(
-                    f"step {step.name}: inputs.{key} {text} is made by step {min(makers)}: add it to needs"
-                )
-
-
-def check_artifacts(steps: Sequence[Step], store: ArtifactStore) -> None:
-    """Checks that every artifact exists that a step takes and no step makes.
-
-    Raises:
-        ArtifactNotFound: if one does not.
-    """
-    for step in steps:
-        for kind, text in artifact_inputs(step.job).values():
-            if _makers(steps, step, Reference.parse(text, kind)):
-                continue
-            try:
-                store.find(text, kind)
-            except ArtifactNotFound as error:
-                if len(steps) == 1:
-                    raise
-                raise ArtifactNotFound(f"step {step.name}: {error}") from None
-
-
-def _makers(steps: Sequence[Step], step: Step, reference: Reference) -> set[str]:
-    """Returns the other steps that make what a step takes; none if it takes a version that exists already."""
-    if reference.version is not None:
-        return set()
-    wanted = (reference.kind, reference.name)
-    outputs = {other.name: output_of(other.job) for other in steps if other.name != step.name}
-    return {name for name, output in outputs.items() if (output.kind, output.name) == wanted}
-
-
-def _all_needs(steps: Sequence[Step], step: Step) -> set[str]:
-    """Returns the steps that a step needs, and those that they need."""
-    by_name = {other.name: other for other in steps}
-    found: set[str] = set()
-    waiting = list(step.needs)
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            waiting.extend(by_name[name].needs)
-    return found

@@ -6,5 +6,6 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[1] / "toys"))
 
 from toy_home import toys
+from toy_stack import stack
 
-__all__ = ["toys"]
+__all__ = ["stack", "toys"]
