@@ -20,7 +20,7 @@ def open_model(folder: Path) -> ModelFolder:
         raise InputError(str(error)) from error
 
 
-def load_for_inference(folder: Path, device: str = "auto") -> Yuan:
+def load_for_inference(folder: Path, device: str = "auto", dtype: torch.dtype | None = None) -> Yuan:
     """Loads a model to compute with: in its stored dtype on CUDA, in fp32 on a processor.
 
     Processors without bf16 arithmetic of their own compute bf16 twenty times slower than fp32.
@@ -28,6 +28,7 @@ def load_for_inference(folder: Path, device: str = "auto") -> Yuan:
     Args:
         folder: native or Hugging Face.
         device: `cuda`, `cpu`, or `auto`: CUDA where there is one.
+        dtype: of the weights in place of those above; None: those above.
 
     Raises:
         InputError: if the folder is not a whole model, or there is no CUDA device where one is asked for.
@@ -37,6 +38,6 @@ def load_for_inference(folder: Path, device: str = "auto") -> Yuan:
         raise InputError("topology.nodes.device: this host has no CUDA device; set topology.nodes.device=cpu")
     on_cuda = available and device != "cpu"
     try:
-        return load_model(folder, None if on_cuda else torch.float32, "cuda" if on_cuda else "cpu")
+        return load_model(folder, dtype or (None if on_cuda else torch.float32), "cuda" if on_cuda else "cpu")
     except ModelFolderError as error:
         raise InputError(str(error)) from error

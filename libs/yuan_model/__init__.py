@@ -3,11 +3,12 @@
 Knows nothing of jobs, ranks or training engines; those build on it.
 """
 
-from yuan_model.attention import Attention, document_segments
+from yuan_model.attention import Attention
 from yuan_model.block import Block, FeedForward
-from yuan_model.cache import DecodeCache, LayerCache
+from yuan_model.cache import DecodeCache, LayerCache, LayerPast
+from yuan_model.causal import document_segments
 from yuan_model.config import YuanConfig
-from yuan_model.folder import ModelFolder, ModelFolderError, parameter_shapes
+from yuan_model.folder import ModelFolder, ModelFolderError, StoredTensor, parameter_shapes
 from yuan_model.generation import generate
 from yuan_model.initialization import initialize_
 from yuan_model.loading import load_model
@@ -15,26 +16,34 @@ from yuan_model.localized_filter import CausalConvolution, LocalizedFilter
 from yuan_model.loss import cross_entropy
 from yuan_model.model import Yuan
 from yuan_model.norm import RMSNorm
+from yuan_model.paged import Chunk, PagedCache, blocks_needed, bytes_per_token, paged_logits
 from yuan_model.rotary import RotaryTable
 
 __all__ = [
     "Attention",
     "Block",
     "CausalConvolution",
+    "Chunk",
     "DecodeCache",
     "FeedForward",
     "LayerCache",
+    "LayerPast",
     "LocalizedFilter",
     "ModelFolder",
     "ModelFolderError",
+    "PagedCache",
     "RMSNorm",
     "RotaryTable",
+    "StoredTensor",
     "Yuan",
     "YuanConfig",
+    "blocks_needed",
+    "bytes_per_token",
     "cross_entropy",
     "document_segments",
     "generate",
     "initialize_",
     "load_model",
+    "paged_logits",
     "parameter_shapes",
 ]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from yuan_model.attention import Attention
-from yuan_model.cache import LayerCache
+from yuan_model.cache import LayerPast
 from yuan_model.config import YuanConfig
 from yuan_model.norm import RMSNorm
 from yuan_model.rotary import Rotary
@@ -38,7 +38,7 @@ class Block(nn.Module):
         self.mlp = FeedForward(config)
 
     def forward(
-        self, hidden_bsh: Tensor, rotary: Rotary, segments_bk: Tensor | None = None, cache: LayerCache | None = None
+        self, hidden_bsh: Tensor, rotary: Rotary, segments_bk: Tensor | None = None, cache: LayerPast | None = None
     ) -> Tensor:
         """Returns the residual stream after the block.
 

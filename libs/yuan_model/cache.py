@@ -1,15 +1,41 @@
 """What decoding keeps of the tokens it has seen, so that each is computed once.
 
 Per layer: keys (already rotated) and values, and the localized filter's (u_{t-1}, a_{t-1}), which are zeros at the
-start, so that a first chunk needs no special step. One rectangle of equally long sequences; paging is the engine's.
+start, so that a first chunk needs no special step. Here it is one rectangle of equally long sequences; sequences of
+all lengths in one step are in `paged.py`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from yuan_model.causal import attend
 from yuan_model.config import YuanConfig
+
+
+class LayerPast(Protocol):
+    """What a block asks of its past; it is told of every new token, once."""
+
+    def steps_before(self, place: int, steps_bsi: Tensor) -> Tensor:
+        """Returns for each new step of the filter the step before it, [b, s, i].
+
+        Args:
+            place: which of the filter's two inputs: 0 is u, 1 is a.
+            steps_bsi: the new steps.
+        """
+        ...
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, segments_bk: Tensor | None) -> Tensor:
+        """Adds the new tokens' keys and values and returns attention over all, [b, n, s, d] as the queries."""
+        ...
+
+
+def steps_before(place: int, steps_bsi: Tensor) -> Tensor:
+    """Returns for each step the one before it where there is no past: zeros come first."""
+    del place
+    return torch.cat((torch.zeros_like(steps_bsi[:, :1]), steps_bsi[:, :-1]), dim=1)
 
 
 @dataclass
@@ -18,13 +44,24 @@ class LayerCache:
 
     Attributes:
         length: tokens held.
-        filter_state: (u_{t-1} [b, 1, h], a_{t-1} [b, 1, h/2]), or None before the first token.
     """
 
     length: int = 0
-    filter_state: tuple[Tensor, Tensor] | None = None
+    _last_steps: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
     _keys_bnkd: Tensor | None = None
     _values_bnkd: Tensor | None = None
+
+    def steps_before(self, place: int, steps_bsi: Tensor) -> Tensor:
+        """Returns for each new step the one before it; see `LayerPast`."""
+        last_b1i = self._last_steps.get(place)
+        self._last_steps[place] = steps_bsi[:, -1:]
+        if last_b1i is None:
+            return steps_before(place, steps_bsi)
+        return torch.cat((last_b1i, steps_bsi[:, :-1]), dim=1)
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, segments_bk: Tensor | None) -> Tensor:
+        """Adds keys and values and returns attention over all; see `LayerPast`."""
+        return attend(queries, *self.append(keys, values), segments_bk)
 
     def append(self, keys_bnsd: Tensor, values_bnsd: Tensor) -> tuple[Tensor, Tensor]:
         """Adds keys and values of new tokens and returns those of all tokens, [b, n, length, d] each."""

@@ -8,6 +8,7 @@ never a glob, and never a pickle. Writing is `yuan_checkpoint`'s.
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +31,23 @@ _DTYPES = ("F32", "BF16", "F16", "F64")
 
 class ModelFolderError(ValueError):
     """A model folder that cannot be read: one line with the file or tensor and what is wrong there."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor as a model folder's files have it.
+
+    Attributes:
+        name: its name there (a Hugging Face folder has `q_proj` and `k_proj` where the network has `qk_proj`).
+        shape: its dimensions.
+        dtype: as safetensors writes it, `F32` or `BF16`.
+        file: where it is.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    file: Path
 
 
 def parameter_shapes(config: YuanConfig) -> dict[str, torch.Size]:
@@ -92,6 +110,15 @@ class ModelFolder:
         """Yields all parameters, one in memory at a time."""
         for name in self._shapes:
             yield name, self.tensor(name)
+
+    def stored_tensors(self) -> list[StoredTensor]:
+        """Returns the tensors that make the network, in its order, from the files' headers; none is read."""
+        found: list[StoredTensor] = []
+        for stored in (stored for name in self._shapes for stored in self._stored_names(name)):
+            file = self._files[stored]
+            dtype, shape = self._held[file][stored]
+            found.append(StoredTensor(stored, tuple(shape), dtype, file))
+        return found
 
     def _read_config(self) -> YuanConfig:
         file = self.path / CONFIG_FILE

@@ -10,9 +10,9 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional
 
-from yuan_model.attention import document_segments
 from yuan_model.block import Block
 from yuan_model.cache import DecodeCache
+from yuan_model.causal import document_segments
 from yuan_model.config import YuanConfig
 from yuan_model.norm import RMSNorm
 from yuan_model.rotary import RotaryTable

@@ -1,1 +1,1 @@
-"""The service that continues text. Its `run` does jobs of kind generate, its `generate` one prompt; no server yet."""
+"""The service that continues text: jobs of kind generate, one prompt in the foreground, and a server of models."""

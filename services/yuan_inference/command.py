@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from yuan_events import InputError, Text, event_to_json
+from yuan_events.printing import without_controls
 from yuan_inference.generation import Continuation, Prompt, continue_prompt, prepare
 from yuan_inference.loaded import LoadedModel, load
 from yuan_jobs.arguments import ArgumentParser
@@ -20,9 +21,6 @@ from yuan_jobs.home import Home
 from yuan_jobs.references import ArtifactNotFound
 from yuan_manifest.loading import load_cluster
 from yuan_manifest.schema import SamplingSection
-
-# What moves a terminal's cursor or changes its state; a model may well write such characters.
-_CONTROLS = {code: None for code in (*range(32), 127, *range(128, 160)) if chr(code) not in "\n\t"}
 
 
 def generate_command(arguments: Sequence[str]) -> int:
@@ -126,7 +124,7 @@ def _stream_events(loaded: LoadedModel, prompt: Prompt, sampling: SamplingSectio
 
 
 def _write(piece: str) -> None:
-    sys.stdout.write(piece.translate(_CONTROLS) if sys.stdout.isatty() else piece)
+    sys.stdout.write(without_controls(piece) if sys.stdout.isatty() else piece)
     sys.stdout.flush()
 
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from yuan_checkpoint import load_for_inference
 from yuan_corpus import Tokenizer
 from yuan_events import InputError
@@ -10,6 +12,9 @@ from yuan_model import Yuan
 
 TOKENIZER_FOLDER = "tokenizer"
 """Where a model artifact keeps its tokenizer."""
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Number formats by the names that manifests have for them."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,9 @@ class LoadedModel:
         return frozenset({self.tokenizer.eod_id} | (set() if own is None else {own}))
 
 
-def load(folder: Path, tokenizer_path: Path | None = None, device: str = "auto") -> LoadedModel:
+def load(
+    folder: Path, tokenizer_path: Path | None = None, device: str = "auto", dtype: str | None = None
+) -> LoadedModel:
     """Loads a model folder and its tokenizer.
 
     Args:
@@ -44,12 +51,13 @@ def load(folder: Path, tokenizer_path: Path | None = None, device: str = "auto")
         tokenizer_path: a tokenizer folder or model file; None: `tokenizer/` in the model's folder, or the
             `tokenizer.model` beside its weights, where published models have it.
         device: as `load_for_inference` takes it.
+        dtype: a key of `DTYPES`; None: fp32 on a processor, as stored on CUDA.
 
     Raises:
         InputError: if either is missing or wrong, or the model has fewer ids than the tokenizer.
     """
     tokenizer = Tokenizer.load(tokenizer_path or find_tokenizer(folder))
-    model = load_for_inference(folder, device)
+    model = load_for_inference(folder, device, None if dtype is None else DTYPES[dtype])
     if tokenizer.vocab_size > model.config.vocab_size:
         raise InputError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} ids and the model only "

@@ -1,0 +1,187 @@
+"""The models that a server serves, by name: loading beside what runs, swapping, and who is asked for.
+
+Requests that run when a model is replaced finish on the engine they began on.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from yuan_events import YuanError, one_line
+from yuan_inference.engine import Engine, EngineMetrics, EngineOptions
+from yuan_inference.loaded import load
+from yuan_rpc import FailedPrecondition, InvalidArgument, NotFound, Unavailable
+
+_LOGGER = logging.getLogger("yuan_inference.served")
+
+_SECONDS_BETWEEN_LOOKS = 0.2
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be served.
+
+    Attributes:
+        name: that clients ask for it by.
+        artifact: the model, `model/NAME@VERSION`.
+        folder: its files.
+        dtype: of its weights; None: the default of the device.
+        options: of its engine.
+    """
+
+    name: str
+    artifact: str
+    folder: Path
+    dtype: str | None = None
+    options: EngineOptions = field(default_factory=EngineOptions)
+
+
+@dataclass(frozen=True)
+class Served:
+    """What is served."""
+
+    wanted: Wanted
+    engine: Engine
+
+
+class ServedModels:
+    """All models of one server; to be used in its event loop. `close` it."""
+
+    def __init__(self, device: str, metrics: EngineMetrics) -> None:
+        """Begins empty.
+
+        Args:
+            device: `auto`, `cpu` or `cuda`.
+            metrics: where engines show their load.
+        """
+        self._device = device
+        self._metrics = metrics
+        self._served: dict[str, Served] = {}
+        self._loading: dict[str, float] = {}
+        self._failed: dict[str, str] = {}
+        self._retired: list[Engine] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._closed = False
+
+    @property
+    def names(self) -> list[str]:
+        """Names that are served now."""
+        return sorted(self._served)
+
+    @property
+    def engines(self) -> list[Engine]:
+        """All engines that have or may have requests, also those of replaced versions."""
+        return [*(served.engine for served in self._served.values()), *self._retired]
+
+    def get(self, name: str) -> Served:
+        """Returns the model of a name; an empty name is the only one's.
+
+        Raises:
+            RpcError: with the status that says why there is none.
+        """
+        if not name:
+            names = sorted({*self._served, *self._loading})
+            if len(names) > 1:
+                raise InvalidArgument(
+                    f"model: {len(names)} models are served ({', '.join(names)}); name one",
+                    {"model": f"expected one of {', '.join(names)}"},
+                )
+            name = names[0] if names else next(iter(self._failed), "")
+        if self._closed:
+            raise Unavailable("the inference service is shutting down", retry_after=1.0)
+        if name in self._served:
+            return self._served[name]
+        if name in self._loading:
+            seconds = time.monotonic() - self._loading[name]
+            raise Unavailable(f"model {name} is being loaded, for {seconds:.0f} s now", retry_after=1.0)
+        if name in self._failed:
+            raise FailedPrecondition(f"model {name} is deployed but could not be loaded: {self._failed[name]}")
+        if not self._served and not self._loading:
+            raise FailedPrecondition("no model is deployed; yuan deploy MODEL")
+        names = ", ".join(sorted({*self._served, *self._loading}))
+        raise NotFound("model", name, f"no model is served as {name}; served: {names}; yuan deploy MODEL")
+
+    def announce(self, names: Iterable[str]) -> None:
+        """Says that models will be loaded, so that who asks for them early is told to come again."""
+        for name in names:
+            self._loading.setdefault(name, time.monotonic())
+
+    async def load(self, name: str, prepare: Callable[[], Wanted]) -> Served:
+        """Loads a model and puts it in place of the one of the same name; one that is served already stays.
+
+        Args:
+            name: that clients ask for it by.
+            prepare: finds the model; called in a thread.
+
+        Raises:
+            YuanError: if it cannot be loaded; what was served under the name is served on.
+        """
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            self._loading[name] = time.monotonic()
+            try:
+                wanted = await asyncio.to_thread(prepare)
+                present = self._served.get(name)
+                if present is not None and present.wanted == wanted:
+                    return present
+                served = await self._start(wanted)
+            except Exception as error:
+                self._failed[name] = one_line(error)
+                _LOGGER.error("model %s could not be loaded: %s", name, one_line(error))
+                raise
+            finally:
+                self._loading.pop(name, None)
+            self._failed.pop(name, None)
+            self._served[name] = served
+            if present is not None:
+                self._retire(present.engine)
+            _LOGGER.info("model %s is served: %s", name, wanted.artifact)
+            return served
+
+    def _retire(self, engine: Engine) -> None:
+        """Lets an engine finish what it has, and forgets it then, with its memory."""
+        engine.close(abort=False, timeout=0)
+        self._retired.append(engine)
+
+        async def forget() -> None:
+            while engine.unfinished:
+                await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
+            self._retired.remove(engine)
+
+        task = asyncio.create_task(forget())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _start(self, wanted: Wanted) -> Served:
+        task = asyncio.ensure_future(asyncio.to_thread(self._make, wanted))
+        try:
+            served = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            # Nobody waits for it any more, but a thread cannot be stopped: what it makes is given back.
+            task.add_done_callback(lambda done: done.exception() or done.result().engine.close(timeout=0))
+            raise
+        if self._closed:
+            served.engine.close()
+            raise Unavailable("the inference service is shutting down")
+        return served
+
+    def _make(self, wanted: Wanted) -> Served:
+        try:
+            loaded = load(wanted.folder, device=self._device, dtype=wanted.dtype)
+            return Served(wanted, Engine(wanted.name, loaded, wanted.options, self._metrics))
+        except (MemoryError, RuntimeError) as error:  # torch raises the latter where memory is short
+            if isinstance(error, YuanError):
+                raise
+            raise FailedPrecondition(f"{wanted.artifact}: {one_line(error)}") from error
+
+    async def close(self) -> None:
+        """Ends all engines and what they still do."""
+        self._closed = True
+        engines = self.engines
+        self._served.clear()
+        await asyncio.gather(*(asyncio.to_thread(engine.close) for engine in engines))
+        for task in self._tasks:
+            task.cancel()

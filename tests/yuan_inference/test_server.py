@@ -1,0 +1,424 @@
+"""InferenceService on a real port: text, errors with their statuses, models that come and go, nothing left held."""
+
+import asyncio
+import shutil
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from prometheus_client import CollectorRegistry
+from tests.served_models import make_cluster, publish_model
+from tests.tiny_models import CONTEXT, make_model
+from tests.yuan_inference.engines import wait_for
+
+from yuan_corpus import Tokenizer
+from yuan_inference.engine import EngineMetrics
+from yuan_inference.loaded import LoadedModel
+from yuan_inference.served import ServedModels
+from yuan_inference.server import SERVICE, InferenceServicer
+from yuan_jobs.artifacts import ArtifactStore
+from yuan_jobs.deployments import deploy, deployment
+from yuan_jobs.home import Home
+from yuan_jobs.job_service import TRANSLATIONS
+from yuan_jobs.states import DeploymentState
+from yuan_manifest import ClusterManifest
+from yuan_model import generate
+from yuan_rpc import Connection, Mount, RpcFailed, connect, server_of
+from yuan_rpc.inference.v1 import inference_pb2 as pb
+from yuan_rpc.inference.v1 import inference_pb2_grpc
+
+
+@dataclass
+class Serving:
+    """A server in this process, in an event loop of its own."""
+
+    cluster: ClusterManifest
+    store: ArtifactStore
+    models: ServedModels
+    servicer: InferenceServicer
+    connection: Connection
+    loop: asyncio.AbstractEventLoop
+
+    @property
+    def stub(self) -> Any:
+        return self.connection.stub(inference_pb2_grpc.InferenceServiceStub)
+
+    def load(self, artifact: str, **values: object) -> pb.LoadModelResponse:
+        return self.call("LoadModel", pb.LoadModelRequest(artifact=artifact, **values))
+
+    def call(self, method: str, request: Any, **options: Any) -> Any:
+        with self.connection.errors():
+            return getattr(self.stub, method)(request, **options)
+
+    def generate(self, prompt: str = "shall I", model: str = "", request_id: str = "", **params: object) -> Any:
+        return self.call("Generate", asked(prompt, model, request_id, **params))
+
+    def stream(self, prompt: str = "shall I", model: str = "", request_id: str = "", **params: object) -> Any:
+        request = pb.GenerateStreamRequest(request=asked(prompt, model, request_id, **params))
+        return self.stub.GenerateStream(request, timeout=params.pop("timeout", 60))
+
+    @property
+    def idle(self) -> bool:
+        """Whether no engine holds anything."""
+        return all(engine.unfinished == 0 and engine.used_blocks == 0 for engine in self.models.engines)
+
+
+def asked(prompt: str, model: str = "", request_id: str = "", **params: object) -> pb.GenerateRequest:
+    values = {"temperature": 0.0, "max_tokens": 10, **params}
+    return pb.GenerateRequest(
+        prompt=prompt, model=model, request_id=request_id, sampling_params=pb.SamplingParams(**values)
+    )
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, tokenizer_folder: Path) -> Any:
+    """A cluster whose store has model/tiny@1, tiny@2 (other weights) and broken@1 (no tokenizer)."""
+    folder = tmp_path_factory.mktemp("stack")
+    _, cluster = make_cluster(folder)
+    publish_model(cluster, model_folder, "tiny")
+    make_model(folder / "other", Tokenizer.load(tokenizer_folder).eod_id, seed=6)
+    publish_model(cluster, folder / "other", "broken")
+    shutil.copytree(tokenizer_folder, folder / "other" / "tokenizer")
+    publish_model(cluster, folder / "other", "tiny")
+    return cluster
+
+
+@pytest.fixture
+def serving(published: ClusterManifest) -> Iterator[Serving]:
+    cluster = published
+    store = ArtifactStore.open(Home.of(cluster.cluster))
+    started, stop = threading.Event(), asyncio.Event()
+    made: list[Serving] = []
+
+    async def serve() -> None:
+        metrics = CollectorRegistry()
+        models = ServedModels("cpu", EngineMetrics(metrics))
+        servicer = InferenceServicer(models, store)
+        mount = Mount(inference_pb2_grpc.add_InferenceServiceServicer_to_server, servicer, SERVICE)
+        server = server_of("inference", cluster.cluster, [mount], translations=TRANSLATIONS, drain_seconds=5)
+        server.registry.register(metrics)
+        async with server:
+            connection = connect("inference", cluster.cluster)
+            made.append(Serving(cluster, store, models, servicer, connection, asyncio.get_running_loop()))
+            started.set()
+            await stop.wait()
+        await models.close()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    assert started.wait(60)
+    yield made[0]
+    made[0].connection.close()
+    made[0].loop.call_soon_threadsafe(stop.set)
+    thread.join(60)
+    store.registry.close()
+
+
+@pytest.fixture
+def tiny(serving: Serving) -> Serving:
+    """The server with model/tiny@1."""
+    serving.load("tiny@1")
+    return serving
+
+
+def expected(loaded: LoadedModel, prompt: str, count: int) -> list[int]:
+    ids = loaded.tokenizer.encode(prompt)
+    return list(generate(loaded.model, ids, count, stop_token_ids=loaded.end_ids))
+
+
+def test_generate_returns_the_models_continuation(tiny: Serving, loaded: LoadedModel) -> None:
+    response = tiny.generate("shall I compare", request_id="mine")
+    tokens = expected(loaded, "shall I compare", 10)
+    assert list(response.token_ids) == tokens
+    ids = loaded.tokenizer.encode("shall I compare")
+    assert "shall I compare" + response.text == loaded.tokenizer.decode([*ids, *tokens])
+    assert response.finish_reason == pb.FINISH_REASON_LENGTH
+    assert (response.request_id, response.usage.prompt_tokens, response.usage.completion_tokens) == (
+        "mine",
+        len(ids),
+        10,
+    )
+    same = tiny.call("Generate", pb.GenerateRequest(prompt_token_ids=ids, sampling_params={"temperature": 0}))
+    assert list(same.token_ids)[:10] == tokens
+    assert len(same.token_ids) == 16
+
+
+def test_a_stream_joined_is_the_whole_and_says_why_it_ended_in_its_last_message_alone(tiny: Serving) -> None:
+    whole = tiny.generate("你好", max_tokens=30)
+    parts = list(tiny.stream("你好", max_tokens=30))
+    assert "".join(part.text for part in parts) == whole.text
+    assert [token for part in parts for token in part.token_ids] == list(whole.token_ids)
+    assert [part.finish_reason for part in parts[:-1]] == [pb.FINISH_REASON_UNSPECIFIED] * (len(parts) - 1)
+    assert parts[-1].finish_reason == whole.finish_reason
+    assert parts[-1].usage == whole.usage
+    assert len({part.request_id for part in parts}) == 1
+
+
+def test_many_requests_at_once_have_the_text_that_each_has_alone(tiny: Serving) -> None:
+    prompts = [f"shall I {word} {number}" for number, word in enumerate(["compare", "thee", "day", "你好"] * 5)]
+    alone = [tiny.generate(prompt, temperature=0.9, seed=7, max_tokens=20).text for prompt in prompts]
+    with ThreadPoolExecutor(20) as pool:
+        together = list(
+            pool.map(lambda prompt: tiny.generate(prompt, temperature=0.9, seed=7, max_tokens=20).text, prompts)
+        )
+    assert together == alone
+
+
+def test_stop_strings_stop_tokens_and_ignored_ends_work_over_the_wire(tiny: Serving) -> None:
+    whole = tiny.generate(ignore_eos=True, max_tokens=30)
+    stop = whole.text[3:6]
+    stopped = tiny.generate(ignore_eos=True, max_tokens=30, stop=["never", stop])
+    assert (stopped.finish_reason, stopped.stop_reason) == (pb.FINISH_REASON_STOP, stop)
+    assert stopped.text == whole.text[: whole.text.index(stop)]
+    by_token = tiny.generate(ignore_eos=True, max_tokens=30, stop_token_ids=[whole.token_ids[4]])
+    assert list(by_token.token_ids) == list(whole.token_ids)[: list(whole.token_ids).index(whole.token_ids[4])]
+
+
+@pytest.mark.parametrize(
+    ("params", "field", "problem"),
+    [
+        ({"temperature": -1.0}, "sampling_params.temperature", "expected 0 to 100, found -1"),
+        ({"temperature": float("nan")}, "sampling_params.temperature", "found nan"),
+        ({"temperature": float("inf")}, "sampling_params.temperature", "found inf"),
+        ({"top_p": 1.5}, "sampling_params.top_p", "expected more than 0 and at most 1, found 1.5"),
+        ({"top_p": 0.0}, "sampling_params.top_p", "found 0"),
+        ({"top_p": float("nan")}, "sampling_params.top_p", "found nan"),
+        ({"top_k": -3}, "sampling_params.top_k", "expected at least 0 (0: all), found -3"),
+        ({"max_tokens": 0}, "sampling_params.max_tokens", "expected at least 1, found 0"),
+        ({"stop": [""]}, "sampling_params.stop", "expected strings of 1 to 1024 characters"),
+        ({"stop": ["x"] * 1000}, "sampling_params.stop", "expected at most 64 strings, found 1000"),
+        ({"stop_token_ids": [99999]}, "sampling_params.stop_token_ids", "expected ids from 0 to 359"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_its_field(tiny: Serving, params: dict[str, Any], field: str, problem: str) -> None:
+    with pytest.raises(RpcFailed) as caught:
+        tiny.generate(**params)
+    assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
+    assert problem in caught.value.violations[field]
+    assert str(caught.value).startswith(f"{field}: ")
+    assert tiny.idle
+
+
+def test_prompts_that_cannot_be_are_refused(tiny: Serving) -> None:
+    def refused(request: pb.GenerateRequest) -> dict[str, str]:
+        with pytest.raises(RpcFailed) as caught:
+            tiny.call("Generate", request)
+        assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
+        return caught.value.violations
+
+    assert refused(pb.GenerateRequest()) == {"prompt": "empty; a prompt needs at least one token"}
+    assert "expected ids from 0 to 359" in refused(pb.GenerateRequest(prompt_token_ids=[5, 400]))["prompt_token_ids"]
+    assert "found both" in refused(pb.GenerateRequest(prompt="a", prompt_token_ids=[5]))["prompt"]
+    long = refused(pb.GenerateRequest(prompt_token_ids=[5] * CONTEXT))["prompt_token_ids"]
+    assert long.startswith(f"has {CONTEXT} tokens, but the model's context is {CONTEXT} tokens")
+    assert (
+        "more than the model's context of 64 tokens holds" in refused(pb.GenerateRequest(prompt="q" * 10**7))["prompt"]
+    )
+    several = refused(pb.GenerateRequest(sampling_params={"top_p": 7, "temperature": -1}))
+    assert set(several) == {"prompt", "sampling_params.top_p", "sampling_params.temperature"}
+
+
+def test_before_anything_is_deployed_the_mend_is_said(serving: Serving) -> None:
+    for method, request in (
+        ("Generate", pb.GenerateRequest(prompt="a")),
+        ("Tokenize", pb.TokenizeRequest(text="a")),
+        ("GetModelInfo", pb.GetModelInfoRequest()),
+        ("Generate", pb.GenerateRequest(prompt="a", model="tiny")),
+    ):
+        with pytest.raises(RpcFailed, match=r"^no model is deployed; yuan deploy MODEL$") as caught:
+            serving.call(method, request)
+        assert caught.value.code == grpc.StatusCode.FAILED_PRECONDITION
+
+
+def test_models_are_asked_for_by_name_and_the_only_one_needs_none(tiny: Serving) -> None:
+    tiny.load("tiny@2", name="second")
+    assert tiny.generate(model="tiny").text != tiny.generate(model="second").text
+    with pytest.raises(RpcFailed, match=r"2 models are served \(second, tiny\); name one") as caught:
+        tiny.generate()
+    assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
+    with pytest.raises(RpcFailed, match="no model is served as third; served: second, tiny") as caught:
+        tiny.generate(model="third")
+    assert caught.value.code == grpc.StatusCode.NOT_FOUND
+    assert caught.value.resource == ("model", "third")
+
+
+def test_tokens_and_text_go_both_ways(tiny: Serving, loaded: LoadedModel) -> None:
+    reply = tiny.call("Tokenize", pb.TokenizeRequest(text="compare<sep>你好"))
+    assert list(reply.token_ids) == loaded.tokenizer.encode("compare<sep>你好")
+    assert "<sep>" in reply.pieces
+    assert tiny.call("Detokenize", pb.DetokenizeRequest(token_ids=reply.token_ids)).text == "compare<sep>你好"
+    with pytest.raises(RpcFailed, match="token 999 is out of range") as caught:
+        tiny.call("Detokenize", pb.DetokenizeRequest(token_ids=[999]))
+    assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_model_info_says_what_is_served(tiny: Serving) -> None:
+    info = tiny.call("GetModelInfo", pb.GetModelInfoRequest())
+    assert (info.model, info.artifact, info.dtype, info.device) == ("tiny", "model/tiny@1", "fp32", "cpu")
+    assert (info.max_model_len, info.vocab_size, info.config["hidden_size"]) == (CONTEXT, 360, 32)
+    assert tiny.load("tiny@1", name="half", dtype="bf16").info.dtype == "bf16"
+
+
+def test_a_new_version_is_swapped_in_and_requests_on_the_old_one_finish_on_it(tiny: Serving) -> None:
+    whole = tiny.generate(max_tokens=60, ignore_eos=True).text
+    running = tiny.stream(max_tokens=60, ignore_eos=True, request_id="old")
+    first = next(running)
+    assert tiny.load("tiny@2").info.artifact == "model/tiny@2"
+    assert tiny.generate(max_tokens=60, ignore_eos=True).text != whole
+    assert first.text + "".join(part.text for part in running) == whole
+    wait_for(lambda: tiny.idle and len(tiny.models.engines) == 1)
+
+
+def test_loading_what_is_served_already_changes_nothing(tiny: Serving) -> None:
+    engine = tiny.models.get("tiny").engine
+    tiny.load("model/tiny@1")
+    assert tiny.models.get("tiny").engine is engine
+
+
+def test_a_model_that_cannot_be_loaded_is_refused_and_the_old_one_is_served_on(tiny: Serving) -> None:
+    before = tiny.generate().text
+    for artifact, code, problem in (
+        ("nobody", grpc.StatusCode.NOT_FOUND, "model/nobody does not exist"),
+        ("broken", grpc.StatusCode.INVALID_ARGUMENT, "has no tokenizer/tokenizer.model"),
+        ("dataset/tiny", grpc.StatusCode.INVALID_ARGUMENT, "dataset"),
+        ("", grpc.StatusCode.INVALID_ARGUMENT, "artifact: empty"),
+    ):
+        with pytest.raises(RpcFailed, match=problem) as caught:
+            tiny.load(artifact, name="tiny")
+        assert caught.value.code == code
+    with pytest.raises(RpcFailed, match="expected one of fp32, bf16, fp16, found int3"):
+        tiny.load("tiny", dtype="int3")
+    assert tiny.generate().text == before
+
+
+def test_where_there_are_devices_each_model_takes_one_and_gives_it_back_if_it_cannot_be_loaded(
+    serving: Serving,
+) -> None:
+    from yuan_jobs.slots import release_deployment
+
+    serving.servicer._cuda_devices = 1
+    try:
+        with pytest.raises(RpcFailed, match="has no tokenizer"):
+            serving.load("broken")
+        serving.load("tiny@1", name="first")
+        serving.load("tiny@2", name="first")
+        with pytest.raises(RpcFailed, match="deployment second: wants 1 devices, 0 of 1 are free"):
+            serving.load("tiny@1", name="second")
+    finally:
+        release_deployment(serving.store.registry, "first")
+
+
+def slow(serving: Serving, request_id: str = "") -> Any:
+    """Starts a stream whose model takes its time, and waits for its first message."""
+    model = serving.models.get("tiny").engine.loaded.model
+    model.embed_tokens.register_forward_hook(lambda *given: time.sleep(0.02))
+    call = serving.stream(max_tokens=60, ignore_eos=True, request_id=request_id)
+    next(call)
+    return call
+
+
+def test_a_client_that_goes_away_frees_its_blocks_at_once(tiny: Serving) -> None:
+    call = slow(tiny)
+    assert not tiny.idle
+    call.cancel()
+    wait_for(lambda: tiny.idle)
+    assert tiny.generate().text
+
+
+def test_a_deadline_frees_blocks_at_once(tiny: Serving) -> None:
+    slow(tiny).cancel()
+    with pytest.raises(RpcFailed) as caught:
+        tiny.call("Generate", asked("day", max_tokens=60, ignore_eos=True), timeout=0.2)
+    assert caught.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
+    wait_for(lambda: tiny.idle)
+
+
+def test_abort_ends_a_request_by_its_id(tiny: Serving) -> None:
+    call = slow(tiny, request_id="long")
+    with pytest.raises(RpcFailed, match="there is a request long already") as caught:
+        tiny.generate(request_id="long")
+    assert caught.value.code == grpc.StatusCode.ALREADY_EXISTS
+    reply = tiny.call("Abort", pb.AbortRequest(request_ids=["long", "nobody"]))
+    assert list(reply.aborted) == ["long"]
+    assert list(call)[-1].finish_reason == pb.FINISH_REASON_ABORT
+    assert tiny.idle
+
+
+def test_a_full_queue_answers_when_to_come_again(serving: Serving) -> None:
+    serving.load("tiny@1", max_batch=1, max_waiting=1)
+    calls = [slow(serving, "first"), serving.stream(request_id="second")]
+    wait_for(lambda: serving.models.get("").engine.unfinished == 2)
+    with pytest.raises(RpcFailed, match="requests wait for model tiny") as caught:
+        serving.generate()
+    assert caught.value.code == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert caught.value.retry_after == 1.0
+    for call in calls:
+        call.cancel()
+    wait_for(lambda: serving.idle)
+
+
+def test_a_forward_pass_that_raises_ends_one_call_and_not_the_others(tiny: Serving) -> None:
+    model = tiny.models.get("tiny").engine.loaded.model
+
+    def refuse(module: object, given: Any, made: object) -> None:
+        if (given[0] == 99).any():
+            raise RuntimeError("broken for 99")
+
+    model.embed_tokens.register_forward_hook(refuse)
+    with ThreadPoolExecutor(4) as pool:
+        good = [pool.submit(tiny.generate, f"day {number}") for number in range(3)]
+        bad = pool.submit(tiny.call, "Generate", pb.GenerateRequest(prompt_token_ids=[99]))
+        with pytest.raises(RpcFailed, match="the request failed: RuntimeError: broken for 99") as caught:
+            bad.result()
+        assert caught.value.code == grpc.StatusCode.INTERNAL
+        assert all(call.result().text for call in good)
+    assert tiny.idle
+
+
+def test_what_is_deployed_is_loaded_at_the_start_and_what_cannot_be_says_why(serving: Serving) -> None:
+    registry = serving.store.registry
+    deploy(registry, "a", "model/broken@1", {})
+    deploy(registry, "b", "model/tiny@2", {"max_batch": 3, "dtype": "bf16"})
+    try:
+        asyncio.run_coroutine_threadsafe(serving.servicer.load_deployments(), serving.loop).result(60)
+        assert serving.models.names == ["b"]
+        assert serving.models.get("b").engine.options.max_batch == 3
+        assert serving.call("GetModelInfo", pb.GetModelInfoRequest(model="b")).dtype == "bf16"
+        ready, failed = deployment(registry, "b"), deployment(registry, "a")
+        assert ready is not None
+        assert failed is not None
+        assert ready.state == DeploymentState.READY
+        assert failed.state == DeploymentState.FAILED
+        assert "has no tokenizer" in str(failed.reason)
+        with pytest.raises(
+            RpcFailed, match=r"model a is deployed but could not be loaded: .*has no tokenizer"
+        ) as caught:
+            serving.generate(model="a")
+        assert caught.value.code == grpc.StatusCode.FAILED_PRECONDITION
+    finally:
+        from yuan_jobs.deployments import remove_deployment
+
+        for name in ("a", "b"):
+            remove_deployment(registry, name)
+
+
+def test_metrics_have_vllms_names_and_count(tiny: Serving, published: ClusterManifest) -> None:
+    tiny.generate(max_tokens=10, ignore_eos=True)
+    list(tiny.stream(max_tokens=5, ignore_eos=True))
+    inference = published.cluster.services.inference
+    assert inference is not None
+    page = urllib.request.urlopen(f"http://127.0.0.1:{inference.metrics_port}/metrics").read().decode()
+    values = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in page.splitlines() if line[:1] != "#"}
+    assert values['yuan_generation_tokens_total{model_name="tiny"}'] == 15
+    assert values['yuan_request_success_total{finished_reason="length",model_name="tiny"}'] == 2
+    assert values['yuan_num_requests_running{model_name="tiny"}'] == 0
+    assert values['yuan_kv_cache_usage_perc{model_name="tiny"}'] == 0
+    assert values['yuan_time_to_first_token_seconds_count{model_name="tiny"}'] == 2
+    assert values['yuan_inter_token_latency_seconds_count{model_name="tiny"}'] == 13
