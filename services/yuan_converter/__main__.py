@@ -1,9 +1,14 @@
-"""`python -m yuan_converter run MANIFEST [key=value …]`."""
+"""`python -m yuan_converter run MANIFEST [key=value …] | server | worker`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from yuan_jobs import Work, WorkContext, WorkResult, service_main
-from yuan_manifest.schema import ConvertJob, Kind
+from yuan_manifest.schema import ConvertJob, DeployJob, Kind
+
+if TYPE_CHECKING:
+    from yuan_jobs.serving import ServerContext
+    from yuan_rpc import Mount
 
 
 def _convert_work(context: WorkContext[ConvertJob]) -> WorkResult:
@@ -12,11 +17,27 @@ def _convert_work(context: WorkContext[ConvertJob]) -> WorkResult:
     return convert_work(context)
 
 
+def _deploy_work(context: WorkContext[DeployJob]) -> WorkResult:
+    from yuan_converter.deployment import deploy_work  # noqa: PLC0415 - loads gRPC
+
+    return deploy_work(context)
+
+
 def _fingerprint(job: ConvertJob) -> Mapping[str, str]:
     from yuan_converter.conversion import fingerprint  # noqa: PLC0415 - as above
 
     return fingerprint(job)
 
 
+def _mounts(context: "ServerContext") -> "Sequence[Mount]":
+    from yuan_converter.server import mounts  # noqa: PLC0415 - loads gRPC
+
+    return mounts(context)
+
+
 if __name__ == "__main__":
-    service_main("converter", {Kind.convert: Work(run=_convert_work, fingerprint=_fingerprint)})
+    service_main(
+        "converter",
+        {Kind.convert: Work(run=_convert_work, fingerprint=_fingerprint), Kind.deploy: Work(run=_deploy_work)},
+        mounts=_mounts,
+    )

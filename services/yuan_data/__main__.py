@@ -1,10 +1,24 @@
-"""`python -m yuan_data run MANIFEST [key=value …]`."""
+"""`python -m yuan_data run MANIFEST [key=value …] | server | worker`."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from yuan_data.text import fingerprint_of_text
 from yuan_data.tokenize_text import tokenize_work
 from yuan_data.train_tokenizer import tokenizer_work
 from yuan_jobs import Work, service_main
 from yuan_manifest.schema import Kind
+
+if TYPE_CHECKING:
+    from yuan_jobs.serving import ServerContext
+    from yuan_rpc import Mount
+
+
+def _mounts(context: "ServerContext") -> "Sequence[Mount]":
+    from yuan_data.server import mounts  # noqa: PLC0415 - loads gRPC
+
+    return mounts(context)
+
 
 # Worker processes are spawned, and import this file to start: without the guard each would begin the job anew.
 if __name__ == "__main__":
@@ -14,4 +28,5 @@ if __name__ == "__main__":
             Kind.tokenizer: Work(run=tokenizer_work, fingerprint=fingerprint_of_text),
             Kind.tokenize: Work(run=tokenize_work, fingerprint=fingerprint_of_text),
         },
+        mounts=_mounts,
     )

@@ -18,7 +18,8 @@ from yuan_events import Event, event_to_json
 
 CONTROL_FD: Final = "YUAN_CONTROL_FD"
 EVENTS_FD: Final = "YUAN_EVENTS_FD"
-LEASE_SECONDS: Final = 60
+LEASE_SECONDS: Final = "YUAN_LEASE_SECONDS"
+"""How long a silence of the parent a rank bears; a worker says so, in the foreground it is a minute."""
 HEARTBEAT: Final = b"."
 STOP: Final = b"S"
 LOST_PARENT_EXIT_CODE: Final = 75
@@ -90,7 +91,8 @@ class ParentLink:
 
     def _listen(self) -> None:
         silent_seconds = 0
-        while silent_seconds < LEASE_SECONDS:
+        lease_seconds = int(os.environ.get(LEASE_SECONDS, "60"))
+        while silent_seconds < lease_seconds:
             ready, _, _ = select.select([self._control_fd], [], [], 1.0)
             if not ready:
                 silent_seconds += 1

@@ -4,10 +4,11 @@ from pathlib import Path
 
 from yuan_corpus import Tokenizer
 from yuan_events import InputError
-from yuan_jobs import WorkContext
+from yuan_jobs import ArtifactHandle, WorkContext
 from yuan_manifest.schema import ModelSection, PretrainJob
 from yuan_model import YuanConfig
 from yuan_parallel import ParallelPlan, plan_parallel
+from yuan_trainer.datasets import DatasetFacts, read_facts
 from yuan_trainer.hardware import resolve_device, resolve_precision
 from yuan_trainer.specification import DatasetPart, Specification
 
@@ -86,11 +87,29 @@ def check_inputs(context: WorkContext[PretrainJob]) -> Tokenizer:
             f"model.vocab_size: {job.model.vocab_size} is smaller than the {tokenizer.vocab_size} pieces of "
             f"{handle.reference}; raise it to at least that"
         )
-    for dataset in context.datasets:
-        made_by = dataset.metadata["inputs"]["tokenizer"]["digest"]
-        if made_by != handle.digest:
-            raise InputError(
-                f"inputs.datasets: {dataset.reference} was cut by another tokenizer than {handle.reference}; "
-                "tokenize its text with this one, or train with the one that made it"
-            )
+    for facts in read_facts(context):
+        check_dataset(facts, handle, job.model.vocab_size)
     return tokenizer
+
+
+def check_dataset(facts: DatasetFacts, tokenizer: ArtifactHandle, vocab_size: int) -> None:
+    """Checks that a dataset can be trained on.
+
+    Args:
+        facts: what is known of it.
+        tokenizer: the run's.
+        vocab_size: of the model.
+
+    Raises:
+        InputError: if it was cut by another tokenizer, or has ids that the model has no row for.
+    """
+    if facts.tokenizer_digest != tokenizer.digest:
+        raise InputError(
+            f"inputs.datasets: {facts.reference} was cut by another tokenizer than {tokenizer.reference}; "
+            "tokenize its text with this one, or train with the one that made it"
+        )
+    if facts.vocab_size > vocab_size:
+        raise InputError(
+            f"inputs.datasets: {facts.reference} has {facts.vocab_size} different ids and the model "
+            f"{vocab_size} rows; raise model.vocab_size to at least that"
+        )

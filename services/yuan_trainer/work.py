@@ -10,7 +10,7 @@ from yuan_events import EventSink, Message
 from yuan_jobs import WorkContext, WorkResult
 from yuan_manifest.schema import PretrainJob
 from yuan_parallel import ParallelPlan
-from yuan_trainer.history import HistorySink, cut_history, read_history, series
+from yuan_trainer.history import HISTORY_NAME, HistorySink, cut_history, read_history, series
 from yuan_trainer.launcher import run_ranks
 from yuan_trainer.loss_curve import draw_loss_curve
 from yuan_trainer.preparation import prepare
@@ -30,7 +30,7 @@ def pretrain_work(context: WorkContext[PretrainJob]) -> WorkResult:
     state = find_state(context.run / "checkpoints", context.sink)
     specification, plan = prepare(context, None if state is None else state.folder)
     context.sink.emit(Message(describe(specification, plan)))
-    history = context.run / "metrics.jsonl"
+    history = context.run / HISTORY_NAME
     cut_history(history, -1 if state is None else state.step)
     written = context.run / "specification.json"
     specification.write(written)
@@ -39,7 +39,7 @@ def pretrain_work(context: WorkContext[PretrainJob]) -> WorkResult:
         plan.grid.ranks,
         device=specification.device,
         logs=context.run / "logs",
-        sink=HistorySink(history, context.sink),
+        sink=HistorySink(history, context.sink, context.attempt),
         should_stop=context.should_stop,
     )
     return finish(context, specification, history, seconds=time.monotonic() - started)
@@ -72,7 +72,7 @@ def finish(
     records = read_history(history)
     unigram = unigram_validation_loss(specification) if specification.validation_samples else None
     draw_loss_curve(records, output / "loss_curve.png", title=f"{context.job.name}: loss", unigram_loss=unigram)
-    shutil.copyfile(history, output / "metrics.jsonl")
+    shutil.copyfile(history, output / HISTORY_NAME)
     shutil.copytree(context.inputs["tokenizer"].path, output / "tokenizer", copy_function=shutil.copyfile)
     (output / "tokenizer" / "artifact.json").unlink(missing_ok=True)
     summary = summarize(records, specification, unigram, seconds)

@@ -49,7 +49,13 @@ def test_a_stopped_run_resumes_bit_for_bit(specification: Specification, run: Ru
 
 
 @pytest.mark.parametrize(
-    ("stages", "replicas"), [((3, 1), 1), ((1, 1, 2), 1), ((4,), 2)], ids=["3 and 1", "three stages", "two replicas"]
+    ("stages", "replicas"),
+    [
+        ((3, 1), 1),
+        pytest.param((1, 1, 2), 1, marks=pytest.mark.slow),
+        pytest.param((4,), 2, marks=pytest.mark.slow),
+    ],
+    ids=["3 and 1", "three stages", "two replicas"],
 )
 def test_a_run_of_stages_1_and_3_goes_on_under_another_topology(
     specification: Specification, run: Runner, stages: tuple[int, ...], replicas: int

@@ -18,7 +18,7 @@ from .oracle import oracle_losses
 
 @pytest.mark.parametrize(
     ("stages", "replicas"),
-    [((4,), 1), ((1, 3), 1), ((3, 1), 1), ((4,), 2)],
+    [((4,), 1), ((1, 3), 1), ((3, 1), 1), pytest.param((4,), 2, marks=pytest.mark.slow)],
     ids=["one rank", "stages 1 and 3", "stages 3 and 1", "two replicas"],
 )
 def test_losses_equal_those_of_a_plain_torch_loop(

@@ -1,0 +1,128 @@
+"""A deploy job: says in the registry what is to be served, and has the inference service load it now.
+
+The registry's row is what the service reads when it starts; so a model stays deployed over restarts. Where the service
+refuses the model, the row says again what it said before, since that is what is still served.
+"""
+
+import time
+from typing import Any
+
+from yuan_events import InputError, Message, Progress, WorkFailed
+from yuan_jobs import WorkContext, WorkResult
+from yuan_jobs.deployments import deploy, deployment, remove_deployment, set_deployment_state
+from yuan_jobs.home import Home
+from yuan_jobs.records import DeploymentRecord
+from yuan_jobs.registry import Registry
+from yuan_jobs.states import DeploymentState
+from yuan_manifest.schema import Cluster, DeployJob, as_plain
+from yuan_rpc import Connection, RpcFailed, RpcRefused, connect
+from yuan_rpc.inference.v1 import inference_pb2, inference_pb2_grpc
+
+PATIENCE_SECONDS = 60.0
+"""How long a service that is being started is waited for."""
+
+_SECONDS_BETWEEN_LOOKS = 0.1
+
+
+def deploy_work(context: WorkContext[DeployJob]) -> WorkResult:
+    """Deploys the model that a deploy job names.
+
+    Raises:
+        InputError: if there is no stack, or the inference service refuses the model.
+        WorkFailed: if the inference service does not answer, or fails.
+        Interrupted: if it was asked to stop; what was served before is served on.
+    """
+    if context.cluster is None:
+        raise InputError(
+            f"{context.job.name}: a deploy job needs a stack, whose inference service serves the model; "
+            "yuan up, then yuan deploy MODEL or yuan submit MANIFEST"
+        )
+    model = context.inputs["model"]
+    name = context.job.serving.name or model.name
+    registry = Registry.open(Home.of(context.cluster).registry_url)
+    try:
+        before = deployment(registry, name)
+        deploy(registry, name, model.reference, as_plain(context.job.serving), context.job_id)
+        try:
+            response = _load(context, context.cluster, name, model.reference)
+        except RpcFailed as error:
+            if isinstance(error, RpcRefused):
+                _restore(registry, name, model.reference, before)
+                raise InputError(f"{model.reference} cannot be served: {error}") from error
+            raise WorkFailed(f"{error}; {model.reference} is loaded as {name} when the service starts") from error
+        except BaseException:
+            _restore(registry, name, model.reference, before)
+            raise
+        set_deployment_state(registry, name, model.reference, DeploymentState.READY)
+    finally:
+        registry.close()
+    info = response.info
+    context.sink.emit(
+        Message(
+            f"{info.artifact} is served as {name} on {info.device}, {info.dtype}, context {info.max_model_len} tokens; "
+            f'yuan generate {name} "…"'
+        )
+    )
+    return WorkResult(_summary(info, response.seconds))
+
+
+def _load(
+    context: WorkContext[DeployJob], cluster: Cluster, name: str, reference: str
+) -> inference_pb2.LoadModelResponse:
+    """Calls LoadModel and waits for it, as long as the job is to go on."""
+    serving = context.job.serving
+    request = inference_pb2.LoadModelRequest(
+        artifact=reference,
+        name=name,
+        dtype=serving.dtype or "",
+        max_batch=serving.max_batch,
+        kv_tokens=serving.kv_tokens or 0,
+        max_waiting=serving.max_waiting,
+    )
+    with connect("inference", cluster) as connection:
+        # A server that is just being started is no reason to fail a job; one that stays away is, in the call below.
+        connection.wait_until_serving(PATIENCE_SECONDS, give_up=context.should_stop)
+        context.stop_if_asked()
+        context.sink.emit(Progress("load", 0, 1, "models", f"{reference} as {name}"))
+        response = _called(context, connection, request)
+    context.sink.emit(Progress("load", 1, 1, "models", f"{reference} as {name}"))
+    return response
+
+
+def _called(
+    context: WorkContext[DeployJob], connection: Connection, request: inference_pb2.LoadModelRequest
+) -> inference_pb2.LoadModelResponse:
+    stub: Any = connection.stub(inference_pb2_grpc.InferenceServiceStub)
+    with connection.errors():
+        call = stub.LoadModel.future(request)
+        try:
+            while not call.done():
+                context.stop_if_asked()
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+            return call.result()
+        finally:
+            call.cancel()
+
+
+def _restore(registry: Registry, name: str, reference: str, before: DeploymentRecord | None) -> None:
+    """Wants served again what was before, unless somebody else has deployed meanwhile."""
+    present = deployment(registry, name)
+    if present is None or present.artifact != reference:
+        return
+    if before is None:
+        remove_deployment(registry, name)
+        return
+    deploy(registry, name, before.artifact, before.serving, before.job_id)
+    set_deployment_state(registry, name, before.artifact, before.state, before.reason)
+
+
+def _summary(info: inference_pb2.GetModelInfoResponse, seconds: float) -> dict[str, Any]:
+    return {
+        "name": info.model,
+        "artifact": info.artifact,
+        "dtype": info.dtype,
+        "device": info.device,
+        "max_model_len": info.max_model_len,
+        "parameters": info.parameters,
+        "seconds": seconds,
+    }
