@@ -5,14 +5,24 @@ Commands import what they need when they run, so that help and completion are th
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from yuan_cli.completion import complete_artifact, complete_kind, complete_model
-from yuan_cli.help import COMMAND_NAMES, GENERATE_HELP, HELP, RUN_HELP, SHOW_HELP
+from yuan_cli.completion import complete_artifact_or_job, complete_kind
+from yuan_cli.help import COMMAND_NAMES, HELP, RUN_HELP, SHOW_HELP
+from yuan_cli.job_commands import add_commands as add_job_commands
+from yuan_cli.options import (
+    ClusterOption,
+    ForceOption,
+    Global,
+    JsonOption,
+    ManifestArgument,
+    OverridesArgument,
+    cluster_of,
+)
+from yuan_cli.serving import add_commands as add_serving_commands
+from yuan_cli.stack import add_commands
 from yuan_events import InputError
 
 app = typer.Typer(
@@ -24,32 +34,6 @@ app = typer.Typer(
     suggest_commands=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-
-
-@dataclass(frozen=True)
-class _Global:
-    """What was given before the command."""
-
-    cluster: Path | None
-
-
-ClusterOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--cluster",
-        "-f",
-        metavar="FILE",
-        help="Where to run: a cluster manifest. Default: $YUAN_CLUSTER, then "
-        "configs/clusters/local.yaml, then this machine and ~/.yuan.",
-        show_default=False,
-    ),
-]
-ManifestArgument = Annotated[Path, typer.Argument(metavar="MANIFEST", help="What to run: a job or a pipeline.")]
-OverridesArgument = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]…", help="Values put over the manifest's: train.steps=50.", show_default=False),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -70,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
 @app.callback()
 def top(context: typer.Context, cluster: ClusterOption = None) -> None:
     """Keeps what was given before the command; without a command, shows the help."""
-    context.obj = _Global(cluster)
+    context.obj = Global(cluster)
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -82,7 +66,7 @@ def run_command(
     overrides: OverridesArgument = None,
     *,
     cluster: ClusterOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Do it anew, even if the same was done before.")] = False,
+    force: ForceOption = False,
     print_manifest: Annotated[
         bool, typer.Option("--print-manifest", help="Only print the manifest that this comes to.")
     ] = False,
@@ -91,10 +75,10 @@ def run_command(
     if print_manifest:
         from yuan_cli.manifests import print_resolved  # noqa: PLC0415
 
-        return print_resolved(manifest, overrides or [], _cluster(context, cluster))
+        return print_resolved(manifest, overrides or [], cluster_of(context, cluster))
     from yuan_stack import run_manifest  # noqa: PLC0415
 
-    return run_manifest(manifest, overrides or [], _cluster(context, cluster), force=force)
+    return run_manifest(manifest, overrides or [], cluster_of(context, cluster), force=force)
 
 
 @app.command(help="Check a manifest without running it, and say what it comes to.")
@@ -109,7 +93,7 @@ def validate(
     """Checks a manifest."""
     from yuan_cli.manifests import print_validated  # noqa: PLC0415
 
-    return print_validated(manifest, overrides or [], _cluster(context, cluster), as_json=json)
+    return print_validated(manifest, overrides or [], cluster_of(context, cluster), as_json=json)
 
 
 @app.command(help="List what has been made: tokenizers, datasets, models, reports.")
@@ -128,7 +112,7 @@ def artifacts(
     """Lists artifacts."""
     from yuan_cli.artifacts import print_listing  # noqa: PLC0415
 
-    return print_listing(kind, _cluster(context, cluster), as_json=json)
+    return print_listing(kind, cluster_of(context, cluster), as_json=json)
 
 
 @app.command(help=SHOW_HELP)
@@ -137,7 +121,9 @@ def show(
     artifact: Annotated[
         str,
         typer.Argument(
-            metavar="ARTIFACT", help="[KIND/]NAME[@VERSION]: model/demo@2", autocompletion=complete_artifact
+            metavar="ARTIFACT|JOB",
+            help="[KIND/]NAME[@VERSION], as in model/demo@2; or the id of a job.",
+            autocompletion=complete_artifact_or_job,
         ),
     ],
     *,
@@ -145,48 +131,10 @@ def show(
     json: JsonOption = False,
     verify: Annotated[bool, typer.Option("--verify", help="Read every file and compare its hash.")] = False,
 ) -> int:
-    """Prints one artifact."""
-    from yuan_cli.artifacts import print_artifact  # noqa: PLC0415
+    """Prints one artifact or job."""
+    from yuan_cli.artifacts import print_artifact_or_job  # noqa: PLC0415
 
-    return print_artifact(artifact, _cluster(context, cluster), as_json=json, verify=verify)
-
-
-@app.command(help=GENERATE_HELP)
-def generate(
-    context: typer.Context,
-    model: Annotated[
-        str,
-        typer.Argument(metavar="MODEL", help="A model artifact, or a folder with one.", autocompletion=complete_model),
-    ],
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The text to go on from.")],
-    *,
-    stream: Annotated[bool, typer.Option("--stream", help="Print the text while it is generated.")] = False,
-    max_tokens: Annotated[int | None, typer.Option(help="New tokens at most.")] = None,
-    temperature: Annotated[
-        float | None, typer.Option(help="0: always the likeliest token; higher: more varied.")
-    ] = None,
-    top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens only; 0: from all.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest that reach this probability.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed, the same text.")] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A tokenizer artifact or folder, if the model has none.")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON; with --stream: events as JSON lines.")] = False,
-    cluster: ClusterOption = None,
-) -> int:
-    """Generates text in the foreground."""
-    from yuan_cli.generating import generate_in_foreground  # noqa: PLC0415
-
-    options = {
-        "max-tokens": max_tokens,
-        "temperature": temperature,
-        "top-k": top_k,
-        "top-p": top_p,
-        "seed": seed,
-        "tokenizer": tokenizer,
-    }
-    flags = [flag for flag, given in (("--stream", stream), ("--json", json)) if given]
-    return generate_in_foreground(model, prompt, options, flags, _cluster(context, cluster))
+    return print_artifact_or_job(artifact, cluster_of(context, cluster), as_json=json, verify=verify)
 
 
 @app.command(help="Print the version.")
@@ -198,10 +146,9 @@ def version() -> int:
     return 0
 
 
-def _cluster(context: typer.Context, own: Path | None) -> Path | None:
-    """Returns the cluster file given to the command, else the one given before it."""
-    given = context.obj
-    return own if own is not None else given.cluster if isinstance(given, _Global) else None
+add_job_commands(app)
+add_serving_commands(app)
+add_commands(app)
 
 
 def _usage_line(error: typer.TyperException) -> str:

@@ -1,6 +1,24 @@
 """What `yuan` alone says: what it is for, the first minutes, and where things are kept."""
 
-COMMAND_NAMES = ("run", "validate", "artifacts", "show", "generate", "version")
+COMMAND_NAMES = (
+    "run",
+    "validate",
+    "artifacts",
+    "show",
+    "generate",
+    "deploy",
+    "chat",
+    "up",
+    "down",
+    "status",
+    "submit",
+    "jobs",
+    "logs",
+    "cancel",
+    "resume",
+    "wait",
+    "version",
+)
 
 HELP = """Train and serve language models of the Yuan 2.0 family, from raw text to generated answers.
 
@@ -9,18 +27,25 @@ A manifest (a YAML file) says what to do; yuan does it and keeps what comes out 
   raw text -> tokenizer -> dataset -> model -> generated text
 
 \b
-Four things to do with it:
-  yuan run MANIFEST            do what a manifest says; run again, it goes on or finds that it is done
-  yuan validate MANIFEST       check a manifest and see what it comes to
-  yuan artifacts, yuan show    see what was made, from what, and where it is
-  yuan generate MODEL "…"      let a model go on from a prompt
+The four things it is for, with a stack of services on this machine (yuan up --detach; yuan status; yuan down):
+  yuan submit MANIFEST --watch          put a job on the queue and see what happens; Ctrl-C leaves it at work
+  yuan deploy MODEL, yuan generate "…"  serve a model, ask it over gRPC; yuan chat to talk to it
+  make compose-up                       the same stack with docker-compose: -f configs/clusters/compose.yaml
+  yuan resume JOB topology.…=…          go on under another topology; yuan up again after editing services
 
 \b
-The first minutes:
-  yuan run configs/pipelines/demo.yaml                        a small model, from text to answers
-  yuan artifacts                                              what that made
+What became of it:
+  yuan jobs, yuan show JOB              what was submitted, and how it stands
+  yuan wait JOB, yuan logs -f JOB       follow it: its events, what its processes print
+  yuan cancel JOB, yuan resume JOB      end it; go on from its last checkpoint
+  yuan artifacts, yuan show ARTIFACT    what was made, from what, and where it is
+
+\b
+Without a stack, in the foreground:
+  yuan run configs/pipelines/demo.yaml                        a small model from text, and its loss curve
   yuan generate demo "def main(" --stream                     ask the model yourself
   yuan run configs/jobs/pretrain-demo.yaml train.steps=50     any value can be changed on the way
+  yuan validate MANIFEST                                      check a manifest and see what it comes to
   cp configs/jobs/pretrain-demo.yaml mine.yaml                the start of your own
 
 \b
@@ -42,15 +67,10 @@ What was done before with the same recipe and inputs is not done again; what fai
   yuan run configs/jobs/pretrain-demo.yaml topology.parallel.pipeline=2 topology.parallel.stages=[1,3]
 """
 
-SHOW_HELP = """Show one artifact: where it came from, its files, its uses.
+SHOW_HELP = """Show one artifact (where it came from, its files, its uses) or one job (how it stands, its recipe).
 
 \b
   yuan show model/demo
   yuan show model/demo@1 --verify
-"""
-
-GENERATE_HELP = """Let a model go on from a prompt; prints the continuation only.
-
-\b
-  yuan generate demo "def main(" --stream
+  yuan show pretrain-demo-1kj4
 """

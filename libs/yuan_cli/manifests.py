@@ -79,7 +79,9 @@ def _takes(job: Job) -> list[str]:
 
 def _makes(job: Job) -> str:
     output = output_of(job)
-    return f"{output.kind}/{output.name}" if output.kind else str(output.path)
+    if output.kind:
+        return f"{output.kind}/{output.name}"
+    return "nothing" if output.path is None else str(output.path)
 
 
 def _row(step: Step) -> tuple[str, str, str, str, str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "toys"))
 
+from job_stack import job_stack
 from toy_home import toys
 
-__all__ = ["toys"]
+__all__ = ["job_stack", "toys"]
