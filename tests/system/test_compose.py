@@ -1,0 +1,212 @@
+"""docker-compose.yml for real: images built, the stack up, a pipeline through it, the trainer killed, nothing left.
+
+Needs root on Debian with the developers' `../shared/tools/local-images.sh`, which brings a Docker engine and base
+images, or a Docker engine that can pull them. The first build takes some ten minutes; its layers stay for the next.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from yuan_manifest import load_cluster
+from yuan_rpc import connect
+from yuan_rpc.trainer.v1 import trainer_pb2, trainer_pb2_grpc
+
+from .conftest import User
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
+STEPS = 300
+SERVICES = ("data", "trainer", "converter", "inference")
+TEXT = '["python-stdlib:json/*.py", "python-stdlib:email/*.py"]'
+PIPELINE = """
+version: 1
+kind: pipeline
+name: small
+steps:
+  tokenizer:
+    manifest: {jobs}/tokenizer-demo.yaml
+    overrides: {{inputs: {{text: {text}}}, tokenizer: {{vocab_size: 512}}}}
+  tokenize:
+    manifest: {jobs}/tokenize-demo.yaml
+    needs: [tokenizer]
+    overrides: {{inputs: {{text: {text}}}}}
+  pretrain:
+    manifest: {jobs}/pretrain-demo.yaml
+    needs: [tokenizer, tokenize]
+    overrides:
+      model: {{vocab_size: 512, hidden_size: 32, intermediate_size: 64}}
+      data: {{sequence_length: 64, split: [0.8, 0.2, 0]}}
+      train: {{steps: {steps}}}
+      checkpoint: {{every_steps: 50}}
+      evaluation: {{every_steps: 150, samples: 8}}
+"""
+
+
+def output_of(*command: str) -> str:
+    """Returns what a command prints; it must succeed."""
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def succeeds(*command: str) -> bool:
+    return (
+        shutil.which(command[0]) is not None
+        and subprocess.call(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
+    )
+
+
+def has_docker() -> bool:
+    return succeeds("docker", "info")
+
+
+def can_pull() -> bool:
+    return has_docker() and succeeds("docker", "manifest", "inspect", "python:3.11-slim-bookworm")
+
+
+@pytest.fixture(scope="module")
+def build_environment(repository: Path) -> Iterator[dict[str, str]]:
+    """A Docker engine with the base images; what the builds need in their environment."""
+    tool = repository.parent / "shared" / "tools" / "local-images.sh"
+    release = Path("/etc/os-release")
+    debian = release.is_file() and "ID=debian" in release.read_text().splitlines()
+    if not (os.geteuid() == 0 and debian and tool.is_file()):
+        if not can_pull():
+            pytest.skip("needs root on Debian with ../shared/tools/local-images.sh, or Docker and an image registry")
+        yield {}
+        return
+    ours = not has_docker()
+    if subprocess.call(["bash", str(tool), "redis", "postgres"]) != 0:
+        pytest.skip("no Docker engine runs on this machine, though ../shared/tools/local-images.sh tried")
+    yield {"YUAN_BUILD_NETWORK": "host"}
+    if ours:
+        subprocess.run(["bash", str(tool), "stop"], check=True)
+
+
+class Composed:
+    """The stack of docker-compose.yml as a project of its own, on ports of its own."""
+
+    def __init__(self, repository: Path, folder: Path, build: dict[str, str]) -> None:
+        self.project = f"yuan-test-{os.getpid()}"
+        self.script = repository / "deploy" / "docker" / "compose.sh"
+        opened = [socket.create_server(("127.0.0.1", 0)) for _ in SERVICES]
+        ports = {f"YUAN_{name.upper()}_PORT": one.getsockname()[1] for name, one in zip(SERVICES, opened, strict=True)}
+        for one in opened:
+            one.close()
+        self.environment = {
+            **build,
+            **{name: str(port) for name, port in ports.items()},
+            "COMPOSE_PROJECT_NAME": self.project,
+            "YUAN_SECRETS": str(folder / "secrets"),
+            "YUAN_TAG": "test",
+        }
+
+    def compose(self, *arguments: str) -> None:
+        subprocess.run(["bash", str(self.script), *arguments], env={**os.environ, **self.environment}, check=True)
+
+    def container(self, service: str) -> str:
+        label = f"label=com.docker.compose.service={service}"
+        return output_of(
+            "docker", "ps", "-aq", "--filter", f"label=com.docker.compose.project={self.project}", "--filter", label
+        )
+
+    def state(self, service: str, field: str) -> str:
+        return output_of("docker", "inspect", "--format", f"{{{{{field}}}}}", self.container(service))
+
+    def everything(self) -> list[str]:
+        """Returns ids of all containers, volumes and networks of the project."""
+        label = f"label=com.docker.compose.project={self.project}"
+        lists = (("ps", "-aq"), ("volume", "ls", "-q"), ("network", "ls", "-q"))
+        return [line for words in lists for line in output_of("docker", *words, "--filter", label).split()]
+
+
+@pytest.fixture(scope="module")
+def stack(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory, build_environment: dict[str, str]
+) -> Iterator[Composed]:
+    stack = Composed(repository, tmp_path_factory.mktemp("compose"), build_environment)
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in stack.environment.items():
+            patched.setenv(name, value)
+        try:
+            stack.compose("up")
+            yield stack
+        finally:
+            stack.compose("down", "--volumes", "--remove-orphans")
+    assert stack.everything() == []
+
+
+def test_a_pipeline_goes_through_the_composed_stack_though_its_trainer_is_killed(
+    stack: Composed, repository: Path, tmp_path: Path
+) -> None:
+    cluster = repository / "configs" / "clusters" / "compose.yaml"
+    user = User(tmp_path)
+    manifest = tmp_path / "pipeline.yaml"
+    manifest.write_text(PIPELINE.format(jobs=repository / "configs" / "jobs", text=TEXT, steps=STEPS))
+    job = json.loads(user.does("-f", str(cluster), "submit", str(manifest), "--json"))
+
+    def pretrain() -> dict[str, object]:
+        shown = json.loads(user.does("-f", str(cluster), "show", job["id"], "--json"))
+        return next(step for step in shown["steps"] if step["step"] == "pretrain")
+
+    # Over gRPC, from this host: the metrics begin, and go on through the kill until the run has ended.
+    restarts = int(stack.state("trainer-worker", ".RestartCount"))
+    steps: dict[int, int] = {}
+    with connect("trainer", load_cluster(cluster).cluster) as connection, connection.errors():
+        stub = connection.stub(trainer_pb2_grpc.TrainerServiceStub)
+        request = trainer_pb2.WatchMetricsRequest(job_id=str(pretrain()["id"]))
+        killed = False
+        for row in stub.WatchMetrics(request, timeout=1200):
+            steps[row.step] = row.attempt
+            if not killed and row.step > 60:
+                # As a crash or a lack of memory would: docker's own `kill` keeps a container from coming back.
+                os.kill(int(stack.state("trainer-worker", ".State.Pid")), signal.SIGKILL)
+                killed = True
+    assert sorted(steps) == list(range(min(steps), STEPS + 1))
+    assert set(steps.values()) == {1, 2}, "the second attempt went on where a checkpoint of the first one ended"
+    user.does("-f", str(cluster), "wait", job["id"])
+    assert (pretrain()["state"], pretrain()["attempt"]) == ("SUCCEEDED", 2)
+    assert int(stack.state("trainer-worker", ".RestartCount")) == restarts + 1
+
+    # Every attempt asked the data service before it started.
+    command = "from urllib.request import urlopen; print(urlopen('http://127.0.0.1:9100/metrics').read().decode())"
+    page = output_of("docker", "exec", stack.container("data"), "python", "-c", command)
+    asked = [line for line in page.splitlines() if 'handled_total{grpc_code="OK",grpc_method="DescribeDataset"' in line]
+    assert [float(line.split()[-1]) for line in asked] == [2.0]
+
+    user.does("-f", str(cluster), "deploy", "demo")
+    assert user.does("-f", str(cluster), "generate", "import os", "--max-tokens", "8")
+
+
+def test_the_containers_of_our_services_run_without_root_and_without_compilers(stack: Composed) -> None:
+    for service in ("data", "data-worker", "trainer", "trainer-worker", "converter", "converter-worker", "inference"):
+        container = stack.container(service)
+        assert output_of("docker", "exec", container, "id", "-u") == "10001"
+        assert output_of("docker", "exec", container, "sh", "-c", "command -v gcc cc make || true") == "", service
+        ports = json.loads(output_of("docker", "inspect", "--format", "{{json .NetworkSettings.Ports}}", container))
+        assert all(bound["HostIp"] == "127.0.0.1" for binds in ports.values() for bound in binds or ())
+    packages = "import importlib.util as u; print([n for n in ('torch', 'deepspeed') if u.find_spec(n)])"
+    there = {name: output_of("docker", "exec", stack.container(name), "python", "-c", packages) for name in SERVICES}
+    assert there == {
+        "data": "[]",
+        "trainer": "['torch', 'deepspeed']",
+        "converter": "['torch']",
+        "inference": "['torch']",
+    }
+
+
+def test_redis_keeps_what_it_was_sent_and_refuses_rather_than_forget(stack: Composed) -> None:
+    redis = stack.container("redis")
+    for key, value in (("appendonly", "yes"), ("maxmemory-policy", "noeviction")):
+        assert output_of("docker", "exec", redis, "redis-cli", "config", "get", key).split() == [key, value]
+    deadline = time.monotonic() + 60
+    while stack.state("redis", ".State.Health.Status") != "healthy":
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
