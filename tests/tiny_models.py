@@ -29,9 +29,11 @@ def make_dataset(folder: Path, text: Path, tokenizer: Tokenizer) -> Path:
     return folder
 
 
-def make_model(folder: Path, eod_token_id: int, *, vocab_size: int = VOCABULARY, seed: int = 5) -> Yuan:
+def make_model(
+    folder: Path, eod_token_id: int, *, vocab_size: int = VOCABULARY, seed: int = 5, context: int = CONTEXT
+) -> Yuan:
     """Writes a native folder; its first weights are large, so that its continuations vary."""
-    config = YuanConfig(vocab_size, 32, 2, 2, 48, CONTEXT, eod_token_id=eod_token_id, initializer_range=0.3)
+    config = YuanConfig(vocab_size, 32, 2, 2, 48, context, eod_token_id=eod_token_id, initializer_range=0.3)
     model = Yuan(config)
     initialize_(model, config, seed)
     write_native(folder, config, model.named_parameters())
