@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import typer
 
+from yuan_cli.facts import labelled, short_value
 from yuan_cli.jobs import print_job
 from yuan_events import InputError, YuanError
 from yuan_jobs.artifacts import ArtifactStore
@@ -163,9 +164,9 @@ def _print(view: ArtifactView, *, verified: bool) -> None:
         ("path", view.path),
         ("size", f"{_size(view.size_bytes)} in {count}" + (", every one as it was published" if verified else "")),
         ("digest", view.digest),
-        *_lines("made from", [f"{name}: {source}" for name, source in view.made_from.items()]),
-        *_lines("used by", list(view.used_by)),
-        *_lines("summary", [f"{name}: {_short(value)}" for name, value in summary.items()]),
+        *labelled("made from", [f"{name}: {source}" for name, source in view.made_from.items()]),
+        *labelled("used by", list(view.used_by)),
+        *labelled("summary", [f"{name}: {short_value(value)}" for name, value in summary.items()]),
     ]
     typer.echo(view.reference)
     for line in aligned((), rows):
@@ -250,15 +251,6 @@ def _kind(text: str) -> ArtifactKind:
 
 def _reference(record: ArtifactRecord) -> str:
     return f"{record.kind}/{record.name}@{record.version}"
-
-
-def _lines(label: str, values: list[str]) -> list[tuple[str, str]]:
-    return [(label if number == 0 else "", value) for number, value in enumerate(values)]
-
-
-def _short(value: Any) -> str:
-    text = f"{value:.6g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 100 else f"{text[:99]}…"
 
 
 def _size(size_bytes: int) -> str:

@@ -1,7 +1,15 @@
 """What the shell offers on Tab. Never fails and never makes anything: without a registry there is nothing to offer."""
 
-from collections.abc import Iterable
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from yuan_jobs.registry import Registry
+
+FoundT = TypeVar("FoundT")
 
 KINDS = ("tokenizer", "dataset", "model", "report")
 
@@ -34,26 +42,22 @@ def complete_model(incomplete: str) -> list[str]:
 
 def complete_job(incomplete: str) -> list[str]:
     """Returns the ids of jobs that begin so, newest first."""
-    try:
-        from yuan_jobs.queries import list_jobs  # noqa: PLC0415
-        from yuan_jobs.registry import Registry  # noqa: PLC0415
-        from yuan_manifest import load_cluster  # noqa: PLC0415
 
-        url = load_cluster().cluster.registry
-        if not Path(url.removeprefix("sqlite:///")).exists():
-            return []
-        registry = Registry.open(url)
-        try:
-            ids = [job.id for job in list_jobs(registry, include_children=True).jobs]
-            return [job_id for job_id in ids if job_id.startswith(incomplete)]
-        finally:
-            registry.close()
-    except Exception:  # noqa: BLE001 - whatever is wrong, the shell is no place to say it
-        return []
+    def ids_of(registry: Registry) -> list[str]:
+        from yuan_jobs.queries import list_jobs  # noqa: PLC0415
+
+        return [job.id for job in list_jobs(registry, include_children=True).jobs]
+
+    return [job_id for job_id in _from_registry(ids_of) if job_id.startswith(incomplete)]
 
 
 def _artifacts() -> list[tuple[str, str, int]]:
     """Returns kind, name and version of all artifacts in the default cluster's registry."""
+    return _from_registry(lambda registry: [(one.kind, one.name, one.version) for one in registry.artifacts()])
+
+
+def _from_registry(read: Callable[[Registry], list[FoundT]]) -> list[FoundT]:
+    """Returns what is read from the default cluster's registry; nothing where there is none, or it cannot be read."""
     try:
         from yuan_jobs.registry import Registry  # noqa: PLC0415
         from yuan_manifest import load_cluster  # noqa: PLC0415
@@ -63,7 +67,7 @@ def _artifacts() -> list[tuple[str, str, int]]:
             return []
         registry = Registry.open(url)
         try:
-            return [(record.kind, record.name, record.version) for record in registry.artifacts()]
+            return read(registry)
         finally:
             registry.close()
     except Exception:  # noqa: BLE001 - whatever is wrong, the shell is no place to say it

@@ -1,7 +1,7 @@
 """`yuan jobs`, `yuan show JOB`, `yuan logs`, `yuan cancel`, `yuan resume`: one call of the stack each, and printing."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from yuan_cli.facts import labelled, short_value
 from yuan_events import InputError
 from yuan_jobs.client import JobClient
 from yuan_jobs.messages import desired_of, plain_of, state_of
@@ -68,9 +69,9 @@ def print_job(reply: jobs_pb2.GetResponse, *, as_json: bool) -> int:
         *([("started", _moment(job.started_at))] if job.HasField("started_at") else []),
         *([("ended", _moment(job.finished_at))] if job.HasField("finished_at") else []),
         *([("part of", f"{job.parent_id}, step {job.step}")] if job.parent_id else []),
-        *_lines("needs", job.needs),
+        *labelled("needs", job.needs),
         *([("made", made_by(job))] if made_by(job) else []),
-        *_lines("summary", [f"{k}: {_short(v)}" for k, v in result.items() if k not in {"path", "steps"}]),
+        *labelled("summary", [f"{k}: {short_value(v)}" for k, v in result.items() if k not in {"path", "steps"}]),
     ]
     typer.echo(job.id)
     for line in aligned((), rows):
@@ -216,15 +217,6 @@ def _moment(moment: Timestamp) -> str:
 
 def _iso(job: jobs_pb2.Job, name: Any) -> str | None:
     return getattr(job, name).ToDatetime(UTC).isoformat() if job.HasField(name) else None
-
-
-def _lines(label: str, values: Iterable[str]) -> list[tuple[str, str]]:
-    return [(label if number == 0 else "", value) for number, value in enumerate(values)]
-
-
-def _short(value: Any) -> str:
-    text = f"{value:.6g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 100 else f"{text[:99]}…"
 
 
 def _notice(line: str) -> None:

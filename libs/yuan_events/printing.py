@@ -1,4 +1,4 @@
-"""Text of a model on a terminal: it may hold any character, and some of them steer terminals."""
+"""Text on a terminal: a model's, or a file's name, may hold any character, and some of them steer terminals."""
 
 _CONTROLS = {code: None for code in (*range(32), 127, *range(128, 160)) if chr(code) not in "\n\t"}
 

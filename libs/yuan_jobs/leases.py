@@ -4,7 +4,7 @@ The while is measured on the watcher's own monotonic clock, so that no clocks of
 """
 
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 
 from sqlalchemy import update
 
@@ -31,10 +31,6 @@ class CounterWatch:
     def still_for(self, key: Hashable) -> float:
         """Returns for how many seconds a counter has not moved; 0 for one that is not known."""
         return self._clock() - self._seen[key][1] if key in self._seen else 0.0
-
-    def still(self, keys: Iterable[Hashable], seconds: float) -> list[Hashable]:
-        """Returns those of the keys that have stood still for at least so long."""
-        return [key for key in keys if self.still_for(key) >= seconds]
 
 
 class SharedLease:

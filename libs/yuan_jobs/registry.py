@@ -199,12 +199,6 @@ class Registry:
             row = session.scalar(query.order_by(ArtifactRow.version.desc()).limit(1))
             return None if row is None else artifact_record(row)
 
-    def artifact_of_job(self, job_id: str) -> ArtifactRecord | None:
-        """Returns what a job published."""
-        with self._database.reading() as session:
-            row = session.scalar(select(ArtifactRow).where(ArtifactRow.job_id == job_id).limit(1))
-            return None if row is None else artifact_record(row)
-
     def artifacts(self, kind: str | None = None) -> list[ArtifactRecord]:
         """Returns all published artifacts (of a kind), by kind, name and version."""
         query = select(ArtifactRow).order_by(ArtifactRow.kind, ArtifactRow.name, ArtifactRow.version)

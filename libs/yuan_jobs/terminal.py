@@ -15,14 +15,13 @@ from rich.progress import Progress as Bars
 from rich.text import Text as Styled
 
 from yuan_events import Checkpoint, Event, Message, Metrics, Progress, Text, event_to_json
+from yuan_events.printing import without_controls
 from yuan_jobs.failures import silence
 
 SECONDS_BETWEEN_LINES = 10.0
 """How often a task's progress (where there are no bars) and a run's metrics become a line."""
 
 _STYLES = {"info": "", "warning": "yellow", "error": "bold red"}
-# What moves a terminal's cursor or changes its state; a model may well write such characters.
-_CONTROLS = {code: None for code in (*range(32), 127, *range(128, 160)) if chr(code) not in "\n\t"}
 
 
 class _Lasting:
@@ -133,10 +132,10 @@ class TerminalSink:
             )
             self._tasks = {}
             self._bars.start()
-        amount, detail = _amount(event), _clean(event.detail or self._detail)
+        amount, detail = _amount(event), without_controls(event.detail or self._detail)
         if event.task not in self._tasks:
             self._tasks[event.task] = self._bars.add_task(
-                _clean(event.task), total=event.total, amount=amount, detail=detail
+                without_controls(event.task), total=event.total, amount=amount, detail=detail
             )
         self._bars.update(
             self._tasks[event.task], completed=event.done, total=event.total, amount=amount, detail=detail
@@ -158,7 +157,7 @@ class TerminalSink:
 
     def _show_text(self, event: Text) -> None:
         self._take_bars_down()
-        text = _clean(event.text) if self._is_terminal else event.text
+        text = without_controls(event.text) if self._is_terminal else event.text
         match event.kind:
             case "prompt":
                 self._end_text()
@@ -176,7 +175,7 @@ class TerminalSink:
 
     def _line(self, text: str, style: str = "", level: str = "info") -> None:
         self._end_text()
-        folded = _clean(" ".join(text.split("\n")))
+        folded = without_controls(" ".join(text.split("\n")))
         prefix = "" if level == "info" else f"{level}: "
         self._console.print(Styled(prefix + folded, style=style if self._is_terminal else ""))
         self._stream.flush()
@@ -213,10 +212,6 @@ class JsonLinesSink:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         pass
-
-
-def _clean(text: str) -> str:
-    return text.translate(_CONTROLS)
 
 
 def _amount(event: Progress) -> str:
