@@ -46,11 +46,23 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def is_alive(pid: int) -> bool:
     """Says whether a process is there and has not ended."""
+    found = _state_and_parent(pid)
+    return found is not None and found[0] != "Z"
+
+
+def is_child_of(pid: int, parent: int) -> bool:
+    """Says whether a process has another as its parent still: it has, until the last thread of that one is gone."""
+    found = _state_and_parent(pid)
+    return found is not None and found[1] == parent
+
+
+def _state_and_parent(pid: int) -> tuple[str, int] | None:
+    """Returns what proc(5) tells of a process; None if there is no such process."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        state, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"
+        return None
+    return state, int(parent)
 
 
 class Toys:

@@ -8,7 +8,7 @@ import socket
 
 import pytest
 import redis
-from toy_home import is_alive, wait_until
+from toy_home import is_alive, is_child_of, wait_until
 from toy_stack import ToyStack
 
 from yuan_jobs.broker import broker_url
@@ -82,7 +82,8 @@ def test_a_broker_that_hangs_after_its_supervisor_was_killed_is_replaced(stack: 
     before = stack.up()
     supervisor = stack.state()["pid"]
     os.kill(supervisor, signal.SIGKILL)
-    wait_until(lambda: not is_alive(supervisor))  # whose end would wake a stopped child
+    # The system wakes stopped children of a process that ends, which is when its last thread ends: after it looks dead.
+    wait_until(lambda: not is_child_of(before["broker"], supervisor))
     os.kill(before["broker"], signal.SIGSTOP)
     after = stack.up()
     assert after["broker"] != before["broker"]
