@@ -281,7 +281,7 @@ class JobClient:
                     give_up = time.monotonic() + self.patience
                     self.notice("the connection is lost; trying again")
                 elif time.monotonic() > give_up:
-                    raise
+                    raise RpcFailed(str(error), error.code) from None  # it did answer before: that is no bad input
                 time.sleep(_SECONDS_BETWEEN_TRIES)
 
     def close(self) -> None:

@@ -75,6 +75,15 @@ class RpcRefused(RpcFailed, InputError):
     exit_code = 2
 
 
+class NothingAnswers(RpcFailed):
+    """No server is there: for the user of a command a bad input, with its exit code, whose mend is to start one.
+
+    It is no `InputError`: to a service that calls another, or to a watcher whose server has gone, it may pass.
+    """
+
+    exit_code = 2
+
+
 def failure_of(
     error: grpc.RpcError,
     server: str,
@@ -110,7 +119,12 @@ def failure_of(
             message = f"{text}; try again in {retry_after:.3g} s"
     else:
         message = _foreign(code, text, server, tls, timeout)
-    kind = RpcRefused if code in _REFUSED else RpcFailed
+    if code in _REFUSED:
+        kind = RpcRefused
+    elif code == grpc.StatusCode.UNAVAILABLE and not ours and _is_silence(text):
+        kind = NothingAnswers
+    else:
+        kind = RpcFailed
     return kind(
         message,
         code,
@@ -146,7 +160,7 @@ def _unreachable(text: str, server: str, tls: bool) -> str:
     if "OPENSSL_internal" in text or "handshak" in text.lower():
         return _no_tls(text, server)
     lowered = text.lower()
-    if any(words in lowered for words in ("connection refused", "timeout occurred", "unreachable")):
+    if _is_silence(text):
         return f"nothing answers at {server}; start the stack with: yuan up"
     if "resolution failed" in lowered or "resolving" in lowered:
         return f"the host of {server} is not known; see `host` of its section in cluster.services"
@@ -156,6 +170,11 @@ def _unreachable(text: str, server: str, tls: bool) -> str:
         other = "asks for a client certificate (cluster.security.tls)" if tls else "speaks TLS (cluster.security.tls)"
         return f"{server} closed the connection: it was stopped, or it {other}"
     return f"{server} cannot be reached: {text}" if text else f"{server} cannot be reached"
+
+
+def _is_silence(text: str) -> bool:
+    """Whether gRPC's text for a failed connection means that nothing is there."""
+    return any(words in text.lower() for words in ("connection refused", "timeout occurred", "unreachable"))
 
 
 def _no_tls(text: str, server: str) -> str:

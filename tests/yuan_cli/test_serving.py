@@ -188,7 +188,7 @@ def test_without_a_stack_a_model_is_loaded_here_and_a_prompt_alone_names_the_men
     alone = User(tmp_path, file, cluster)
     assert alone.prints("generate", "tiny", "shall I", "--max-tokens", "5")
     ended = alone.yuan("generate", "shall I")
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     assert "nothing answers at" in ended.stderr
     assert "yuan up" in ended.stderr
     with server_process("inference", file, cluster):

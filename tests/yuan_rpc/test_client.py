@@ -113,7 +113,7 @@ def test_a_stack_that_is_down_is_told_with_the_way_to_start_it() -> None:
         with pytest.raises(RpcFailed) as caught, connection.errors():
             connection.stub(jobs_pb2_grpc.JobServiceStub).Submit(jobs_pb2.SubmitRequest())
         assert str(caught.value) == f"nothing answers at 127.0.0.1:{port} (trainer); start the stack with: yuan up"
-        assert caught.value.exit_code == 1
+        assert caught.value.exit_code == 2
 
 
 def test_a_host_that_is_not_known_is_told() -> None:
