@@ -97,6 +97,27 @@ def test_a_third_ctrl_c_kills_a_step_that_is_frozen(toys: Toys) -> None:
     assert not is_alive(child)
 
 
+@pytest.mark.slow
+def test_a_run_in_the_background_of_a_script_heeds_kill_int(toys: Toys) -> None:
+    toys.hold("first")
+    script = f"{sys.executable} -m {' '.join(RUN)} & echo $!; wait $!"
+    shell = subprocess.Popen(
+        ["sh", "-c", script],
+        cwd=toys.folder,
+        env=toys.environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert shell.stdout is not None
+    process = int(shell.stdout.readline())
+    child = toys.await_work("first")
+    os.kill(process, signal.SIGINT)
+    shell.communicate(timeout=60)
+    assert shell.returncode == 130
+    assert not is_alive(child)
+
+
 def test_what_a_step_leaves_behind_is_ended_with_it(toys: Toys) -> None:
     (toys.control / "first.litter").touch()
     ended = toys.yuan("run", "tokenizer.yaml")
