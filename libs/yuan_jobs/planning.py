@@ -1,14 +1,16 @@
 """Checks of jobs that are to run together: who makes what who takes, and whether the rest is there."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from yuan_events import InputError
-from yuan_jobs.artifacts import ArtifactStore
 from yuan_jobs.references import ArtifactNotFound, Reference
 from yuan_jobs.requests import JobRequest, Request
 from yuan_jobs.wiring import artifact_inputs, output_of
 from yuan_manifest.schema import Job
+
+if TYPE_CHECKING:  # who only submits needs no database
+    from yuan_jobs.artifacts import ArtifactStore
 
 
 class Part(Protocol):
@@ -60,7 +62,7 @@ def check_order(steps: Sequence[Part]) -> None:
                 )
 
 
-def check_artifacts(steps: Sequence[Part], store: ArtifactStore) -> None:
+def check_artifacts(steps: Sequence[Part], store: "ArtifactStore") -> None:
     """Checks that every artifact exists that a step takes and no step makes.
 
     Raises:

@@ -1,13 +1,13 @@
 """Which calls a client may repeat, and how long it waits for an answer.
 
 Only unary calls that change nothing are here: repeating one after UNAVAILABLE cannot do anything twice. `Submit` is
-not, since a forced one starts a job each time; whoever gives it an idempotency key may repeat it.
+not, since a forced one starts a job each time; whoever gives it an idempotency key may repeat it. Health is not either:
+it is asked to learn whether a server is there, and who waits for one asks again of itself.
 """
 
 import json
 
 IDEMPOTENT: dict[str, tuple[str, ...]] = {
-    "grpc.health.v1.Health": ("Check",),
     "yuan.converter.v1.ConverterService": ("InspectCheckpoint",),
     "yuan.data.v1.DataService": ("DescribeDataset", "Tokenize", "Detokenize"),
     "yuan.inference.v1.InferenceService": ("Tokenize", "Detokenize", "GetModelInfo"),
