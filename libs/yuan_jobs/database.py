@@ -112,8 +112,10 @@ def _sqlite_engine(url: str) -> Engine:
 
 def _postgresql_engine(url: str) -> Engine:
     try:
-        # A server that was restarted leaves dead connections in the pool: they are tried before use.
-        engine = create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": _CONNECT_TIMEOUT_S})
+        # A server that was restarted leaves dead connections in the pool: they are tried before use. The encoding is
+        # ours to say: a database made as SQL_ASCII (an initdb in the C locale) would give text back as bytes.
+        arguments = {"connect_timeout": _CONNECT_TIMEOUT_S, "client_encoding": "utf8"}
+        engine = create_engine(url, pool_pre_ping=True, connect_args=arguments)
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
         raise InputError(f"registry {_shown(url)}: {one_line(error)}") from None
 

@@ -67,14 +67,14 @@ class Server:
         """Returns the SQLAlchemy URL of a database."""
         return f"postgresql+psycopg://yuan@/{database}?host={self.folder}&port={PORT}"
 
-    def new_database(self) -> str:
+    def new_database(self, encoding: str = "UTF8") -> str:
         """Makes a database; returns its name."""
         self._made += 1
         name = f"yuan_{self._made}"
         with psycopg.connect(
             f"host={self.folder} port={PORT} user=yuan dbname=postgres", autocommit=True
         ) as connection:
-            connection.execute(f"CREATE DATABASE {name}".encode())
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'".encode())
         return name
 
 

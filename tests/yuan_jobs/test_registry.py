@@ -189,6 +189,15 @@ def test_a_server_that_does_not_answer_is_one_line_without_the_password() -> Non
     assert "secret" not in str(error.value)
 
 
+def test_a_database_without_an_encoding_keeps_text_as_text(postgresql_server: postgresql.Server) -> None:
+    registry = Registry.open(postgresql_server.url(postgresql_server.new_database("SQL_ASCII")))
+    claim = registry.claim(NewJob("tokenizer", "源", "i" * 64, {"kind": "tokenizer"}, {"text": "源2.0"}, {}))
+    job = registry.job(claim.job_id)
+    registry.close()
+    assert job is not None
+    assert (job.name, job.inputs, job.state) == ("源", {"text": "源2.0"}, JobState.RUNNING)
+
+
 def test_jobs_of_the_first_schema_are_kept(url: str) -> None:
     with create_engine(url).begin() as connection:
         upgrade(connection, "0001")
