@@ -179,7 +179,7 @@ def _of_step(event: Event, step: str) -> Event:
     """Returns a step's event with the step's name in front, where it has words of its own."""
     match event:
         case Progress():
-            return replace(event, task=f"{step}: {event.task}")
+            return event if event.task == step else replace(event, task=f"{step}: {event.task}")
         case Message():
             return replace(event, text=f"{step}: {event.text}")
         case _:
