@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("behaviour", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("behaviour")
 
-# `make test &` in a script ignores SIGINT, and so would every process that a test wants to interrupt.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# `make test &` in a script ignores SIGINT, `nohup` SIGHUP, and so would every process that a test wants to stop.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
