@@ -162,13 +162,16 @@ class ArtifactStore:
     def begin(self, kind: str, name: str, claim: Claim) -> Path:
         """Returns the empty folder that an attempt fills; what earlier attempts left behind is removed.
 
+        Only what is of earlier ones: an attempt that was taken for dead and wakes here must not touch its successor's.
+
         Raises:
             InputError: if the name cannot be one.
             OSError: if the folder cannot be made.
         """
         check_name(name)
         job_folder = f"{kind}/{name}/{claim.job_id}"
-        for left in self._storage.children(job_folder):
+        earlier = {_attempt_folder(number) for number in range(1, claim.attempt)}
+        for left in earlier.intersection(self._storage.children(job_folder)):
             self._storage.remove(f"{job_folder}/{left}")
         return self._storage.workspace(_folder(kind, name, claim))
 
@@ -227,7 +230,11 @@ class ArtifactStore:
 
 
 def _folder(kind: str, name: str, claim: Claim) -> str:
-    return f"{kind}/{name}/{claim.job_id}/attempt-{claim.attempt}"
+    return f"{kind}/{name}/{claim.job_id}/{_attempt_folder(claim.attempt)}"
+
+
+def _attempt_folder(number: int) -> str:
+    return f"attempt-{number}"
 
 
 def _hashed_files(folder: Path) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -15,10 +16,14 @@ from yuan_jobs.context import ArtifactHandle, JobT, Work, WorkContext
 from yuan_jobs.home import Home
 from yuan_jobs.identity import plain_json
 from yuan_jobs.journal import Journal
+from yuan_jobs.placing import place, placed
 from yuan_jobs.records import Claim, JobRecord, NewJob
+from yuan_jobs.registry import StaleAttemptError
 from yuan_jobs.states import JobState
 from yuan_jobs.wiring import Output
 from yuan_manifest.schema import Cluster, Job, Topology
+
+_SECONDS_BETWEEN_TRIES = 0.2
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ class Attempt:
         cluster: the stack whose worker runs it; None in the foreground. The work gets it.
         again: what a user does to go on after a failure, said in messages.
         interrupted: what becomes of the job when its work was stopped; None: it is CANCELLED.
+        keep_telling: asked whether to tell the registry again how the attempt ended, where it did not listen.
     """
 
     home: Home
@@ -71,6 +77,7 @@ class Attempt:
     cluster: Cluster | None = None
     again: str = "run it again"
     interrupted: Callable[[Claim, str], None] | None = None
+    keep_telling: Callable[[], bool] = lambda: False
 
     def run(
         self,
@@ -83,6 +90,8 @@ class Attempt:
         """Does the work and publishes what it made; see `execution.execute`."""
         claim = self.claim
         try:
+            if (done := self._done_before()) is not None:
+                return done
             folder = self.home.attempt_folder(claim.job_id, claim.attempt)
             folder.mkdir(parents=True, exist_ok=True)
             with Journal(folder / "events.jsonl") as journal:
@@ -113,25 +122,37 @@ class Attempt:
         """Returns the empty folder to be filled."""
         if self.output.kind is not None:
             return self.store.begin(self.output.kind, self.output.name, self.claim)
-        folder = self._scratch()
-        shutil.rmtree(folder, ignore_errors=True)
+        folder = self._scratch(self.claim.attempt)
+        for number in range(1, self.claim.attempt + 1):
+            shutil.rmtree(self._scratch(number), ignore_errors=True)
         folder.mkdir(parents=True)
         return folder
 
-    def _scratch(self) -> Path:
-        """Returns the folder in which what is no artifact is prepared."""
+    def _done_before(self) -> Outcome | None:
+        """Ends the job where an earlier attempt has put its folder in place and died before it could say so."""
+        path = self.output.path
+        if path is None or (summary := placed(path, self.home.run_folder(self.claim.job_id))) is None:
+            return None
+        self.store.registry.finish(self.claim, JobState.SUCCEEDED, result=summary)
+        return Outcome(self.claim.job_id, self.claim.attempt, False, None, path, summary)
+
+    def _scratch(self, attempt: int) -> Path:
+        """Returns the folder in which an attempt prepares what is no artifact."""
         if self.output.path is not None:
-            return self.output.sibling(self.claim.job_id)
-        return self.home.attempt_folder(self.claim.job_id, self.claim.attempt) / "output"
+            return self.output.sibling(self.claim.job_id, attempt)
+        return self.home.attempt_folder(self.claim.job_id, attempt) / "output"
 
     def _publish(self, folder: Path, summary: Mapping[str, Any]) -> Outcome:
         claim = self.claim
-        if self.output.path is not None:
-            self.output.refuse_existing()
-            folder.rename(self.output.path)
-            summary = {**summary, "path": str(self.output.path)}
-            self.store.registry.finish(claim, JobState.SUCCEEDED, result=summary)
-            return Outcome(claim.job_id, claim.attempt, False, None, self.output.path, summary)
+        if (path := self.output.path) is not None:
+            result = {**summary, "path": str(path)}
+
+            def put() -> None:
+                self.output.refuse_existing()
+                place(folder, path, self.home.run_folder(claim.job_id), result)
+
+            self.store.registry.finish(claim, JobState.SUCCEEDED, result=result, effect=put)
+            return Outcome(claim.job_id, claim.attempt, False, None, path, result)
         if self.output.kind is None:
             self.store.registry.finish(claim, JobState.SUCCEEDED, result=summary)
             return Outcome(claim.job_id, claim.attempt, False, None, folder, summary)
@@ -154,16 +175,16 @@ class Attempt:
         if self.output.kind is not None:
             self.store.discard(self.output.kind, self.output.name, claim)
         else:
-            shutil.rmtree(self._scratch(), ignore_errors=True)
+            shutil.rmtree(self._scratch(claim.attempt), ignore_errors=True)
         shown = self._shown(error, job)
-        # Where a later attempt has taken over, or the registry itself is what failed, there is nothing to tell it.
-        with suppress(YuanError):
-            if not isinstance(shown, Interrupted):
-                self.store.registry.finish(claim, JobState.FAILED, reason=one_line(shown))
-            elif self.interrupted is not None:
-                self.interrupted(claim, one_line(shown))
-            else:
-                self.store.registry.finish(claim, JobState.CANCELLED, reason=one_line(shown))
+        reason = one_line(shown)
+        finish = self.store.registry.finish
+        if not isinstance(shown, Interrupted):
+            tell_registry(lambda: finish(claim, JobState.FAILED, reason=reason), self.keep_telling)
+        elif (settle := self.interrupted) is not None:
+            tell_registry(lambda: settle(claim, reason), self.keep_telling)
+        else:
+            tell_registry(lambda: finish(claim, JobState.CANCELLED, reason=reason), self.keep_telling)
         return shown
 
     def _shown(self, error: BaseException, job: Job) -> YuanError:
@@ -180,6 +201,26 @@ class Attempt:
         with suppress(OSError):
             log.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="backslashreplace")
         return WorkFailed(f"{job.name}: {one_line(error)} (details: {log})")
+
+
+def tell_registry(tell: Callable[[], None], keep_telling: Callable[[], bool]) -> None:
+    """Tells the registry how an attempt ended, again and again where it cannot write it down: its disk may be full too.
+
+    Args:
+        tell: writes it; refused where a later attempt has taken over, which ends this.
+        keep_telling: asked after each try that failed.
+    """
+    while True:
+        try:
+            tell()
+        except StaleAttemptError:
+            return
+        except YuanError:
+            if not keep_telling():
+                return
+            time.sleep(_SECONDS_BETWEEN_TRIES)
+        else:
+            return
 
 
 def _continues(claim: Claim, before: JobRecord) -> str:

@@ -62,7 +62,7 @@ def execute(
         known = None if force else store.registry.newest_job(identity)
         if known is not None and (done := finished(store, known, output, sink)) is not None:
             return replace(done, seconds=time.monotonic() - started)
-        output.refuse_existing()
+        output.refuse_existing(None if known is None else home.run_folder(known.id))
         if should_stop():
             raise Interrupted(f"{job.name}: interrupted")
         new = NewJob(job.kind, job.name, identity, job.recipe(), versions, as_plain(topology))

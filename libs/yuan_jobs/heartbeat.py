@@ -34,7 +34,8 @@ class Heartbeat:
 
     A worker that has lost its lease has nothing to save: its children are killed at once, since they hold what the
     next worker needs (devices, the run folder), the work is asked to stop, and if it has not after one more lease
-    this process ends. Lost is also a lease that could not be renewed for its whole length, the registry being away.
+    this process ends. Lost is also a lease that could not be renewed for its whole length, the registry being away;
+    but where the work is over and only its end is to be told, that is waited for.
 
     Attributes:
         reason: why the attempt is to end; None: it is not.
@@ -49,6 +50,7 @@ class Heartbeat:
         self._lease_seconds = lease_seconds
         self._drain = drain
         self._end = threading.Event()
+        self._work_over = False
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self.reason: StopReason | None = None
 
@@ -57,6 +59,11 @@ class Heartbeat:
         if self.reason is None and self._drain.is_set():
             self.reason = StopReason.YIELD
         return self.reason is not None
+
+    def keep_telling(self) -> bool:
+        """Says whether to go on telling the registry how the work ended; it is over."""
+        self._work_over = True
+        return not self._drain.is_set()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -80,7 +87,7 @@ class Heartbeat:
             except StaleAttemptError:
                 break
             except YuanError:  # the registry is away; it may come back in time
-                if moment - renewed >= self._lease_seconds:
+                if moment - renewed >= self._lease_seconds and not self._work_over:
                     break
         else:
             return
@@ -102,7 +109,7 @@ class Heartbeat:
         deadline = time.monotonic() + self._lease_seconds
         while not self._end.wait(0.2):
             kill_children()
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline and not self._work_over:
                 os._exit(LOST_EXIT_CODE)  # the work hears nothing; a new worker is started in our place
 
 

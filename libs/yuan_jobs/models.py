@@ -79,7 +79,6 @@ class JobRow(Base):
         lost_attempts: attempts since it was submitted or resumed whose worker was lost.
         submission_key: sha256 over recipe and current versions of its artifacts when it was submitted; null where
             it never counts as the same as another (a pipeline's step, a job of the foreground).
-        idempotency_key: chosen by a client; null: none.
         parent_id: the pipeline that it is a step of, and `step` its name there.
         force: to be done anew whatever was done before.
         queue: the service whose workers take it; null for a pipeline and for a job of the foreground.
@@ -95,7 +94,6 @@ class JobRow(Base):
         Index(None, "state"),
         Index(None, "created"),
         Index(None, "parent_id"),
-        Index("uq_jobs_idempotency_key", "idempotency_key", unique=True),
         Index(
             "uq_jobs_active_submission_key",
             "submission_key",
@@ -125,7 +123,6 @@ class JobRow(Base):
     started: Mapped[datetime | None]
     finished: Mapped[datetime | None]
     submission_key: Mapped[str | None] = mapped_column(String(64))
-    idempotency_key: Mapped[str | None] = mapped_column(String(200))
     parent_id: Mapped[str | None] = mapped_column(String(80))
     step: Mapped[str] = mapped_column(String(100), default="")
     force: Mapped[bool] = mapped_column(default=False)
@@ -133,6 +130,24 @@ class JobRow(Base):
     lease_owner: Mapped[str | None] = mapped_column(String(120))
     lease_counter: Mapped[int] = mapped_column(BigInteger, default=0)
     lease_seconds: Mapped[int] = mapped_column(default=0)
+
+
+class IdempotencyKeyRow(Base):
+    """A key that a client chose for a submit, and the job that this came to.
+
+    Attributes:
+        key: the key.
+        job_id: the job; one may have several keys, or none.
+        request: sha256 over all that was asked for: another request with the same key is refused. Empty: not known.
+        created: when it was used first.
+    """
+
+    __tablename__ = "idempotency_keys"
+
+    key: Mapped[str] = mapped_column(String(200), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    request: Mapped[str] = mapped_column(String(64), default="")
+    created: Mapped[datetime]
 
 
 class JobNeedRow(Base):

@@ -14,7 +14,7 @@ from typing import Any
 
 from yuan_events import InputError, NullSink, YuanError, one_line
 from yuan_jobs.artifacts import ArtifactStore
-from yuan_jobs.attempt import Attempt
+from yuan_jobs.attempt import Attempt, tell_registry
 from yuan_jobs.claims import describe, give_back, succeed_as
 from yuan_jobs.context import ArtifactHandle, Work
 from yuan_jobs.execution import finished
@@ -62,7 +62,7 @@ def do_claimed(
     """
     folder = place.home.attempt_folder(claim.job_id, claim.attempt)
     # The attempt has told the registry how it ended.
-    with suppress(YuanError), _failing(claim, place.store):
+    with suppress(YuanError), _failing(claim, place.store, heartbeat):
         folder.mkdir(parents=True, exist_ok=True)
         with _output_to(folder / "worker.log"), _working_in(record.folder):
             _do(claim, record, work, place, heartbeat)
@@ -84,7 +84,7 @@ def _do(claim: Claim, record: JobRecord, work: Work[Any], place: Place, heartbea
     if known is not None and finished(store, known, output, sink) is not None:
         succeed_as(registry, claim, known)
         return
-    output.refuse_existing()
+    output.refuse_existing(place.home.run_folder(claim.job_id))
     attempt = Attempt(
         home=place.home,
         store=store,
@@ -96,6 +96,7 @@ def _do(claim: Claim, record: JobRecord, work: Work[Any], place: Place, heartbea
         cluster=place.cluster,
         again=f"`yuan resume {claim.job_id}`",
         interrupted=_interrupted(store, heartbeat),
+        keep_telling=heartbeat.keep_telling,
     )
     attempt.run(job, topology, work, sink, heartbeat.should_stop)
 
@@ -141,16 +142,15 @@ def _made_by_pipeline(record: JobRecord, store: ArtifactStore) -> Mapping[tuple[
 
 
 @contextmanager
-def _failing(claim: Claim, store: ArtifactStore) -> Generator[None, None, None]:
+def _failing(claim: Claim, store: ArtifactStore, heartbeat: Heartbeat) -> Generator[None, None, None]:
     """Makes the job FAILED for what goes wrong before the attempt takes care of that itself."""
     try:
         yield
     except Exception as error:
+        known = isinstance(error, YuanError | OSError)
+        reason = one_line(error) if known else f"{type(error).__name__}: {one_line(error)}"
         # An attempt that has told how it ended is not the current one any more, and this is refused.
-        with suppress(YuanError):
-            known = isinstance(error, YuanError | OSError)
-            reason = one_line(error) if known else f"{type(error).__name__}: {one_line(error)}"
-            store.registry.finish(claim, JobState.FAILED, reason=reason)
+        tell_registry(lambda: store.registry.finish(claim, JobState.FAILED, reason=reason), heartbeat.keep_telling)
         if not isinstance(error, OSError | YuanError):
             raise
 

@@ -113,7 +113,12 @@ class Reconciler:
             self._send_again()
             self._send()
             self._say("")
+        except BrokerSilent as error:
+            self._say(one_line(error))
         except YuanError as error:
+            # A registry that cannot be written (its disk is full, its server is away) hears no worker either: how long
+            # counters stood still meanwhile says nothing.
+            self._jobs, self._workers = CounterWatch(self._clock), CounterWatch(self._clock)
             self._say(one_line(error))
         except Exception as error:  # noqa: BLE001 - whatever it is, the queue must go on moving
             self._say(f"{type(error).__name__}: {one_line(error)}")

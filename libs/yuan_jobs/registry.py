@@ -7,7 +7,7 @@ not its business: see `artifacts.py`. What the queue adds is in modules of its o
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -134,14 +134,24 @@ class Registry:
         *,
         reason: str | None = None,
         result: Mapping[str, Any] | None = None,
+        effect: Callable[[], None] | None = None,
     ) -> None:
         """Ends an attempt that publishes nothing.
 
+        Args:
+            claim: the attempt.
+            state: how the job ends.
+            reason: why, where it is not done.
+            result: what it reports.
+            effect: what has to happen with it, and by no attempt but the current one; if it raises, nothing is written.
+
         Raises:
-            StaleAttemptError: if it is not the job's current attempt.
+            StaleAttemptError: if it is not the job's current attempt; the effect has not happened then.
         """
         with self._database.writing() as session:
             finish_attempt(session, claim, state, reason=reason, result=result)
+            if effect is not None:
+                effect()
 
     def publish(self, claim: Claim, artifact: NewArtifact, result: Mapping[str, Any]) -> ArtifactRecord:
         """Makes an artifact's next version visible and its job SUCCEEDED, both or neither.

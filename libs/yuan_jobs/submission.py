@@ -13,13 +13,13 @@ from sqlalchemy.orm import Session
 
 from yuan_events import InputError
 from yuan_jobs.identity import digest_of
-from yuan_jobs.models import ArtifactRow, JobNeedRow, JobRow, OutboxRow
+from yuan_jobs.models import ArtifactRow, IdempotencyKeyRow, JobNeedRow, JobRow, OutboxRow
 from yuan_jobs.records import JobRecord, job_record
 from yuan_jobs.references import Reference
 from yuan_jobs.registry import Registry, needs_of, new_job_id, now
-from yuan_jobs.requests import JobRequest, PipelineRequest, Request, manifest_of, recipe_of
+from yuan_jobs.requests import JobRequest, PipelineRequest, Request, manifest_of, recipe_of, request_to_plain
 from yuan_jobs.states import ACTIVE, JobState
-from yuan_jobs.wiring import artifact_inputs, makes_one_artifact_of_artifacts, output_of
+from yuan_jobs.wiring import artifact_inputs, has_relative_paths, makes_one_artifact_of_artifacts, output_of
 from yuan_manifest import SERVICE_OF_KIND, Job
 from yuan_manifest.schema import as_plain
 
@@ -28,7 +28,15 @@ _LONGEST_KEY = 200
 
 
 class IdempotencyConflict(InputError):
-    """The idempotency key was used before, for another job."""
+    """The idempotency key was used before, for another request.
+
+    Attributes:
+        key: the key.
+    """
+
+    def __init__(self, message: str, key: str) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 def submit(
@@ -76,23 +84,34 @@ def enqueue(session: Session, row: JobRow) -> None:
 
 
 def _submit(session: Session, request: Request, *, force: bool, idempotency_key: str) -> tuple[JobRow, bool]:
-    recipe = recipe_of(request)
+    asked = digest_of({"request": request_to_plain(request), "force": force})
+    if idempotency_key and (known := session.get(IdempotencyKeyRow, idempotency_key)) is not None:
+        if known.request not in ("", asked):
+            raise IdempotencyConflict(
+                f"idempotency key {idempotency_key}: used before for another request, job {known.job_id}; "
+                "choose a new key",
+                idempotency_key,
+            )
+        return session.get_one(JobRow, known.job_id), True
+    row, reused = _find_or_add(session, request, force=force)
     if idempotency_key:
-        query = select(JobRow).where(JobRow.idempotency_key == idempotency_key)
-        if (known := session.scalar(query)) is not None:
-            if known.recipe != recipe or known.force != force:
-                raise IdempotencyConflict(
-                    f"idempotency key {idempotency_key}: used before for another job, {known.id}; choose a new key"
-                )
-            return known, True
-    key = digest_of({"recipe": recipe, "inputs": _current_versions(session, request)})
+        session.add(IdempotencyKeyRow(key=idempotency_key, job_id=row.id, request=asked, created=now()))
+        session.flush()
+    return row, reused
+
+
+def _find_or_add(session: Session, request: Request, *, force: bool) -> tuple[JobRow, bool]:
+    recipe = recipe_of(request)
+    # The same words in another folder speak of other files.
+    folders = [one.folder if has_relative_paths(one.job) else "" for one in _job_requests(request)]
+    key = digest_of({"recipe": recipe, "inputs": _current_versions(session, request), "folders": folders})
     if not force and (same := _same(session, request, key)) is not None:
         return same, True
     if isinstance(request, JobRequest):
-        row = _add_job(session, request, submission_key=key, force=force, idempotency_key=idempotency_key or None)
+        row = _add_job(session, request, submission_key=key, force=force)
         enqueue(session, row)
     else:
-        row = _add_pipeline(session, request, recipe, key, force=force, idempotency_key=idempotency_key or None)
+        row = _add_pipeline(session, request, recipe, key, force=force)
     session.flush()
     return row, False
 
@@ -137,7 +156,6 @@ def _add_pipeline(
     key: str,
     *,
     force: bool,
-    idempotency_key: str | None,
 ) -> JobRow:
     parent = JobRow(
         id=new_job_id(request.name, request.kind),
@@ -151,7 +169,6 @@ def _add_pipeline(
         started=now(),
         submission_key=key,
         force=force,
-        idempotency_key=idempotency_key,
     )
     session.add(parent)
     session.flush()
@@ -184,4 +201,8 @@ def _current_versions(session: Session, request: Request) -> dict[str, str]:
 
 
 def _jobs(request: Request) -> list[Job]:
-    return [request.job] if isinstance(request, JobRequest) else [step.request.job for step in request.steps]
+    return [one.job for one in _job_requests(request)]
+
+
+def _job_requests(request: Request) -> list[JobRequest]:
+    return [request] if isinstance(request, JobRequest) else [step.request for step in request.steps]

@@ -1,12 +1,17 @@
 """What a job takes and makes, read from its manifest: which artifacts go in, which artifact or folder comes out."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from yuan_events import InputError
+from yuan_jobs.placing import placed
 from yuan_jobs.references import ArtifactKind, check_name
 from yuan_manifest.schema import DeployJob, Job
+
+# An absolute path, one below a user's own folder, or `s3://…`, `python-stdlib:`.
+_BEGINS_ELSEWHERE = re.compile(r"[/~]|[A-Za-z][A-Za-z0-9+.-]+:")
 
 
 @dataclass(frozen=True)
@@ -23,24 +28,29 @@ class Output:
     name: str = ""
     path: Path | None = None
 
-    def refuse_existing(self) -> None:
+    def refuse_existing(self, run: Path | None = None) -> None:
         """Checks that an output folder is a new one.
+
+        Args:
+            run: the run folder of the job that makes it, which may have put it there already; None: it has none yet.
 
         Raises:
             InputError: if there is something of that name.
         """
-        if self.path is not None and os.path.lexists(self.path):
+        if self.path is None or (run is not None and placed(self.path, run) is not None):
+            return
+        if os.path.lexists(self.path):
             raise InputError(f"outputs.path {self.path}: exists already; name a new folder, or remove that one")
 
-    def sibling(self, job_id: str) -> Path:
-        """Returns the folder beside an output folder in which a job prepares it.
+    def sibling(self, job_id: str, attempt: int) -> Path:
+        """Returns the folder beside an output folder in which an attempt of a job prepares it.
 
         Raises:
             ValueError: if the output is an artifact.
         """
         if self.path is None:
             raise ValueError("an artifact is prepared in the store")
-        return self.path.with_name(f".{self.path.name}.{job_id}")
+        return self.path.with_name(f".{self.path.name}.{job_id}.attempt-{attempt}")
 
 
 def artifact_inputs(job: Job) -> dict[str, tuple[ArtifactKind, str]]:
@@ -75,6 +85,13 @@ def output_of(job: Job) -> Output:
     if isinstance(job, DeployJob):
         return Output()
     raise ValueError(f"a job of kind {job.kind} makes no artifact")
+
+
+def has_relative_paths(job: Job) -> bool:
+    """Says whether what a job reads or writes depends on the folder from which it was submitted."""
+    inputs, outputs = getattr(job, "inputs", None), getattr(job, "outputs", None)
+    named = (*getattr(inputs, "text", ()), getattr(inputs, "path", None), getattr(outputs, "path", None))
+    return any(isinstance(path, str) and not _BEGINS_ELSEWHERE.match(path) for path in named)
 
 
 def makes_one_artifact_of_artifacts(job: Job) -> bool:

@@ -16,8 +16,9 @@ from typing import Any
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 from celery import Celery, signals
+from celery.worker import state
 
-from yuan_events import YuanError
+from yuan_events import InputError, YuanError
 from yuan_jobs.artifacts import ArtifactStore
 from yuan_jobs.broker import broker_url
 from yuan_jobs.celery_app import TASK, celery_app, queue_name
@@ -116,6 +117,7 @@ class _Worker:
         self._drain = threading.Event()
         self._ended = threading.Event()
         self._busy = threading.Event()
+        self._refused: InputError | None = None
 
     def serve(self, app: Celery) -> int:
         """Takes messages until a signal ends that."""
@@ -137,6 +139,8 @@ class _Worker:
                 quiet=True,
             )
             celery_worker.start()
+            if self._refused is not None:
+                raise self._refused
             return int(celery_worker.exitcode or 0)
         finally:
             self._ended.set()
@@ -151,6 +155,8 @@ class _Worker:
             return  # the job stays QUEUED, and is sent again
         self._busy.set()
         try:
+            if not self._fits_the_stack():
+                return  # the job stays QUEUED, for a worker that does
             claimed = claim_queued(
                 registry, job_id, self._worker, lease_seconds=self._lease_seconds, capacity=self._capacity
             )
@@ -168,6 +174,15 @@ class _Worker:
             with suppress(YuanError):
                 report_idle(registry, self._worker)
             self._busy.clear()
+
+    def _fits_the_stack(self) -> bool:
+        """Says whether the servers are of this worker's version still, and ends it where they are not."""
+        try:
+            refuse_other_version(self._registry, self._worker, self._lease_seconds)
+        except InputError as error:
+            self._refused = error
+            state.should_stop = error.exit_code
+        return self._refused is None
 
     def _shutting_down(self, **told: object) -> None:
         del told

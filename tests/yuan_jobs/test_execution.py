@@ -8,14 +8,19 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from toy_home import Toys, write_result
 
 from yuan_events import InputError, Interrupted, Message, Metrics, RecordingSink, WorkFailed
 from yuan_jobs import WorkContext, WorkResult
+from yuan_jobs.attempt import tell_registry
 from yuan_jobs.journal import read_journal
+from yuan_jobs.placing import place
+from yuan_jobs.records import Claim
 from yuan_jobs.references import ArtifactNotFound
+from yuan_jobs.registry import StaleAttemptError
 from yuan_jobs.states import JobState
 
 
@@ -286,6 +291,85 @@ def test_an_output_folder_that_exists_is_left_alone(toys: Toys) -> None:
     with pytest.raises(InputError, match=r"outputs\.path .*converted: exists already"):
         toys.execute("convert.yaml", write_result)
     assert (toys.folder / "converted" / "mine").read_text() == "precious"
+
+
+def die_after_placing(toys: Toys, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs a job that puts its folder in place and ends before the registry knows."""
+
+    def place_and_die(*arguments: Any) -> None:
+        place(*arguments)
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr("yuan_jobs.attempt.place", place_and_die)
+        with pytest.raises(Interrupted):
+            toys.execute("convert.yaml", write_result)
+
+
+def test_an_output_folder_is_known_again_by_the_job_that_died_before_it_could_say_so(
+    toys: Toys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    die_after_placing(toys, monkeypatch)
+    target = toys.folder / "converted"
+    assert [path.name for path in target.iterdir()] == ["result.txt"]
+    done = toys.execute("convert.yaml", fail)
+    assert (done.attempt, done.path, done.summary["path"]) == (2, target, str(target))
+    assert toys.execute("convert.yaml", fail).reused
+
+
+def test_an_output_folder_that_somebody_changed_is_not_taken_for_the_job_s(
+    toys: Toys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    die_after_placing(toys, monkeypatch)
+    (toys.folder / "converted" / "mine").write_text("precious")
+    with pytest.raises(InputError, match="exists already"):
+        toys.execute("convert.yaml", write_result)
+
+
+def test_an_attempt_that_was_overtaken_puts_no_folder_in_place(toys: Toys) -> None:
+    target = toys.folder / "converted"
+
+    def sleep_while_another_does_it(context: WorkContext) -> WorkResult:
+        (context.output / "stale.txt").write_text("stale")
+        assert toys.execute("convert.yaml", write_result).attempt == 2
+        return WorkResult()
+
+    with pytest.raises(StaleAttemptError):
+        toys.execute("convert.yaml", sleep_while_another_does_it)
+    assert [path.name for path in target.iterdir()] == ["result.txt"]
+    assert toys.execute("convert.yaml", fail).reused
+
+
+def test_an_overtaken_attempt_that_has_not_begun_yet_leaves_its_successor_s_output_alone(toys: Toys) -> None:
+    outcome = toys.execute("tokenizer.yaml", write_result)
+    store = toys.store()
+    store.begin("tokenizer", "demo", Claim(outcome.job_id, 1, None))
+    after = Claim(outcome.job_id, 2, None)
+    (store.begin("tokenizer", "demo", after) / "mine").write_text("mine")
+    store.begin("tokenizer", "demo", Claim(outcome.job_id, 1, None))
+    assert (outcome.path.parent / "attempt-2" / "mine").read_text() == "mine"
+
+
+def test_how_an_attempt_ended_is_told_until_the_registry_listens() -> None:
+    tries: list[int] = []
+
+    def tell() -> None:
+        tries.append(1)
+        if len(tries) < 3:
+            raise WorkFailed("registry: database or disk is full")
+
+    tell_registry(tell, lambda: True)
+    assert len(tries) == 3
+    tries.clear()
+    tell_registry(tell, lambda: False)
+    assert len(tries) == 1
+
+    def stale() -> None:
+        tries.append(1)
+        raise StaleAttemptError("another attempt")
+
+    tell_registry(stale, lambda: True)
+    assert len(tries) == 2
 
 
 def test_a_failed_conversion_leaves_no_folder(toys: Toys) -> None:

@@ -1,7 +1,11 @@
 """Who has a task is judged by counters that move, on the watcher's own clock."""
 
-from queue_toys import job, take, tokenizer, worker
+from typing import NoReturn
 
+import pytest
+from queue_toys import LEASE_S, job, take, tokenizer, worker
+
+from yuan_events import WorkFailed
 from yuan_jobs.claims import renew, workers
 from yuan_jobs.leases import CounterWatch, SharedLease
 from yuan_jobs.queries import lease_holder
@@ -84,3 +88,32 @@ def test_a_job_is_lost_only_when_its_counter_stands_still_for_the_whole_lease(re
     clock.seconds += 2
     reconciler.tick()
     assert (job(registry, job_id).state, workers(registry)) == (JobState.QUEUED, [])
+
+
+def test_a_registry_that_could_not_be_written_costs_no_worker_its_job(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    reconciler = Reconciler(registry, load_cluster(None, ["cluster.broker=redis://127.0.0.1:1"]), clock=clock)
+    mine = worker(registry)
+    job_id = submit(registry, tokenizer())[0].id
+    claim = take(registry, job_id, mine)
+    reconciler.tick()
+
+    def full() -> NoReturn:
+        raise WorkFailed("registry: database or disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(registry.database, "writing", full)
+        for _ in range(10):
+            clock.seconds += LEASE_S / 2
+            reconciler.tick()
+    reconciler.tick()
+    assert job(registry, job_id).state == JobState.RUNNING
+    renew(registry, claim, mine)
+    clock.seconds += LEASE_S + 1
+    reconciler.tick()
+    reconciler.tick()
+    clock.seconds += LEASE_S + 1
+    reconciler.tick()
+    assert job(registry, job_id).state == JobState.QUEUED

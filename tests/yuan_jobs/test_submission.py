@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from queue_toys import generate, job, pipeline, publish, steps, take, tokenize, tokenizer, worker
@@ -10,9 +12,11 @@ from yuan_events import InputError
 from yuan_jobs.control import cancel
 from yuan_jobs.reconciler import unsent
 from yuan_jobs.registry import Registry
-from yuan_jobs.requests import PipelineRequest, StepRequest, request_from_plain, request_to_plain
+from yuan_jobs.requests import JobRequest, PipelineRequest, StepRequest, request_from_plain, request_to_plain
 from yuan_jobs.states import JobState
 from yuan_jobs.submission import IdempotencyConflict, submit
+from yuan_manifest import Topology, job_of_plain
+from yuan_manifest.schema import Nodes
 
 
 def make_artifact(registry: Registry, kind: str = "tokenizer", name: str = "demo") -> None:
@@ -85,8 +89,44 @@ def test_an_idempotency_key_makes_two_submits_one(registry: Registry) -> None:
 
 def test_an_idempotency_key_of_another_job_is_refused(registry: Registry) -> None:
     submit(registry, tokenizer(), idempotency_key="k")
-    with pytest.raises(IdempotencyConflict, match="idempotency key k: used before for another job, first-"):
+    with pytest.raises(IdempotencyConflict, match="idempotency key k: used before for another request, job first-"):
         submit(registry, tokenizer(seed=2), idempotency_key="k")
+
+
+def test_an_idempotency_key_stands_for_all_that_was_asked_for(registry: Registry) -> None:
+    first, _ = submit(registry, tokenizer(), idempotency_key="k")
+    for other in (
+        replace(tokenizer(), folder="/elsewhere"),
+        replace(tokenizer(), topology=Topology(nodes=Nodes(count=2))),
+    ):
+        with pytest.raises(IdempotencyConflict):
+            submit(registry, other, idempotency_key="k")
+    assert submit(registry, tokenizer(), idempotency_key="k") == (first, True)
+
+
+def test_an_idempotency_key_is_kept_also_where_the_job_was_there_before(registry: Registry) -> None:
+    first, _ = submit(registry, tokenizer())
+    assert submit(registry, tokenizer(), idempotency_key="k") == (first, True)
+    assert submit(registry, tokenizer(), idempotency_key="another") == (first, True)
+    with pytest.raises(IdempotencyConflict):
+        submit(registry, tokenizer(seed=2), idempotency_key="k")
+
+
+def test_the_same_words_in_another_folder_are_another_job(registry: Registry) -> None:
+    here, there = (replace(tokenizer(), folder=folder) for folder in ("/here", "/there"))
+    first, _ = submit(registry, here)
+    second, reused = submit(registry, there)
+    assert (second.id != first.id, reused) == (True, False)
+    assert submit(registry, here) == (first, True)
+
+
+@pytest.mark.parametrize("text", ["/texts/*.txt", "~/texts/*.txt", "python-stdlib:", "s3://texts/a.txt"])
+def test_paths_that_mean_the_same_everywhere_are_the_same_job(registry: Registry, text: str) -> None:
+    manifest: dict[str, Any] = {"version": 1, "kind": "tokenizer", "name": "n", "inputs": {"text": [text]}}
+    manifest["outputs"] = {"tokenizer": "t"}
+    here, there = (JobRequest(job_of_plain(manifest), Topology(), folder) for folder in ("/here", "/there"))
+    first, _ = submit(registry, here)
+    assert submit(registry, there) == (first, True)
 
 
 def test_a_pipeline_is_a_job_with_a_job_for_each_step(registry: Registry) -> None:

@@ -2,9 +2,10 @@
 
 import os
 import signal
+from dataclasses import replace
 
 import pytest
-from queue_stack import QueueStack
+from queue_stack import QueueStack, log_of
 from toy_home import wait_until
 
 from yuan_jobs.claims import workers
@@ -12,6 +13,7 @@ from yuan_jobs.control import cancel, resume
 from yuan_jobs.queries import attempts
 from yuan_jobs.reconciler import Reconciler, unsent
 from yuan_jobs.states import AttemptOutcome, JobState
+from yuan_jobs.worker_identity import this_process
 
 
 def test_a_pipeline_goes_through_and_is_found_done_the_next_time(stack: QueueStack) -> None:
@@ -98,6 +100,20 @@ def test_a_job_is_cancelled_with_no_worker_and_no_broker_up(stack: QueueStack) -
     wait_until(lambda: stack.reports != [])
     assert "broker" in stack.reports[0]
     assert cancel(stack.registry, job_id).state == JobState.CANCELLED
+
+
+def test_a_worker_that_finds_servers_of_another_version_takes_no_job_of_theirs(
+    stack: QueueStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = stack.start_worker()
+    monkeypatch.setattr(
+        "yuan_jobs.reconciler.this_process", lambda service: replace(this_process(service), version="9.9.9")
+    )
+    stack.start_reconciler()
+    job_id = stack.submit("tokenizer.yaml")
+    assert worker.wait(30) == 2
+    assert "9.9.9" in log_of(stack.toys.folder)
+    assert (stack.job(job_id).state, stack.job(job_id).attempt) == (JobState.QUEUED, 0)
 
 
 @pytest.mark.slow

@@ -4,5 +4,5 @@
 Alembic; a test keeps the two equal.
 """
 
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 HEAD = REVISIONS[-1]
