@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 from yuan_events import InputError, WorkFailed
 from yuan_manifest import ClusterManifest, to_yaml
 from yuan_rpc import VERSION, check_port, ensure_token_file, security_of
+from yuan_rpc.security import channel_credentials, server_credentials
 from yuan_stack.broker import client, valkey_server
 from yuan_stack.folder import Holder, StackFolder, digest, holder_of, write_private
 from yuan_stack.processes import Change, ProcessPlan, Role, StackPlan, changes, plan_of, with_absolute_paths
@@ -73,9 +74,14 @@ class Stack:
             own_ports: ports that processes of the stack hold now, which may end or stay.
 
         Raises:
-            InputError: if a port is taken, an address is not protected, or the broker does not answer.
+            InputError: if a TLS file is missing or wrong, a port is taken, an address is not protected, or the broker
+                does not answer.
         """
         security = security_of(self.manifest.cluster.security)
+        if security.tls is not None:
+            # What runs must not be restarted into files that no server can open.
+            server_credentials(security.tls)
+            channel_credentials(security.tls)
         for process in starting:
             if process.role is Role.server:
                 security.check_server(process.service, process.bind)

@@ -83,6 +83,19 @@ def test_a_taken_port_is_one_line_before_anything_starts(stack: ToyStack) -> Non
     assert stack.left() == []
 
 
+def test_a_tls_file_that_is_missing_is_one_line_and_touches_nothing(stack: ToyStack) -> None:
+    before = stack.up()
+    followed = (stack.stack / "cluster.yaml").read_text()
+    stack.write(others="security: {tls: {certificate: tls/nope.pem, key: tls/nope.key, authority: tls/ca.pem}}")
+    for options in (("--dry-run",), ("--detach",)):
+        ended = stack.command("up", *options)
+        assert ended.returncode == 2
+        assert len(ended.stderr.splitlines()) == 1
+        assert ended.stderr.endswith("/tls/nope.pem: No such file or directory; see cluster.security.tls.certificate\n")
+    assert stack.pids() == before
+    assert (stack.stack / "cluster.yaml").read_text() == followed
+
+
 def test_a_process_that_cannot_come_up_is_named_with_its_last_line_and_nothing_stays(stack: ToyStack) -> None:
     (stack.control / "trainer-server.fail").write_text("2 the disk is on fire")
     ended = stack.command("up", "--detach")
