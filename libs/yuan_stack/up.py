@@ -29,6 +29,9 @@ UP_SECONDS = 180.0
 END_SECONDS = WORKER_GRACE_S + SERVER_GRACE_S + 60.0
 """How long a stack may take to end."""
 
+_COMING = frozenset({ProcessState.waiting, ProcessState.starting, ProcessState.stopping})
+"""How a process stands that will be up; the last: its next one has another manifest's settings."""
+
 _TRIES = 3
 _TURN_S = 0.1
 
@@ -230,20 +233,25 @@ def _end(folder: StackFolder, supervisor: "subprocess.Popen[bytes]", narrator: N
 
 
 def _change(stack: Stack, state: StackState, say: Say, stop: StopRequest) -> int:
-    """Tells the supervisor what has changed and waits until that is up."""
+    """Tells the supervisor what has changed and waits until that is up, with what another `yuan up` has begun."""
     found = stack.changes(state)
+    coming = {record.name for record in state.all if record.state in _COMING and not record.is_failing}
     if not found:
-        say(f"the stack of {stack.folder.home} runs already (pid {state.pid}); nothing has changed")
+        still = "it is still coming up" if coming else "nothing has changed"
+        say(f"the stack of {stack.folder.home} runs already (pid {state.pid}); {still}")
         for record in state.all:
             if record.is_failing:
                 say(f"{record.name} {ended(record)}")
+        if coming:
+            _await_up(stack, state.manifest, coming, Narrator(say, state), stop)
+            say("the stack is up")
         return 0
     stack.check(stack.starting(found), own_ports(state))
     for change in found:
         say(f"{change.action:<7}  {change.name}  {', '.join(change.reasons)}".rstrip())
     wanted = stack.write()
     os.kill(state.pid, signal.SIGUSR1)
-    names = {change.name for change in found if stack.plan.find(change.name) is not None}
+    names = {name for name in coming | {change.name for change in found} if stack.plan.find(name) is not None}
     _await_up(stack, wanted, names, Narrator(say, state), stop)
     say("the changes are up")
     return 0

@@ -83,6 +83,22 @@ def test_a_taken_port_is_one_line_before_anything_starts(stack: ToyStack) -> Non
     assert stack.left() == []
 
 
+def test_who_comes_while_a_stack_starts_waits_with_the_one_that_started_it(stack: ToyStack) -> None:
+    (stack.control / "trainer-server.slow").touch()
+    first = stack.start("yuan_cli.main", "up", "-f", "stack.yaml", "--detach")
+    wait_until(lambda: "trainer-server" in stack.names_of("starts"))
+    second = stack.start("yuan_cli.main", "up", "-f", "stack.yaml", "--detach")
+    assert second.stdout is not None
+    assert second.stdout.readline().endswith("; it is still coming up\n")
+    assert second.poll() is None
+    (stack.control / "trainer-server.slow").unlink()
+    stdout, stderr = second.communicate(timeout=60)
+    assert (second.returncode, stderr) == (0, "")
+    assert stdout.splitlines()[-1] == "the stack is up"
+    assert stack.records()["trainer-server"]["state"] == "up"
+    assert first.wait(60) == 0
+
+
 def test_a_tls_file_that_is_missing_is_one_line_and_touches_nothing(stack: ToyStack) -> None:
     before = stack.up()
     followed = (stack.stack / "cluster.yaml").read_text()
