@@ -106,11 +106,9 @@ def _interrupted(store: ArtifactStore, heartbeat: Heartbeat) -> Callable[[Claim,
 
     def settle(claim: Claim, reason: str) -> None:
         match heartbeat.reason:
-            case StopReason.LOST:
-                pass  # it is somebody else's now
             case StopReason.CANCEL:
                 store.registry.finish(claim, JobState.CANCELLED, reason=f"cancelled by the user: {reason}")
-            case _:
+            case _:  # a lost one too: it may be nobody's yet, where the registry was away; else this is refused
                 give_back(store.registry, claim, reason)
 
     return settle

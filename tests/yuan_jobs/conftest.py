@@ -1,5 +1,6 @@
 """The toys of `tests/toys` for this folder's tests, and registries on both databases."""
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,3 +59,15 @@ def stack(toys: Toys) -> Iterator[queue_stack.QueueStack]:
     """A broker and a registry; reconcilers and workers are the test's to start."""
     with queue_stack.running(toys) as running_stack:
         yield running_stack
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], check=False)
+    if mounted.returncode:
+        pytest.skip("a small disk can only be mounted by root")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)

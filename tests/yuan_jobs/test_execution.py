@@ -4,8 +4,6 @@ import errno
 import json
 import os
 import shutil
-import subprocess
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -153,18 +151,6 @@ def test_a_full_disk_fails_the_job_in_one_line_and_publishes_nothing(toys: Toys)
     assert "\n" not in str(error.value)
     assert list((toys.home / "store").rglob("*")) == []
     assert toys.execute("tokenizer.yaml", write_result).attempt == 2
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 600 kB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(folder)], check=False)
-    if mounted.returncode:
-        pytest.skip("a small disk can only be mounted by root")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_a_disk_that_fills_up_before_publishing_loses_nothing_but_that(toys: Toys, small_disk: Path) -> None:

@@ -29,6 +29,9 @@ def test_a_reference_is_kind_name_and_version(text: str, expected: Reference) ->
         ("demo@-1", "not a number from 1"),
         ("demo@²", "not a number from 1"),
         ("demo@newest", "not a number from 1"),
+        ("demo@99999999999999999999999", "'99999999999999999999999' is not a number from 1 to 999999999"),
+        ("demo@" + "1" * 5000, "not a number from 1"),
+        ("x" * 5000, "cannot be a name"),
         ("", "cannot be a name"),
         ("../demo", "no kind '..'"),
         ("model/", "cannot be a name"),
@@ -44,6 +47,7 @@ def test_what_is_no_reference_is_said_in_one_line(text: str, problem: str) -> No
         Reference.parse(text)
     assert problem in str(error.value)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
 
 
 def test_a_reference_of_another_kind_than_wanted_is_refused() -> None:
@@ -73,3 +77,8 @@ PUBLISHED = [("model", "demo", 1), ("model", "demo", 2), ("model", "demo", 4), (
 )
 def test_a_missing_artifact_is_answered_with_what_there_is(text: str, expected: str) -> None:
     assert expected in str(not_found(Reference.parse(text), PUBLISHED))
+
+
+def test_versions_of_several_kinds_are_told_once() -> None:
+    several = [("model", "tiny", 1), ("dataset", "tiny", 1), ("tokenizer", "tiny", 1)]
+    assert "; there is version 1; " in str(not_found(Reference.parse("tiny@5"), several))

@@ -2,11 +2,14 @@
 
 import os
 import signal
+import time
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from queue_stack import QueueStack, log_of
-from toy_home import wait_until
+from queue_stack import LEASE_S, QueueStack, log_of, running
+from toy_home import Toys, wait_until
 
 from yuan_jobs.claims import workers
 from yuan_jobs.control import cancel, resume
@@ -114,6 +117,57 @@ def test_a_worker_that_finds_servers_of_another_version_takes_no_job_of_theirs(
     assert worker.wait(30) == 2
     assert "9.9.9" in log_of(stack.toys.folder)
     assert (stack.job(job_id).state, stack.job(job_id).attempt) == (JobState.QUEUED, 0)
+
+
+def fill(disk: Path) -> None:
+    with suppress(OSError), (disk / "fill").open("wb", buffering=0) as file:
+        while file.write(b"x" * 512):
+            pass
+
+
+@pytest.mark.slow
+def test_a_job_that_leaves_no_byte_of_the_registry_s_disk_has_failed_once_there_is_room(
+    toys: Toys, small_disk: Path
+) -> None:
+    toys.home = small_disk / "home"
+    with running(toys) as stack:
+        stack.start_reconciler()
+        worker = stack.start_worker()
+        toys.hold("first")
+        job_id = stack.submit("tokenizer.yaml")
+        toys.await_work("first")
+        fill(small_disk)
+        (toys.control / "first.fail").write_text("no room")
+        toys.release("first")
+        wait_until(lambda: stack.reports != [])
+        time.sleep(3 * LEASE_S)  # after which a worker that says nothing has lost its job
+        (small_disk / "fill").unlink()
+        record = stack.await_state(job_id, JobState.FAILED)
+        assert record.reason is not None
+        assert record.reason.startswith("first: ValueError: no room")
+        assert (record.attempt, record.lost_attempts, worker.poll()) == (1, 0, None)
+        (toys.control / "first.fail").unlink()
+        resume(stack.registry, job_id)
+        assert stack.await_state(job_id, JobState.SUCCEEDED).attempt == 2
+
+
+@pytest.mark.slow
+def test_a_job_whose_registry_was_away_too_long_goes_back_to_the_queue(toys: Toys, small_disk: Path) -> None:
+    toys.home = small_disk / "home"
+    with running(toys) as stack:
+        stack.start_reconciler()
+        stack.start_worker()
+        toys.hold("first")
+        job_id = stack.submit("tokenizer.yaml")
+        toys.await_work("first")
+        fill(small_disk)
+        wait_until(lambda: stack.reports != [])
+        time.sleep(1.5 * LEASE_S)
+        (small_disk / "fill").unlink()
+        wait_until(lambda: stack.job(job_id).attempt == 2)
+        toys.release("first")
+        record = stack.await_state(job_id, JobState.SUCCEEDED)
+        assert (record.attempt, record.lost_attempts) == (2, 0)
 
 
 @pytest.mark.slow
