@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from yuan_corpus import Tokenizer
+from yuan_corpus import Tokenizer, open_dataset, split_bounds
 from yuan_events import InputError
 from yuan_jobs import ArtifactHandle, WorkContext
 from yuan_manifest.schema import ModelSection, PretrainJob
@@ -10,6 +10,7 @@ from yuan_model import YuanConfig
 from yuan_parallel import ParallelPlan, plan_parallel
 from yuan_trainer.datasets import DatasetFacts, read_facts
 from yuan_trainer.hardware import resolve_device, resolve_precision
+from yuan_trainer.samples import TRAINING, VALIDATION
 from yuan_trainer.specification import DatasetPart, Specification
 
 
@@ -89,6 +90,8 @@ def check_inputs(context: WorkContext[PretrainJob]) -> Tokenizer:
         )
     for facts in read_facts(context):
         check_dataset(facts, handle, job.model.vocab_size)
+    for dataset in context.datasets:
+        check_split(dataset, job.data.split, validates=job.evaluation.samples > 0)
     return tokenizer
 
 
@@ -113,3 +116,28 @@ def check_dataset(facts: DatasetFacts, tokenizer: ArtifactHandle, vocab_size: in
             f"inputs.datasets: {facts.reference} has {facts.vocab_size} different ids and the model "
             f"{vocab_size} rows; raise model.vocab_size to at least that"
         )
+
+
+def check_split(dataset: ArtifactHandle, split: list[float], *, validates: bool) -> None:
+    """Checks that a dataset has text in every part of the split that the run reads.
+
+    Args:
+        dataset: the artifact.
+        split: `data.split`.
+        validates: whether the run reads the validation part.
+
+    Raises:
+        InputError: if a part has none: shares of few documents are rounded to whole ones, and so may come to nothing.
+    """
+    lengths = open_dataset(dataset.path).lengths
+    bounds = split_bounds(split, len(lengths))
+    for part, purpose in ((TRAINING, "train"), (VALIDATION, "validate")):
+        if part == VALIDATION and not validates:
+            continue
+        if lengths[bounds[part] : bounds[part + 1]].sum(dtype="int64") == 0:
+            mend = "raise that share, as in data.split=[0.8,0.2,0], or add documents"
+            without = "; evaluation.samples=0 does without validation" if part == VALIDATION else ""
+            raise InputError(
+                f"data.split[{part}]: a share of {split[part]:g} of the {len(lengths)} documents of "
+                f"{dataset.reference} is no text to {purpose} on; {mend}{without}"
+            )

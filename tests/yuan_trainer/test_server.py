@@ -77,6 +77,19 @@ def test_a_dataset_that_does_not_fit_is_refused(prepare: Prepare, stack: SmallSt
         check_inputs(prepare(cluster, model=model))
 
 
+def test_a_split_that_leaves_a_part_without_text_is_refused_before_any_rank_starts(prepare: Prepare) -> None:
+    def check(*split: float, samples: int = 4) -> None:
+        data = {"sequence_length": 32, "split": list(split)}
+        check_inputs(prepare(None, data=data, evaluation={"samples": samples}))
+
+    refused = r"data\.split\[1\]: a share of 0\.001 of the \d+ documents of dataset/small@1 is no text to validate on"
+    with pytest.raises(InputError, match=refused):
+        check(0.998, 0.001, 0.001)
+    with pytest.raises(InputError, match=r"data\.split\[0\]: a share of 1e-09 .* is no text to train on"):
+        check(1e-9, 1, 0)
+    check(0.998, 0.001, 0.001, samples=0)
+
+
 @pytest.mark.usefixtures("data_server")
 def test_a_dataset_that_the_data_service_knows_as_another_is_refused(prepare: Prepare) -> None:
     context = prepare()
