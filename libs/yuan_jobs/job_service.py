@@ -5,11 +5,13 @@ its work in a thread. Each server takes jobs of its own service's kinds, and pip
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import re
+from collections.abc import AsyncIterator, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from yuan_events import one_line
+from yuan_events import InputError, one_line
 from yuan_jobs import claims, control, queries
 from yuan_jobs.artifacts import ArtifactDamaged, ArtifactStore
 from yuan_jobs.finding import NoSuchJob, find_job
@@ -24,6 +26,7 @@ from yuan_jobs.submission import IdempotencyConflict, submit
 from yuan_jobs.watching import Logged, Watched
 from yuan_manifest import SERVICE_OF_KIND, ClusterManifest, Kind
 from yuan_manifest.schema import as_plain
+from yuan_manifest.values import shown
 from yuan_rpc import (
     VERSION,
     AlreadyExists,
@@ -52,6 +55,8 @@ RECONCILER = "reconciler"
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 _PAGE, _LARGEST_PAGE = 100, 1000
+_LONGEST_KEY = 200
+_TOKEN = re.compile(r"[0-9]{1,18}")  # of a list of artifacts; int() refuses some thousand digits
 
 
 def job_service(context: "ServerContext", kinds: Sequence[Kind]) -> Mount:
@@ -96,6 +101,9 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         topology = plain_of(message.topology) if message.HasField("topology") else self._default_topology()
         request = request_from_plain(plain_of(message.job), topology)
         self._check_kinds(request)
+        if len(message.idempotency_key) > _LONGEST_KEY:
+            problem = f"is longer than {_LONGEST_KEY} characters"
+            raise InvalidArgument(f"idempotency_key: {problem}", {"idempotency_key": problem})
         parts = parts_of(request)
         check_order(parts)
         check_artifacts(parts, self._store)
@@ -136,16 +144,20 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         """Lists jobs, newest first, without recipes and results."""
         del context
         if request.kind and request.kind not in Kind.__members__:
-            raise InvalidArgument(f"no kind {request.kind!r}; expected one of {', '.join(Kind)}", {"kind": "unknown"})
-        page = await asyncio.to_thread(
-            queries.list_jobs,
-            self._registry,
-            states=[state_of(state) for state in request.states],
-            kind=request.kind,
-            include_children=request.include_children,
-            page_size=request.page_size,
-            page_token=request.page_token,
-        )
+            raise _no_kind(request.kind, Kind)
+        size = _page_size(request.page_size)
+        with _field("states"):
+            states = [state_of(state) for state in request.states]
+        with _field("page_token"):
+            page = await asyncio.to_thread(
+                queries.list_jobs,
+                self._registry,
+                states=states,
+                kind=request.kind,
+                include_children=request.include_children,
+                page_size=size,
+                page_token=request.page_token,
+            )
         messages = [job_message(job, whole=False) for job in page.jobs]
         return jobs_pb2.ListResponse(jobs=messages, next_page_token=page.next_token)
 
@@ -215,8 +227,7 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         """Lists artifacts, newest first, without what is in them."""
         del context
         if request.kind and request.kind not in ArtifactKind.__members__:
-            expected = ", ".join(ArtifactKind)
-            raise InvalidArgument(f"no kind {request.kind!r}; expected one of {expected}", {"kind": "unknown"})
+            raise _no_kind(request.kind, ArtifactKind)
         before = _artifact_token(request.page_token)
         size = _page_size(request.page_size)
 
@@ -288,9 +299,22 @@ def _page_size(wanted: int) -> int:
 
 
 def _artifact_token(token: str) -> int | None:
-    if token and not (token.isascii() and token.isdigit()):
-        raise InvalidArgument(f"page_token: {token!r} is none of this list's", {"page_token": "is not ours"})
+    if token and not _TOKEN.fullmatch(token):
+        raise InvalidArgument(f"page_token: {shown(token)} is none of this list's", {"page_token": "is not ours"})
     return int(token) if token else None
+
+
+def _no_kind(kind: str, kinds: Iterable[str]) -> InvalidArgument:
+    return InvalidArgument(f"no kind {shown(kind)}; expected one of {', '.join(kinds)}", {"kind": "unknown"})
+
+
+@contextmanager
+def _field(name: str) -> Generator[None]:
+    """Says of what is wrong with the input in the block which field of the request it is about."""
+    try:
+        yield
+    except InputError as error:
+        raise InvalidArgument(one_line(error), {name: one_line(error)}) from None
 
 
 def _of_job(error: Exception) -> RpcError:

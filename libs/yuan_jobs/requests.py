@@ -140,7 +140,16 @@ def request_from_plain(job: Mapping[str, Any], topology: Mapping[str, Any]) -> R
     if not is_section(steps) or not steps:
         raise InputError(f"submitted pipeline {name}: steps: missing")
     read = tuple(_step_request(str(key), value) for key, value in steps.items())
-    return PipelineRequest(name, _in_order(name, read))
+    request = PipelineRequest(name, _in_order(name, read))
+    _check_names(request)
+    return request
+
+
+def _check_names(request: PipelineRequest) -> None:
+    """Checks the names of a pipeline and of its steps, by the rules of its manifest."""
+    steps = {step.name: {"manifest": f"{step.name}.yaml"} for step in request.steps}
+    tree = {"version": _VERSION, "kind": Kind.pipeline.value, "name": request.name, "steps": steps}
+    job_of_plain(tree, "submitted pipeline")
 
 
 def _job_request(tree: dict[str, Any], topology: Any, name: str) -> JobRequest:

@@ -118,6 +118,9 @@ def test_an_idempotency_key_stands_for_one_job(job_stack: JobStack, client: JobC
     with pytest.raises(RpcRefused, match="idempotency key k: used before") as caught:
         client.submit(tokenizer(job_stack, "other"), idempotency_key="k")
     assert caught.value.code == grpc.StatusCode.ALREADY_EXISTS
+    with pytest.raises(RpcRefused, match="idempotency_key: is longer than 200 characters") as caught:
+        client.submit(tokenizer(job_stack, "other"), idempotency_key="k" * 201)
+    assert caught.value.violations == {"idempotency_key": "is longer than 200 characters"}
 
 
 def test_what_is_submitted_is_checked_again(job_stack: JobStack) -> None:
@@ -128,6 +131,8 @@ def test_what_is_submitted_is_checked_again(job_stack: JobStack) -> None:
         ({**tree, "kind": "tokenise"}, topology, "did you mean tokenize"),
         (tree, {"nodes": {"devices": 0}}, "topology.nodes.devices"),
         ({"version": 1, "kind": "pipeline", "name": "none", "steps": {}}, {}, "steps"),
+        ({"kind": "pipeline", "name": "p /\n", "steps": {"a": {"job": tree}}}, {}, "name: expected a name"),
+        ({"kind": "pipeline", "name": "p", "steps": {"a/../ \n": {"job": tree}}}, {}, "expected a name of 1 to 63"),
     ]
     with connect("data", job_stack.manifest.cluster) as connection:
         stub = connection.stub(jobs_pb2_grpc.JobServiceStub)
@@ -197,9 +202,12 @@ def test_jobs_are_listed_newest_first_by_state_and_kind_page_by_page(job_stack: 
             jobs_pb2.ListRequest(page_size=-1),
             jobs_pb2.ListRequest(page_token="nonsense"),
             jobs_pb2.ListRequest(kind="tokenise"),
+            jobs_pb2.ListRequest(states=[0]),
         ):
-            with pytest.raises(RpcRefused), connection.errors():
+            with pytest.raises(RpcRefused) as caught, connection.errors():
                 stub.List(wrong)
+            assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
+            assert list(caught.value.violations) == [field.name for field, _ in wrong.ListFields()]
 
 
 def test_artifacts_are_listed_and_shown_with_their_lineage(job_stack: JobStack, client: JobClient) -> None:
@@ -211,6 +219,13 @@ def test_artifacts_are_listed_and_shown_with_their_lineage(job_stack: JobStack, 
     assert plain_of(made.metadata)["job"]["id"] == made.job_id
     with pytest.raises(RpcRefused, match="tokenizer/nowhere does not exist"):
         client.artifact("tokenizer/nowhere")
+    with pytest.raises(RpcRefused, match="not a number from 1"):
+        client.artifact("tokenizer/demo@" + "9" * 5000)
+    with connect("data", job_stack.manifest.cluster) as connection:
+        stub = connection.stub(jobs_pb2_grpc.JobServiceStub)
+        with pytest.raises(RpcRefused, match="is none of this list's") as caught, connection.errors():
+            stub.ListArtifacts(jobs_pb2.ListArtifactsRequest(page_token="1" * 5000))
+    assert caught.value.violations == {"page_token": "is not ours"}
 
 
 def test_status_knows_the_workers_and_the_reconciler(job_stack: JobStack, client: JobClient) -> None:
