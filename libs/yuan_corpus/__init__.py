@@ -7,7 +7,14 @@ Nothing here knows of jobs, services or torch. Failures are `CorpusError`s of on
 from yuan_corpus.blending import BlendedDataset, samples_per_dataset
 from yuan_corpus.decoding import Decoding, StreamDecoder
 from yuan_corpus.documents import DocumentMode
-from yuan_corpus.errors import CorpusError, IndexedDatasetError, SamplingError, TextError, TokenizerError
+from yuan_corpus.errors import (
+    CorpusError,
+    IndexedDatasetError,
+    SamplingError,
+    TextError,
+    TokenizerError,
+    VocabularyError,
+)
 from yuan_corpus.indexed_dataset import IndexedDataset
 from yuan_corpus.indexed_dataset_writer import IndexedDatasetWriter
 from yuan_corpus.indexed_layout import dtype_for_vocabulary
@@ -38,6 +45,7 @@ __all__ = [
     "TextError",
     "Tokenizer",
     "TokenizerError",
+    "VocabularyError",
     "count_tokens",
     "document_position_ids",
     "dtype_for_vocabulary",

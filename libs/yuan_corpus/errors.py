@@ -15,6 +15,10 @@ class TokenizerError(CorpusError):
     """A tokenizer cannot be loaded, trained or used on this text."""
 
 
+class VocabularyError(TokenizerError):
+    """The asked size of a vocabulary does not fit the text; the line begins with `vocab_size:`."""
+
+
 class IndexedDatasetError(CorpusError):
     """A `.bin`/`.idx` pair is not what it claims to be."""
 

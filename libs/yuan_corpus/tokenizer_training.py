@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -21,12 +22,12 @@ from typing import Any
 import sentencepiece
 
 from yuan_corpus import special_tokens
-from yuan_corpus.errors import TextError, TokenizerError
+from yuan_corpus.errors import TextError, VocabularyError
 from yuan_corpus.files import replace_durably
 from yuan_corpus.tokenizer import MODEL_FILE_NAME, Tokenizer
 from yuan_corpus.training_process import FAILURE
 from yuan_corpus.training_text import LineSampler, training_lines
-from yuan_events import EventSink, Interrupted, NullSink, Progress, WorkFailed
+from yuan_events import EventSink, Interrupted, Message, NullSink, Progress, WorkFailed
 
 SMALLEST_VOCABULARY = 1 + len(special_tokens.SPECIAL_TOKENS) + 256
 """`<unk>`, special tokens and byte pieces, before any text has a piece."""
@@ -36,6 +37,9 @@ _MODEL_PREFIX = "model"
 # Thread counts change the order of floating-point sums and with it pieces: the same everywhere, not one a core.
 _THREADS = 16
 _POLL_SECONDS = 0.2
+_SPACE = "▁"  # as pieces have it
+# SentencePiece's default, for rich character sets: this share of a text's characters are pieces of their own.
+_COVERAGE = 0.9995
 # Field 3 of ModelProto (normalizer_spec), in it field 3 (add_dummy_prefix) = true; a later value replaces an earlier.
 _WITH_DUMMY_PREFIX = b"\x1a\x02\x18\x01"
 
@@ -45,6 +49,14 @@ class Algorithm(StrEnum):
 
     UNIGRAM = "unigram"
     BPE = "bpe"
+
+
+class _TooManyCharacters(Exception):
+    """The characters to cover are more than the vocabulary has room for; smallest: the vocabulary that has."""
+
+    def __init__(self, smallest: int) -> None:
+        super().__init__(smallest)
+        self.smallest = smallest
 
 
 def train_tokenizer(
@@ -60,7 +72,8 @@ def train_tokenizer(
 ) -> Tokenizer:
     """Trains a tokenizer and writes its folder: `tokenizer.model` and `special_tokens.json`.
 
-    The same documents, options and threads give the same bytes, on any machine.
+    The same documents, options and threads give the same bytes, on any machine. Where vocab_size has no room for nearly
+    all characters of the text, the rarest are left to bytes, and the sink is told.
 
     Args:
         documents: text to learn from.
@@ -74,13 +87,13 @@ def train_tokenizer(
 
     Raises:
         TextError: if there is no text.
-        TokenizerError: if the text has fewer or more different pieces than vocab_size allows.
+        VocabularyError: if the text has fewer pieces than vocab_size, or that has no room for a single character.
         Interrupted: if `should_stop()`.
         WorkFailed: if the disk is full or SentencePiece fails for a reason of its own.
     """
     if vocab_size < SMALLEST_VOCABULARY:
-        raise TokenizerError(
-            f"vocab_size {vocab_size} is too small: special tokens and bytes alone are {SMALLEST_VOCABULARY}"
+        raise VocabularyError(
+            f"vocab_size: {vocab_size} is too small: special tokens and bytes alone are {SMALLEST_VOCABULARY}"
         )
     sink = sink or NullSink()
     lines = training_lines(documents, sampler or LineSampler(None, 0, 0))
@@ -90,8 +103,7 @@ def train_tokenizer(
             sink.emit(Progress("train tokenizer", 0, 100, "%", "reading text"))
             if not _write_lines(lines, scratch / _TEXT_FILE, should_stop):
                 raise TextError("there is no text to train a tokenizer on; all of it is whitespace")
-            options = _options(algorithm, vocab_size, threads)
-            _run(options, scratch, _ProgressOfLog(sink, algorithm, vocab_size), should_stop)
+            _train(_options(algorithm, vocab_size, threads), scratch, sink, should_stop)
             temporary = scratch / MODEL_FILE_NAME
             temporary.write_bytes((scratch / f"{_MODEL_PREFIX}.model").read_bytes() + _WITH_DUMMY_PREFIX)
             special_tokens.write_special_tokens(output_folder, _special_ids(temporary))
@@ -119,7 +131,10 @@ def _options(algorithm: Algorithm, vocab_size: int, threads: int) -> dict[str, A
         "allow_whitespace_only_pieces": True,
         "split_digits": True,
         "byte_fallback": True,
-        "character_coverage": 0.9995,
+        "character_coverage": _COVERAGE,
+        # The space that encoding puts in front: without a piece (Chinese text may have no space) it would be bytes, and
+        # decoding would not know it again.
+        "required_chars": _SPACE,
         "unk_id": 0,
         "eos_id": 1,
         "eos_piece": special_tokens.EOD,
@@ -129,6 +144,72 @@ def _options(algorithm: Algorithm, vocab_size: int, threads: int) -> dict[str, A
         "control_symbols": others,
         "minloglevel": 0,
     }
+
+
+def _train(options: dict[str, Any], scratch: Path, sink: EventSink, should_stop: Callable[[], bool]) -> None:
+    """Trains; where the vocabulary has no room for all characters, again without the rarest."""
+    text = scratch / _TEXT_FILE
+    vocab_size = int(options["vocab_size"])
+    counts: Counter[str] = Counter()
+    covered = smallest = 0
+    while True:
+        try:
+            _run(options, scratch, _ProgressOfLog(sink, vocab_size), should_stop)
+            return
+        except _TooManyCharacters as error:
+            if not counts:
+                counts = _count_characters(text)
+                covered = _characters_within(sorted(counts.values(), reverse=True), _COVERAGE)
+                smallest = error.smallest
+            # SentencePiece says by how many they are too many; its sums are float32, so once may not be enough.
+            covered -= error.smallest - vocab_size
+        if covered < 1:
+            raise VocabularyError(
+                f"vocab_size: {vocab_size} is too small for the characters of this text; take {smallest} or more"
+            )
+        kept = sorted(counts, key=lambda character: (character != " ", -counts[character], character))[:covered]
+        _cut_at_others(text, kept)
+        # SentencePiece takes no coverage below 0.98; there are only characters to cover left.
+        options = options | {"character_coverage": 1.0}
+        share = sum(counts[character] for character in kept) / counts.total()
+        sink.emit(
+            Message(
+                f"vocab_size {vocab_size} has no room for all characters of this text: the {covered:,} most frequent, "
+                f"{share:.1%} of it, become pieces, the others are written as bytes; {smallest} would have room",
+                "warning",
+            )
+        )
+
+
+def _count_characters(path: Path) -> Counter[str]:
+    """Returns how often each character stands in a text."""
+    counts: Counter[str] = Counter()
+    with path.open(encoding="utf-8", newline="\n") as file:
+        for line in file:
+            counts.update(line.removesuffix("\n"))
+    return counts
+
+
+def _characters_within(counts: list[int], coverage: float) -> int:
+    """Returns how many characters SentencePiece takes: the most frequent, until their share is the coverage."""
+    total, before = sum(counts), 0
+    for number, count in enumerate(counts):
+        if before / total >= coverage:
+            return number
+        before += count
+    return len(counts)
+
+
+def _cut_at_others(path: Path, kept: list[str]) -> None:
+    """Cuts the lines of a text where a character stands that is not kept: no piece reaches across one anyway."""
+    others = re.compile(f"[^{re.escape(''.join(kept))}]+")
+    cut = path.with_suffix(".cut")
+    with path.open(encoding="utf-8", newline="\n") as file, cut.open("w", encoding="utf-8", newline="\n") as output:
+        for line in file:
+            for part in others.split(line):  # a line's end is not kept either
+                if part.strip():
+                    output.write(part + "\n")
+    cut.replace(path)
 
 
 def _write_lines(lines: Iterable[str], path: Path, should_stop: Callable[[], bool]) -> int:
@@ -199,14 +280,12 @@ def _failure(code: int, log: list[str], vocab_size: int) -> Exception:
         return WorkFailed(f"tokenizer training was ended by signal {-code}{why}")
     reason = next((line.removeprefix(FAILURE) for line in reversed(log) if line.startswith(FAILURE)), "")
     if found := re.search(r"Vocabulary size too high \(\d+\)\. Please set it to a value <= (\d+)", reason):
-        return TokenizerError(
-            f"vocab_size {vocab_size} is more than this text has pieces for; the largest possible is {found[1]}, "
+        return VocabularyError(
+            f"vocab_size: {vocab_size} is more than this text has pieces for; the largest possible is {found[1]}, "
             "or give it more text"
         )
     if found := re.search(r"Vocabulary size is smaller than required_chars\. \d+ vs (\d+)", reason):
-        return TokenizerError(
-            f"vocab_size {vocab_size} is too small for the characters of this text; it must be at least {found[1]}"
-        )
+        return _TooManyCharacters(int(found[1]))
     return WorkFailed(f"SentencePiece failed: {reason or ' '.join(log[-3:]) or f'exit code {code}'}")
 
 
@@ -217,9 +296,8 @@ class _ProgressOfLog:
     _EM = re.compile(r"EM sub_iter=\d+ size=(\d+)")
     _MERGED = re.compile(r"merges=(\d+)")
 
-    def __init__(self, sink: EventSink, algorithm: Algorithm, vocab_size: int) -> None:
+    def __init__(self, sink: EventSink, vocab_size: int) -> None:
         self._sink = sink
-        self._algorithm = algorithm
         self._vocab_size = vocab_size
         self._first_size = 0
 

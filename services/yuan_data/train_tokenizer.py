@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from yuan_corpus import Algorithm, Tokenizer, train_tokenizer
+from yuan_corpus import Algorithm, Tokenizer, VocabularyError, train_tokenizer
 from yuan_corpus.documents import TextSlice, read_documents, slice_files
 from yuan_corpus.training_text import LineSampler
 from yuan_data.text import document_mode, text_files
@@ -27,15 +27,18 @@ def tokenizer_work(context: WorkContext[TokenizerJob]) -> WorkResult:
     source_bytes = sum(part.size for part in slices)
     limit = None if wanted.sample_megabytes is None else round(wanted.sample_megabytes * 1e6)
     context.sink.emit(Message(f"{len(files):,} files, {source_bytes / 1e6:.1f} MB of text"))
-    tokenizer = train_tokenizer(
-        _documents(slices),
-        context.output,
-        Algorithm(wanted.algorithm.value),
-        wanted.vocab_size,
-        sampler=LineSampler(limit, source_bytes, wanted.seed),
-        sink=context.sink,
-        should_stop=context.should_stop,
-    )
+    try:
+        tokenizer = train_tokenizer(
+            _documents(slices),
+            context.output,
+            Algorithm(wanted.algorithm.value),
+            wanted.vocab_size,
+            sampler=LineSampler(limit, source_bytes, wanted.seed),
+            sink=context.sink,
+            should_stop=context.should_stop,
+        )
+    except VocabularyError as error:
+        raise VocabularyError(f"tokenizer.{error}") from error
     compression = _bytes_per_token(tokenizer, slices)
     context.sink.emit(Message(f"{tokenizer.vocab_size:,} pieces; {compression:.2f} bytes of text a token"))
     return WorkResult(

@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from yuan_corpus import Algorithm, TextError, Tokenizer, TokenizerError, train_tokenizer
+from yuan_corpus import Algorithm, TextError, Tokenizer, TokenizerError, VocabularyError, train_tokenizer
 from yuan_corpus.training_text import LONGEST_LINE, LineSampler, training_lines
-from yuan_events import Interrupted, Progress, RecordingSink
+from yuan_events import Interrupted, Message, Progress, RecordingSink
 
 SMALL = ["the quick brown fox jumps over the lazy dog again and again\n" * 3, "狐狸跳过懒狗。" * 5]
 
@@ -61,7 +61,7 @@ def test_sentencepieces_log_does_not_reach_the_terminal(
 
 @pytest.mark.parametrize("algorithm", list(Algorithm))
 def test_a_vocabulary_too_large_for_the_text_names_the_largest_possible(tmp_path: Path, algorithm: Algorithm) -> None:
-    with pytest.raises(TokenizerError, match=r"vocab_size 5000 .* the largest possible is (\d+)") as caught:
+    with pytest.raises(TokenizerError, match=r"vocab_size: 5000 .* the largest possible is (\d+)") as caught:
         train_tokenizer(SMALL, tmp_path, algorithm, 5000)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
@@ -71,16 +71,29 @@ def test_a_vocabulary_too_large_for_the_text_names_the_largest_possible(tmp_path
 
 
 def test_a_vocabulary_without_room_for_bytes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TokenizerError, match="vocab_size 200 is too small: special tokens and bytes alone are 273"):
+    with pytest.raises(TokenizerError, match="vocab_size: 200 is too small: special tokens and bytes alone are 273"):
         train_tokenizer(SMALL, tmp_path, Algorithm.BPE, 200)
 
 
-def test_a_vocabulary_too_small_for_the_texts_characters_names_the_smallest_possible(tmp_path: Path) -> None:
-    with pytest.raises(TokenizerError, match=r"vocab_size 280 .* at least \d+") as caught:
-        train_tokenizer(SMALL, tmp_path, Algorithm.BPE, 280)
-    smallest = int(str(caught.value).rsplit(" ", 1)[1])
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+def test_where_the_characters_do_not_fit_the_rarest_are_left_to_bytes(tmp_path: Path, algorithm: Algorithm) -> None:
+    # As in Chinese text: thousands of characters, most of them rare.
+    texts = ["".join(chr(0x4E00 + rank) * (1500 // (rank + 1)) for rank in range(1000)) for _ in range(3)]
+    sink = RecordingSink()
+    tokenizer = train_tokenizer(texts, tmp_path, algorithm, 500, sink=sink)
 
-    assert train_tokenizer(SMALL, tmp_path, Algorithm.BPE, smallest).vocab_size == smallest
+    assert tokenizer.vocab_size == 500
+    for text in (texts[0], chr(0x4E00), chr(0x4E00 + 999)):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert len(tokenizer.encode(chr(0x4E00))) < len(tokenizer.encode(chr(0x4E00 + 999)))
+    warnings = [event.text for event in sink.events if isinstance(event, Message)]
+    assert warnings
+    assert all(line.startswith("vocab_size 500 has no room for all characters of this text") for line in warnings)
+
+
+def test_a_vocabulary_with_room_for_no_character_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(VocabularyError, match=r"vocab_size: 273 is too small for the characters .* take \d+ or more"):
+        train_tokenizer(SMALL, tmp_path, Algorithm.BPE, 273)
 
 
 @pytest.mark.parametrize("documents", [[], [""], [" \n\n", "<sep>"]])

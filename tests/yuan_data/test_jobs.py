@@ -179,7 +179,10 @@ def test_both_jobs_run_from_the_command_line_and_publish_artifacts(tmp_path: Pat
     ("override", "words"),
     [
         ("inputs.text=[nowhere]", "nowhere: no such file or folder"),
-        ("tokenizer.vocab_size=60000", "the largest possible is"),
+        (
+            "tokenizer.vocab_size=60000",
+            "tokenizer.vocab_size: 60000 is more than this text has pieces for; the largest",
+        ),
         ("inputs.text=[latin.py]", "latin.py: not UTF-8 at byte 5 (0xE9)"),
         ("inputs.text=[empty.txt]", "empty.txt is empty"),
     ],
