@@ -7,8 +7,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from yuan_events import InputError
+from yuan_manifest.values import shortened, shown
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+NAME_RULE = "up to 100 letters, digits, dots, hyphens and underscores, the first a letter or digit"
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")  # as in a manifest; neither int() nor a database takes any number of digits
+_LONGEST_SHOWN = 150
+"""Characters of a reference that a message has; a right one is shorter."""
+
 LATEST = "latest"
 
 
@@ -60,20 +66,21 @@ class Reference:
         Raises:
             InputError: if it is not such a reference, or of another kind than wanted.
         """
+        told = f"artifact {shortened(text, _LONGEST_SHOWN)}"
         rest, _, version = text.partition("@")
         given, slash, name = rest.rpartition("/")
         if slash and given not in ArtifactKind.__members__:
-            raise InputError(f"artifact {text}: no kind {given!r}; expected {_kinds()}{_did_you_mean(given)}")
+            raise InputError(f"{told}: no kind {shown(given)}; expected {_kinds()}{_did_you_mean(given)}")
         if given and kind is not None and given != kind:
-            raise InputError(f"artifact {text}: a {kind} is wanted here, not a {given}")
+            raise InputError(f"{told}: a {kind} is wanted here, not a {given}")
         check_name(name, text)
         number = None
         if version and version != LATEST:
-            if not version.isascii() or not version.isdigit() or int(version) < 1:
-                raise InputError(f"artifact {text}: version {version!r} is not a number from 1 or `latest`")
+            if not _VERSION.fullmatch(version):
+                raise InputError(f"{told}: version {shown(version)} is not a number from 1 to 999999999 or `latest`")
             number = int(version)
         elif not version and text.endswith("@"):
-            raise InputError(f"artifact {text}: a version must follow the @")
+            raise InputError(f"{told}: a version must follow the @")
         chosen = given or kind
         return cls(name, ArtifactKind(chosen) if chosen else None, number)
 
@@ -82,17 +89,20 @@ class Reference:
         return f"{kind}{self.name}" + (f"@{self.version}" if self.version else "")
 
 
+def is_name(name: str) -> bool:
+    """Returns whether a name can be an artifact's, see `NAME_RULE`."""
+    return _NAME.fullmatch(name) is not None
+
+
 def check_name(name: str, text: str | None = None) -> None:
     """Checks that a name can be an artifact's.
 
     Raises:
         InputError: if it cannot.
     """
-    if not _NAME.fullmatch(name):
-        raise InputError(
-            f"artifact {text or name}: {name!r} cannot be a name; use up to 100 letters, digits, dots, hyphens and "
-            "underscores, the first a letter or digit"
-        )
+    if not is_name(name):
+        told = shortened(text or name, _LONGEST_SHOWN)
+        raise InputError(f"artifact {told}: {shown(name)} cannot be a name; use {NAME_RULE}")
 
 
 def not_found(reference: Reference, published: Iterable[tuple[str, str, int]]) -> ArtifactNotFound:
@@ -110,7 +120,7 @@ def _what_is_there(reference: Reference, everything: Sequence[tuple[str, str, in
     """Returns the rest of the message: the nearest that there is, and the command that lists it."""
     kind = reference.kind
     listing = f"`yuan artifacts {kind}`" if kind else "`yuan artifacts`"
-    versions = sorted(v for k, n, v in everything if n == reference.name and k == (kind or k))
+    versions = sorted({v for k, n, v in everything if n == reference.name and k == (kind or k)})
     if versions:
         have = f"is version {versions[0]}" if len(versions) == 1 else f"are versions {_ranges(versions)}"
         return f"; there {have}; {listing} lists them"
