@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from yuan_events import YuanError, one_line
 from yuan_inference.engine import Engine, EngineMetrics, EngineOptions
@@ -64,7 +65,8 @@ class ServedModels:
         self._failed: dict[str, str] = {}
         self._retired: list[Engine] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._locks: dict[str, asyncio.Lock] = {}
+        # A lock is kept for as long as somebody holds it or waits for it: names come from callers.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._closed = False
 
     @property
@@ -110,6 +112,10 @@ class ServedModels:
         for name in names:
             self._loading.setdefault(name, time.monotonic())
 
+    def tell_failed(self, name: str, reason: str) -> None:
+        """Says that a deployment could not be loaded, so that who asks for it is told why; not so of other names."""
+        self._failed[name] = reason
+
     async def load(self, name: str, prepare: Callable[[], Wanted]) -> Served:
         """Loads a model and puts it in place of the one of the same name; one that is served already stays.
 
@@ -129,7 +135,6 @@ class ServedModels:
                     return present
                 served = await self._start(wanted)
             except Exception as error:
-                self._failed[name] = one_line(error)
                 _LOGGER.error("model %s could not be loaded: %s", name, one_line(error))
                 raise
             finally:

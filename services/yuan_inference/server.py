@@ -14,7 +14,8 @@ import torch
 from google.protobuf import json_format
 from prometheus_client import CollectorRegistry
 
-from yuan_events import YuanError, one_line
+from yuan_corpus import TokenizerError
+from yuan_events import InputError, YuanError, one_line
 from yuan_inference.arguments import request_of
 from yuan_inference.engine import EngineMetrics, EngineOptions, EngineStopped, FinishReason, Output, QueueFull, Request
 from yuan_inference.loaded import DTYPES
@@ -23,11 +24,12 @@ from yuan_inference.streams import outputs
 from yuan_jobs.artifacts import ArtifactStore
 from yuan_jobs.deployments import deployments, set_deployment_state
 from yuan_jobs.records import DeploymentRecord
-from yuan_jobs.references import Reference
+from yuan_jobs.references import NAME_RULE, Reference, is_name
 from yuan_jobs.serving import ServerContext
 from yuan_jobs.slots import release_deployment, take_for_deployment
 from yuan_jobs.states import DeploymentState
 from yuan_manifest import Device
+from yuan_manifest.values import shown
 from yuan_rpc import AlreadyExists, InvalidArgument, Mount, ResourceExhausted, RpcServer, Unavailable
 from yuan_rpc.inference.v1 import inference_pb2, inference_pb2_grpc
 
@@ -159,7 +161,11 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         """Returns the text of ids."""
         del context
         tokenizer = self._models.get(request.model).engine.loaded.tokenizer
-        return inference_pb2.DetokenizeResponse(text=await asyncio.to_thread(tokenizer.decode, request.token_ids))
+        try:
+            text = await asyncio.to_thread(tokenizer.decode, request.token_ids)
+        except TokenizerError as error:
+            raise InvalidArgument(one_line(error), {"token_ids": one_line(error)}) from None
+        return inference_pb2.DetokenizeResponse(text=text)
 
     # --- models -------------------------------------------------------------------------------------------------
 
@@ -210,7 +216,11 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             kv_tokens=serving.get("kv_tokens"),
             max_waiting=serving.get("max_waiting") or EngineOptions.max_waiting,
         )
-        await self._load(record.name, record.artifact, serving.get("dtype"), options)
+        try:
+            await self._load(record.name, record.artifact, serving.get("dtype"), options)
+        except Exception as error:
+            self._models.tell_failed(record.name, one_line(error))
+            raise
 
     async def _load(self, name: str, artifact: str, dtype: str | None, options: EngineOptions) -> Served:
         """Loads a model and says how that went to the deployment of that name and artifact, if there is one."""
@@ -226,22 +236,33 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         except Exception as error:
             if self._cuda_devices and name not in self._models.names:
                 await asyncio.to_thread(release_deployment, self._store.registry, name)
-            await self._tell(name, artifact, DeploymentState.FAILED, one_line(error))
+            # A name that nobody deployed is no deployment that failed: who asks for it is told that there is none.
+            if await self._tell(name, artifact, DeploymentState.FAILED, one_line(error)):
+                self._models.tell_failed(name, one_line(error))
             raise
         await self._tell(name, served.wanted.artifact, DeploymentState.READY)
         return served
 
-    async def _tell(self, name: str, artifact: str, state: DeploymentState, reason: str | None = None) -> None:
+    async def _tell(self, name: str, artifact: str, state: DeploymentState, reason: str | None = None) -> bool:
+        """Returns whether there is such a deployment."""
         try:
-            await asyncio.to_thread(set_deployment_state, self._store.registry, name, artifact, state, reason)
+            return await asyncio.to_thread(set_deployment_state, self._store.registry, name, artifact, state, reason)
         except YuanError as error:
             _LOGGER.warning("the registry was not told of model %s: %s", name, one_line(error))
+            return False
 
 
 def _wrong_of(request: inference_pb2.LoadModelRequest) -> dict[str, str]:
     wrong: dict[str, str] = {}
     if not request.artifact:
         wrong["artifact"] = "empty; expected [model/]NAME[@VERSION]"
+    else:
+        try:
+            Reference.parse(request.artifact, "model")
+        except InputError as error:
+            wrong["artifact"] = one_line(error).removeprefix("artifact ")
+    if request.name and not is_name(request.name):
+        wrong["name"] = f"{shown(request.name)} cannot be a name; use {NAME_RULE}"
     if request.dtype and request.dtype not in DTYPES:
         wrong["dtype"] = f"expected one of {', '.join(DTYPES)}, found {request.dtype[:50]}"
     for field in ("max_batch", "kv_tokens", "max_waiting"):

@@ -257,6 +257,7 @@ def test_tokens_and_text_go_both_ways(tiny: Serving, loaded: LoadedModel) -> Non
     with pytest.raises(RpcFailed, match="token 999 is out of range") as caught:
         tiny.call("Detokenize", pb.DetokenizeRequest(token_ids=[999]))
     assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
+    assert list(caught.value.violations) == ["token_ids"]
 
 
 def test_model_info_says_what_is_served(tiny: Serving) -> None:
@@ -296,6 +297,37 @@ def test_a_model_that_cannot_be_loaded_is_refused_and_the_old_one_is_served_on(t
     with pytest.raises(RpcFailed, match="expected one of fp32, bf16, fp16, found int3"):
         tiny.load("tiny", dtype="int3")
     assert tiny.generate().text == before
+
+
+@pytest.mark.parametrize("name", ["a\nb", "'quoted'", "a\0", "x" * 5000, "a b"])
+def test_a_model_is_served_under_names_that_an_artifact_could_have(serving: Serving, name: str) -> None:
+    with pytest.raises(RpcFailed, match="cannot be a name") as caught:
+        serving.load("tiny@1", name=name)
+    assert (caught.value.code, list(caught.value.violations)) == (grpc.StatusCode.INVALID_ARGUMENT, ["name"])
+    assert serving.models.names == []
+
+
+@pytest.mark.parametrize("artifact", ["tiny@" + "9" * 5000, "dataset/tiny", "a b"])
+def test_what_is_no_reference_to_a_model_is_refused_by_its_field(serving: Serving, artifact: str) -> None:
+    with pytest.raises(RpcFailed) as caught:
+        serving.load(artifact)
+    assert (caught.value.code, list(caught.value.violations)) == (grpc.StatusCode.INVALID_ARGUMENT, ["artifact"])
+
+
+def test_what_nobody_deployed_is_not_said_to_be_deployed_after_it_could_not_be_loaded(serving: Serving) -> None:
+    def asked_for(name: str) -> RpcFailed:
+        with pytest.raises(RpcFailed) as caught:
+            serving.call("GetModelInfo", pb.GetModelInfoRequest(model=name))
+        return caught.value
+
+    for number in range(3):
+        with pytest.raises(RpcFailed, match="does not exist"):
+            serving.load("nosuch", name=f"nosuch-{number}")
+    assert str(asked_for("nosuch-1")) == str(asked_for("")) == "no model is deployed; yuan deploy MODEL"
+    serving.load("tiny@1")
+    assert asked_for("nosuch-1").code == grpc.StatusCode.NOT_FOUND
+    assert not serving.models._failed
+    assert not serving.models._locks
 
 
 def test_where_there_are_devices_each_model_takes_one_and_gives_it_back_if_it_cannot_be_loaded(
