@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import grpc
 import typer
 
 from yuan_cli.facts import labelled, short_value
@@ -24,7 +23,7 @@ from yuan_jobs.records import ArtifactRecord
 from yuan_jobs.references import ArtifactKind, ArtifactNotFound
 from yuan_manifest import Cluster, load_cluster
 from yuan_manifest.yaml_source import dump_yaml
-from yuan_rpc import RpcRefused
+from yuan_rpc import RpcRefused, StatusCode
 from yuan_rpc.jobs.v1 import jobs_pb2
 from yuan_stack.tables import aligned
 
@@ -137,7 +136,7 @@ def print_artifact_or_job(name: str, cluster_path: Path | None, *, as_json: bool
     except ArtifactNotFound as error:
         return _print_job(name, cluster, error, as_json=as_json)
     except RpcRefused as error:
-        if error.code != grpc.StatusCode.NOT_FOUND:
+        if error.code != StatusCode.NOT_FOUND:
             raise
         return _print_job(name, cluster, error, as_json=as_json)
     if as_json:
@@ -188,7 +187,7 @@ def _print_job(name: str, cluster: Cluster, missing: InputError, *, as_json: boo
         with JobClient(cluster) as client:
             reply = client.get(name)
     except YuanError as error:
-        if looks_so or (isinstance(error, RpcRefused) and error.code == grpc.StatusCode.INVALID_ARGUMENT):
+        if looks_so or (isinstance(error, RpcRefused) and error.code == StatusCode.INVALID_ARGUMENT):
             raise
         raise missing from None
     return print_job(reply, as_json=as_json)

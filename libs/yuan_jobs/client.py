@@ -15,14 +15,12 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
-import grpc
-
 from yuan_events import InputError
 from yuan_jobs.messages import state_numbers, struct_of
 from yuan_jobs.requests import Request, request_to_plain
 from yuan_jobs.states import JobState
 from yuan_manifest import SERVICE_OF_KIND, Cluster
-from yuan_rpc import Connection, RpcFailed, connect
+from yuan_rpc import Connection, RpcFailed, StatusCode, connect
 from yuan_rpc.jobs.v1 import jobs_pb2, jobs_pb2_grpc
 
 JOB_SERVERS = ("data", "trainer", "converter", "evaluator")
@@ -233,10 +231,10 @@ class JobClient:
                     self._answering = connection
                     return connection
             except RpcFailed as error:
-                if error.code != grpc.StatusCode.UNAVAILABLE:
+                if error.code != StatusCode.UNAVAILABLE:
                     raise
                 silent = silent or error
-        raise silent or RpcFailed("the stack is shutting down", grpc.StatusCode.UNAVAILABLE)
+        raise silent or RpcFailed("the stack is shutting down", StatusCode.UNAVAILABLE)
 
     def _going_on(
         self,
@@ -274,7 +272,7 @@ class JobClient:
                         yield reply
                 return
             except RpcFailed as error:
-                if error.code != grpc.StatusCode.UNAVAILABLE or not begun:
+                if error.code != StatusCode.UNAVAILABLE or not begun:
                     raise
                 self._answering = None
                 if not give_up:

@@ -21,7 +21,7 @@ from yuan_rpc.errors import (
     Unauthenticated,
     Unavailable,
 )
-from yuan_rpc.failures import RpcFailed, RpcRefused, failure_of
+from yuan_rpc.failures import RpcFailed, RpcRefused, StatusCode, failure_of
 from yuan_rpc.security import Security, Tls, ensure_token_file, read_token
 from yuan_rpc.server import Mount, RpcServer
 from yuan_rpc.version import VERSION, VersionMismatch, check_version
@@ -41,6 +41,7 @@ __all__ = [
     "RpcRefused",
     "RpcServer",
     "Security",
+    "StatusCode",
     "Tls",
     "Translations",
     "Unauthenticated",

@@ -75,6 +75,7 @@ class Connection:
             # A proxy for the web is none for the stack.
             ("grpc.enable_http_proxy", 0),
         ]
+        self._has_answered = False
         self._sync: grpc.Channel | None = None
         self._async: aio.Channel | None = None
 
@@ -122,6 +123,7 @@ class Connection:
             yield
         except grpc.RpcError as error:
             raise self.failure(error, timeout) from error
+        self._has_answered = True
 
     def failure(self, error: grpc.RpcError, timeout: float | None = None) -> RpcFailed:
         """Returns what a failed call of this connection means to a user."""
@@ -131,6 +133,7 @@ class Connection:
             token_file=self._token_file,
             tls=self._credentials is not None,
             timeout=timeout,
+            has_answered=self._has_answered,
         )
 
     def is_serving(self, service: str = "", timeout: float = 2.0) -> bool:

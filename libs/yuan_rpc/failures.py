@@ -26,6 +26,9 @@ from yuan_rpc.errors import (
 
 _MessageT = TypeVar("_MessageT", bound=Message)
 
+StatusCode = grpc.StatusCode
+"""For who looks at a failure's code: what imports `grpc` itself may do so before `quiet` is."""
+
 _REFUSED = frozenset(
     {
         grpc.StatusCode.INVALID_ARGUMENT,
@@ -75,10 +78,11 @@ class RpcRefused(RpcFailed, InputError):
     exit_code = 2
 
 
-class NothingAnswers(RpcFailed):
-    """No server is there: for the user of a command a bad input, with its exit code, whose mend is to start one.
+class NotReached(RpcFailed):
+    """No server is where the cluster's manifest says, or none that speaks as it says (TLS).
 
-    It is no `InputError`: to a service that calls another, or to a watcher whose server has gone, it may pass.
+    For the user of a command that is bad input, with its exit code: the mend is a key of the manifest, or `yuan up`. It
+    is no `InputError`: to a service that calls another, or to a watcher whose server has gone, it may pass.
     """
 
     exit_code = 2
@@ -91,6 +95,7 @@ def failure_of(
     token_file: str | None = None,
     tls: bool = False,
     timeout: float | None = None,
+    has_answered: bool = False,
 ) -> RpcFailed:
     """Returns what a failed call means to a user.
 
@@ -100,6 +105,7 @@ def failure_of(
         token_file: where the token that was sent came from; None: none was sent.
         tls: whether the connection speaks TLS.
         timeout: the call's deadline in seconds, where it is known.
+        has_answered: whether the server answered a call of this connection before: it is where and as it should be.
     """
     call = cast("Any", error)
     code = cast("grpc.StatusCode", call.code()) if hasattr(call, "code") else grpc.StatusCode.UNKNOWN
@@ -121,8 +127,8 @@ def failure_of(
         message = _foreign(code, text, server, tls, timeout)
     if code in _REFUSED:
         kind = RpcRefused
-    elif code == grpc.StatusCode.UNAVAILABLE and not ours and _is_silence(text):
-        kind = NothingAnswers
+    elif code == grpc.StatusCode.UNAVAILABLE and not ours and _is_not_reached(text, has_answered=has_answered):
+        kind = NotReached
     else:
         kind = RpcFailed
     return kind(
@@ -157,24 +163,53 @@ def _foreign(code: grpc.StatusCode, text: str, server: str, tls: bool, timeout: 
 
 def _unreachable(text: str, server: str, tls: bool) -> str:
     """Words a connection that did not come about or broke; gRPC tells why in its text alone."""
-    if "OPENSSL_internal" in text or "handshak" in text.lower():
+    if _is_of_tls(text):
         return _no_tls(text, server)
-    lowered = text.lower()
     if _is_silence(text):
         return f"nothing answers at {server}; start the stack with: yuan up"
-    if "resolution failed" in lowered or "resolving" in lowered:
+    if _is_of_name(text):
         return f"the host of {server} is not known; see `host` of its section in cluster.services"
-    if "http/2" in lowered:
+    if _is_of_protocol(text):
         return f"what answers at {server} is no gRPC server; see `port` of its section in cluster.services"
-    if any(words in lowered for words in ("socket closed", "connection reset", "broken pipe", "goaway")):
+    if _is_broken(text):
         other = "asks for a client certificate (cluster.security.tls)" if tls else "speaks TLS (cluster.security.tls)"
         return f"{server} closed the connection: it was stopped, or it {other}"
     return f"{server} cannot be reached: {text}" if text else f"{server} cannot be reached"
 
 
+def _is_not_reached(text: str, *, has_answered: bool) -> bool:
+    """Whether gRPC's text for a failed connection means that what the manifest says of the server does not hold."""
+    kinds = (_is_silence, _is_of_tls, _is_of_name, _is_of_protocol)
+    return any(is_kind(text) for is_kind in kinds) or (_is_broken(text) and not has_answered)
+
+
 def _is_silence(text: str) -> bool:
-    """Whether gRPC's text for a failed connection means that nothing is there."""
-    return any(words in text.lower() for words in ("connection refused", "timeout occurred", "unreachable"))
+    """Whether nothing is there."""
+    return _has(text, "connection refused", "timeout occurred", "unreachable")
+
+
+def _is_of_tls(text: str) -> bool:
+    """Whether a handshake failed."""
+    return _has(text, "openssl_internal", "handshak")
+
+
+def _is_of_name(text: str) -> bool:
+    """Whether the host has no address."""
+    return _has(text, "resolution failed", "resolving")
+
+
+def _is_of_protocol(text: str) -> bool:
+    """Whether something else than gRPC is there."""
+    return _has(text, "http/2")
+
+
+def _is_broken(text: str) -> bool:
+    """Whether the server closed the connection: it ends, or it never spoke as we do."""
+    return _has(text, "socket closed", "connection reset", "broken pipe", "goaway")
+
+
+def _has(text: str, *words: str) -> bool:
+    return any(word in text.lower() for word in words)
 
 
 def _no_tls(text: str, server: str) -> str:

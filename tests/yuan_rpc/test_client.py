@@ -11,7 +11,7 @@ import grpc
 import pytest
 from tests.yuan_rpc.toys import ToyData, toy_server
 
-from yuan_rpc import Connection, RpcFailed, RpcServer, VersionMismatch, check_version
+from yuan_rpc import Connection, RpcFailed, RpcServer, VersionMismatch, check_version, failure_of
 from yuan_rpc.data.v1 import data_pb2, data_pb2_grpc
 from yuan_rpc.inference.v1 import inference_pb2, inference_pb2_grpc
 from yuan_rpc.jobs.v1 import jobs_pb2, jobs_pb2_grpc
@@ -120,9 +120,37 @@ def test_a_host_that_is_not_known_is_told() -> None:
     message = r"the host of no-such-host\.invalid:7102 \(trainer\) is not known"
     with (
         Connection("trainer", "no-such-host.invalid", 7102) as connection,
-        pytest.raises(RpcFailed, match=message),
+        pytest.raises(RpcFailed, match=message) as caught,
     ):
         connection.is_serving(timeout=20.0)
+    assert caught.value.exit_code == 2
+
+
+class ClosedByServer(grpc.RpcError):
+    """What a stub raises when the server closes the connection."""
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        return "Socket closed"
+
+
+def test_a_server_that_ends_in_the_middle_is_no_bad_input_once_it_has_answered() -> None:
+    failures = [failure_of(ClosedByServer(), "here (data)", has_answered=answered) for answered in (False, True)]
+    assert [failure.exit_code for failure in failures] == [2, 1]
+    assert {str(failure) for failure in failures} == {
+        "here (data) closed the connection: it was stopped, or it speaks TLS (cluster.security.tls)"
+    }
+
+
+def test_a_connection_knows_that_its_server_has_answered() -> None:
+    async def case(server: RpcServer, connection: Connection) -> None:
+        assert connection.failure(ClosedByServer()).exit_code == 2
+        await asyncio.to_thread(connection.is_serving)
+        assert connection.failure(ClosedByServer()).exit_code == 1
+
+    serve(ToyData(), case)
 
 
 def test_a_port_that_something_else_listens_on_fails_in_one_line() -> None:

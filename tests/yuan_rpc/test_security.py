@@ -163,24 +163,27 @@ def test_a_server_of_an_unknown_authority_is_not_trusted(token: Security, tls: T
     server = replace(token, tls=Tls(certificate=tls.certificate, key=tls.key))
     client = replace(token, tls=Tls(authority=tls.certificate.with_name(authority) if authority else None))
     message = r"no TLS with 127.* \(data\): its certificate is not .*security\.tls\.authority"
-    with pytest.raises(RpcFailed, match=message):
+    with pytest.raises(RpcFailed, match=message) as caught:
         call(server, client)
+    assert caught.value.exit_code == 2
 
 
 @pytest.mark.parametrize("tls_at_server", [True, False])
 def test_clear_text_and_tls_do_not_meet_and_say_so(token: Security, tls: Tls, tls_at_server: bool) -> None:
     server = replace(token, tls=Tls(certificate=tls.certificate, key=tls.key)) if tls_at_server else token
     client = token if tls_at_server else replace(token, tls=Tls(authority=tls.authority))
-    with pytest.raises(RpcFailed, match="it speaks TLS" if tls_at_server else "it speaks clear text"):
+    with pytest.raises(RpcFailed, match="it speaks TLS" if tls_at_server else "it speaks clear text") as caught:
         call(server, client)
+    assert caught.value.exit_code == 2
 
 
 def test_mutual_tls_lets_in_only_those_with_a_certificate(token: Security, tls: Tls) -> None:
     everything = replace(token, tls=tls)
     assert call(everything, everything) == ["a", "b"]
     without = replace(token, tls=Tls(authority=tls.authority))
-    with pytest.raises(RpcFailed, match="asks for a client certificate"):
+    with pytest.raises(RpcFailed, match="asks for a client certificate") as caught:
         call(everything, without)
+    assert caught.value.exit_code == 2
     wrong = replace(tls, client_certificate=tls.certificate, client_key=tls.key)
     with pytest.raises(RpcFailed):
         call(everything, replace(token, tls=wrong))
@@ -260,9 +263,10 @@ def test_a_service_that_a_cluster_does_not_have_is_told_with_those_that_it_has(t
         connect(name, manifest(token))
 
 
-def test_a_failed_handshake_prints_nothing_but_the_one_line(token: Security, tls: Tls) -> None:
+@pytest.mark.parametrize("first", ["yuan_rpc", "yuan_jobs.client", "yuan_cli.artifacts", "yuan_cli.inference"])
+def test_a_failed_handshake_prints_nothing_but_the_one_line(token: Security, tls: Tls, first: str) -> None:
     code = (
-        "import sys; from pathlib import Path; from yuan_rpc import *; "
+        f"import sys, {first}; from pathlib import Path; from yuan_rpc import *; "
         "security = Security(tls=Tls(authority=Path(sys.argv[2]))); "
         "print(failure(Connection('data', '127.0.0.1', int(sys.argv[1]), security)))"
     )
