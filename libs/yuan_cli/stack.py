@@ -2,13 +2,16 @@
 
 import json
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from yuan_cli.options import ClusterOption, JsonOption, cluster_of
+from yuan_events import InputError
 
 if TYPE_CHECKING:
+    from yuan_manifest import ClusterManifest
     from yuan_stack.status import BrokerStatus, ProcessStatus, StackStatus
 
 UP_HELP = """Start the stack that a cluster manifest names: its broker, its services' servers and workers.
@@ -43,18 +46,31 @@ def add_commands(app: typer.Typer) -> None:
         cluster: ClusterOption = None,
         detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when everything is up.")] = False,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would happen.")] = False,
+        json: Annotated[
+            bool, typer.Option("--json", help="Print JSON at the end, for programs; the lines go to stderr.")
+        ] = False,
     ) -> int:
         from yuan_manifest import load_cluster  # noqa: PLC0415
         from yuan_stack.up import up  # noqa: PLC0415
 
-        return up(load_cluster(cluster_of(context, cluster)), _say, detach=detach, dry_run=dry_run)
+        if json and not detach and not dry_run:
+            raise InputError("yuan up --json: stays until the stack has ended; add --detach or --dry-run")
+        manifest = load_cluster(cluster_of(context, cluster))
+        if not json:
+            return up(manifest, _say, detach=detach, dry_run=dry_run)
+        return _plan_as_json(manifest) if dry_run else _up_as_json(manifest)
 
     @app.command("down", help=DOWN_HELP)
-    def down_command(context: typer.Context, *, cluster: ClusterOption = None) -> int:
+    def down_command(context: typer.Context, *, cluster: ClusterOption = None, json: JsonOption = False) -> int:
         from yuan_manifest import load_cluster  # noqa: PLC0415
         from yuan_stack.down import down  # noqa: PLC0415
+        from yuan_stack.processes import with_absolute_paths  # noqa: PLC0415
 
-        return down(load_cluster(cluster_of(context, cluster)), _say)
+        manifest = load_cluster(cluster_of(context, cluster))
+        found = down(manifest, _note if json else _say)
+        if json:
+            _print_json({"home": with_absolute_paths(manifest).cluster.home, "found": found})
+        return 0
 
     @app.command("status", help=STATUS_HELP)
     def status_command(context: typer.Context, *, cluster: ClusterOption = None, json: JsonOption = False) -> int:
@@ -74,10 +90,36 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
+def _note(line: str) -> None:
+    """Writes a line beside the JSON of stdout."""
+    typer.echo(line, err=True)
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2))
+
+
+def _plan_as_json(manifest: "ClusterManifest") -> int:
+    from yuan_stack.up import planned  # noqa: PLC0415
+
+    _print_json([asdict(change) for change in planned(manifest)])
+    return 0
+
+
+def _up_as_json(manifest: "ClusterManifest") -> int:
+    """Brings a stack up and prints how it stands then, as `yuan status` does."""
+    from yuan_stack.status import status_of  # noqa: PLC0415
+    from yuan_stack.up import up  # noqa: PLC0415
+
+    code = up(manifest, _note, detach=True)
+    _print_json(status_of(manifest).to_plain())
+    return code
+
+
 def _print_status(status: "StackStatus", *, as_json: bool) -> int:
     code = 0 if status.is_up else 1
     if as_json:
-        typer.echo(json.dumps(status.to_plain(), indent=2))
+        _print_json(status.to_plain())
         return code
     if status.is_down:
         typer.echo(f"nothing runs in {status.home}; start the stack with: yuan up")

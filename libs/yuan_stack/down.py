@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from contextlib import suppress
+from enum import StrEnum
 from pathlib import Path
 
 from yuan_events import Interrupted, WorkFailed
@@ -18,7 +19,15 @@ from yuan_stack.up import END_SECONDS
 _TURN_S = 0.1
 
 
-def down(manifest: ClusterManifest, say: Say) -> int:
+class Found(StrEnum):
+    """What there was to end."""
+
+    running = "running"
+    killed = "killed"
+    nothing = "nothing"
+
+
+def down(manifest: ClusterManifest, say: Say) -> Found:
     """Ends the stack of a cluster's home and waits for that; logs and the broker's data stay.
 
     Args:
@@ -26,7 +35,7 @@ def down(manifest: ClusterManifest, say: Say) -> int:
         say: takes the lines that the user reads.
 
     Returns:
-        0, also if nothing runs.
+        What there was; of all three nothing runs any more.
 
     Raises:
         WorkFailed: if it does not end.
@@ -37,11 +46,12 @@ def down(manifest: ClusterManifest, say: Say) -> int:
         if holder_of(folder) is not None:
             _end_running(folder, say, stop)
             say(f"the stack of {folder.home} has ended")
-        elif clear_left(folder, say):
+            return Found.running
+        if clear_left(folder, say):
             say(f"the stack of {folder.home} had been killed; nothing of it runs any more")
-        else:
-            say(f"nothing runs in {folder.home}")
-    return 0
+            return Found.killed
+        say(f"nothing runs in {folder.home}")
+        return Found.nothing
 
 
 def _end_running(folder: StackFolder, say: Say, stop: StopRequest) -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from contextlib import suppress
 
 from yuan_events import InputError, Interrupted, WorkFailed
@@ -20,6 +20,7 @@ from yuan_stack.folder import StackFolder, StackLock, digest, holder_of, last_li
 from yuan_stack.leftovers import clear_left, wait_for_killed
 from yuan_stack.managed import SERVER_GRACE_S, WORKER_GRACE_S
 from yuan_stack.narration import Narrator, Say, ended
+from yuan_stack.processes import Change
 from yuan_stack.stack import Stack, own_ports, state_of
 from yuan_stack.state import Phase, ProcessRecord, ProcessState, StackState
 
@@ -53,10 +54,10 @@ def up(manifest: ClusterManifest, say: Say, *, detach: bool = False, dry_run: bo
         WorkFailed: if a process does not come up; the text has the last line of its log.
         Interrupted: if the user stopped it before all was up.
     """
+    if dry_run:
+        return _show_plan(planned(manifest), say)
     stack = Stack.of(manifest)
     stack.check_installed()
-    if dry_run:
-        return _show_plan(stack, say)
     Home.of(stack.manifest.cluster)
     stack.folder.make()
     with StopRequest(insistent=False) as stop:
@@ -74,11 +75,21 @@ def up(manifest: ClusterManifest, say: Say, *, detach: bool = False, dry_run: bo
     raise Interrupted("interrupted")
 
 
-def _show_plan(stack: Stack, say: Say) -> int:
-    holder = holder_of(stack.folder)
-    state = state_of(stack.folder, holder)
+def planned(manifest: ClusterManifest) -> list[Change]:
+    """Returns what `up` would do, and does nothing.
+
+    Raises:
+        InputError: as `up`.
+    """
+    stack = Stack.of(manifest)
+    stack.check_installed()
+    state = state_of(stack.folder, holder_of(stack.folder))
     found = stack.changes(state)
     stack.check(stack.starting(found), own_ports(state))
+    return found
+
+
+def _show_plan(found: Sequence[Change], say: Say) -> int:
     if not found:
         say("nothing would change")
     width = max((len(change.name) for change in found), default=0)

@@ -56,6 +56,32 @@ def test_a_detached_stack_is_up_when_the_command_returns_and_nothing_is_left_aft
     assert (nothing.returncode, nothing.stdout) == (1, f"nothing runs in {stack.home}; start the stack with: yuan up\n")
 
 
+def test_up_and_down_tell_programs_in_json_and_people_on_stderr(stack: ToyStack) -> None:
+    def told(name: str, *options: str) -> tuple[object, str]:
+        ended = stack.command(name, *options, "--json")
+        assert ended.returncode == 0, ended.stderr
+        return json.loads(ended.stdout), ended.stderr
+
+    planned = [
+        {"name": name, "action": "start", "reasons": []}
+        for name in ("broker", "data-server", "data-worker-1", "trainer-server")
+    ]
+    assert told("up", "--dry-run") == (planned, "")
+    status, lines = told("up", "--detach")
+    assert isinstance(status, dict)
+    assert (status["up"], status["home"]) == (True, str(stack.home))
+    assert {row["name"]: row["pid"] for row in status["processes"]}.items() <= stack.pids().items()
+    assert lines.splitlines()[-1].startswith("the stack is up; ")
+    assert told("up", "--dry-run") == ([], "")
+    stays = stack.command("up", "--json")
+    assert (stays.returncode, stays.stdout) == (2, "")
+    assert "add --detach or --dry-run" in stays.stderr
+    found, lines = told("down")
+    assert found == {"home": str(stack.home), "found": "running"}
+    assert lines.splitlines()[-1] == f"the stack of {stack.home} has ended"
+    assert told("down") == ({"home": str(stack.home), "found": "nothing"}, f"nothing runs in {stack.home}\n")
+
+
 def test_in_the_foreground_what_dies_is_shown_and_started_again_and_ctrl_c_ends_all(stack: ToyStack) -> None:
     process = stack.foreground()
     assert process.stdout is not None
