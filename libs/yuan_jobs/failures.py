@@ -7,8 +7,8 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,8 +21,9 @@ def guarded(command: Callable[[], int]) -> int:
     for stream in (sys.stdout, sys.stderr):
         _show_unknown_characters(stream)
     try:
-        code = command()
-        sys.stdout.flush()
+        with _refusals_named(sys.stdout):
+            code = command()
+            sys.stdout.flush()
     except YuanError as error:
         code = _report(one_line(error), error.exit_code)
     except KeyboardInterrupt:
@@ -30,9 +31,41 @@ def guarded(command: Callable[[], int]) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `yuan artifacts | head -1`
         silence(sys.stdout)
         code = 1
+    except _OutputRefused as error:
+        silence(sys.stdout)
+        code = _report(f"cannot write the output: {error}", 1)
     except Exception as error:  # noqa: BLE001 - the last resort of a command
         code = _report(f"{one_line(error)} (this should not happen; details: {write_traceback(error)})", 1)
     return code
+
+
+class _OutputRefused(OSError):
+    """The output takes nothing more, of a full disk for one; the text says why."""
+
+
+@contextmanager
+def _refusals_named(stream: Any) -> Generator[None]:
+    """Tells a stream that cannot be written to apart from any other file: the error of the system names neither."""
+
+    def named(call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any) -> Any:
+            try:
+                return call(*arguments)
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                raise _OutputRefused((error.strerror or str(error)).lower()) from error
+
+        return called
+
+    methods = {name: getattr(stream, name) for name in ("write", "flush")}
+    for name, method in methods.items():
+        setattr(stream, name, named(method))
+    try:
+        yield
+    finally:
+        for name, method in methods.items():
+            setattr(stream, name, method)
 
 
 def silence(stream: TextIO) -> None:
@@ -67,8 +100,10 @@ def _show_unknown_characters(stream: Any) -> None:
 
 
 def _report(line: str, code: int) -> int:
-    with suppress(OSError, ValueError):
+    try:
         sys.stdout.flush()
+    except (OSError, ValueError):
+        silence(sys.stdout)  # else Python tries once more at its end, and says so in lines of its own
     try:
         sys.stderr.write(f"{line}\n")
         sys.stderr.flush()

@@ -185,6 +185,20 @@ def test_an_output_that_nobody_reads_to_its_end_is_no_error_to_see(toys: Toys) -
     assert stderr == ""
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [("artifacts",), ("generate", "demo", "a prompt")])
+def test_an_output_that_cannot_be_written_is_one_line(toys: Toys, arguments: tuple[str, ...], unbuffered: str) -> None:
+    toys.yuan("run", "tokenizer.yaml")
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "yuan_cli.main", *arguments]
+        environment = {**toys.environment, "PYTHONUNBUFFERED": unbuffered}
+        ended = subprocess.run(
+            command, cwd=toys.folder, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (ended.returncode, ended.stderr) == (1, "cannot write the output: no space left on device\n")
+    assert not list((toys.home / "logs").glob("error-*"))
+
+
 def test_an_error_that_nobody_foresaw_is_one_line_and_a_log(toys: Toys) -> None:
     script = (
         "import yuan_cli.app as app, sys\n"
