@@ -16,6 +16,7 @@ import typer
 from yuan_events import InputError, Text, event_to_json
 from yuan_events.printing import without_controls
 from yuan_manifest import Cluster
+from yuan_manifest.rules import LARGEST_SEED
 from yuan_manifest.schema import SamplingSection
 from yuan_rpc import Connection, RpcFailed, connect
 from yuan_rpc.inference.v1 import inference_pb2, inference_pb2_grpc
@@ -160,10 +161,15 @@ def sampling_of(options: Mapping[str, object], defaults: SamplingSection | None 
     }
     given = {name.replace("-", "_"): value for name, value in options.items() if value is not None}
     values |= {name: value for name, value in given.items() if name in values}
-    try:
-        return inference_pb2.SamplingParams(**values)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"yuan generate: a number does not fit: {error}") from None
+    if not 0 <= values["seed"] <= LARGEST_SEED:
+        raise InputError(f"--seed: expected 0 to 2^63 - 1, found {values['seed']}")
+    sampling = inference_pb2.SamplingParams()
+    for name, value in values.items():
+        try:
+            setattr(sampling, name, value)
+        except ValueError:
+            raise InputError(f"--{name.replace('_', '-')}: {value} is too large a number, or too small") from None
+    return sampling
 
 
 def generate_over_grpc(

@@ -111,6 +111,8 @@ def test_what_the_server_refuses_is_one_line(served: User) -> None:
     assert "sampling_params.temperature: expected 0 to 100, found -1" in served.refused(
         "generate", "x", "--temperature=-1"
     )
+    assert served.refused("generate", "x", "--seed", "-1") == "--seed: expected 0 to 2^63 - 1, found -1"
+    assert "--max-tokens: 99999999999 is too large" in served.refused("generate", "x", "--max-tokens", "99999999999")
     assert "empty; a prompt needs at least one token" in served.refused("generate", "")
     assert "context is 64 tokens" in served.refused("generate", "q7" * 100)
     assert "no model is served as nobody; served: tiny" in served.refused("chat", "nobody")
