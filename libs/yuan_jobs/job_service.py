@@ -317,6 +317,11 @@ def _field(name: str) -> Generator[None]:
         raise InvalidArgument(one_line(error), {name: one_line(error)}) from None
 
 
+def _of_key(error: Exception) -> RpcError:
+    key = error.key if isinstance(error, IdempotencyConflict) else ""
+    return AlreadyExists("idempotency_key", key, one_line(error))
+
+
 def _of_job(error: Exception) -> RpcError:
     return NotFound("job", error.job_id if isinstance(error, NoSuchJob) else "", one_line(error))
 
@@ -330,7 +335,7 @@ TRANSLATIONS: Translations = {
     control.JobNotFound: _of_job,
     ArtifactNotFound: _of_artifact,
     ArtifactDamaged: lambda error: FailedPrecondition(one_line(error)),
-    IdempotencyConflict: lambda error: AlreadyExists("idempotency_key", "", one_line(error)),
+    IdempotencyConflict: _of_key,
     control.WrongJobState: lambda error: FailedPrecondition(one_line(error)),
 }
 """What errors of jobs and artifacts mean on the wire."""

@@ -117,6 +117,7 @@ def test_an_idempotency_key_stands_for_one_job(job_stack: JobStack, client: JobC
     assert (again.id, reused) == (first.id, True)
     with pytest.raises(RpcRefused, match="idempotency key k: used before") as caught:
         client.submit(tokenizer(job_stack, "other"), idempotency_key="k")
+    assert caught.value.resource == ("idempotency_key", "k")
     assert caught.value.code == grpc.StatusCode.ALREADY_EXISTS
     with pytest.raises(RpcRefused, match="idempotency_key: is longer than 200 characters") as caught:
         client.submit(tokenizer(job_stack, "other"), idempotency_key="k" * 201)
