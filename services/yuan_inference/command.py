@@ -22,6 +22,9 @@ from yuan_jobs.references import ArtifactNotFound
 from yuan_manifest.loading import load_cluster
 from yuan_manifest.schema import SamplingSection
 
+_MARKS = {"model": "config.json", "tokenizer": "tokenizer.model"}
+"""The file by which a folder is known to be of a kind."""
+
 
 def generate_command(arguments: Sequence[str]) -> int:
     """Runs the subcommand and returns its exit code.
@@ -104,8 +107,9 @@ def _resolve(given: str, kind: str, cluster: str | None) -> Path:
     try:
         return store.open_artifact(given, kind).path
     except InputError as error:
-        # An artifact comes first. `models/mine` is no reference at all: no kind of artifact is called `models`.
-        if path.is_dir() and (isinstance(error, ArtifactNotFound) or "/" in given):
+        # An artifact comes first. `models/mine` is no reference at all: no kind of artifact is called `models`. And a
+        # folder of something else that has the name (of texts, say) is not meant.
+        if path.is_dir() and ("/" in given or (isinstance(error, ArtifactNotFound) and (path / _MARKS[kind]).exists())):
             return path
         raise
     finally:

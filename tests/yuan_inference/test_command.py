@@ -14,6 +14,7 @@ from yuan_events import InputError, Text, event_from_json
 from yuan_inference.command import generate_command
 from yuan_inference.generation import continue_prompt, prepare
 from yuan_inference.loaded import LoadedModel
+from yuan_jobs.references import ArtifactNotFound
 from yuan_manifest.schema import SamplingSection
 
 PROMPT = "shall I compare"
@@ -98,6 +99,13 @@ def test_a_model_that_does_not_exist_is_refused_by_name(home: Path) -> None:
     with pytest.raises(InputError, match="poem"):
         generate_command(["poem", PROMPT])
     assert home.is_dir()
+
+
+def test_a_folder_of_texts_that_has_the_name_is_not_taken_for_a_model(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "essay.txt").write_text("once upon a time")
+    with pytest.raises(ArtifactNotFound):
+        generate_command(["mine", PROMPT])
 
 
 def test_a_folder_without_a_sign_of_a_path_is_found_where_no_artifact_has_its_name(
