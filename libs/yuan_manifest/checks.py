@@ -78,6 +78,7 @@ def _tokenizer(section: schema.TokenizerSection) -> Iterator[Problem]:
         why = "256 byte pieces and the special tokens"
         yield "vocab_size", f"expected at least {smallest} ({why}), found {section.vocab_size}"
     yield from rules.above_zero(section, "sample_megabytes")
+    yield from rules.at_most(section, rules.LARGEST_COUNT, "vocab_size", "sample_megabytes")
     yield from rules.seed(section)
 
 
@@ -122,7 +123,11 @@ def _train(train: schema.TrainSection) -> Iterator[Problem]:
     if train.global_batch_size % train.micro_batch_size:
         problem = f"{train.global_batch_size} is no multiple of train.micro_batch_size {train.micro_batch_size}"
         yield "global_batch_size", problem
-    yield from rules.seed(train)
+    elif train.steps * train.global_batch_size > rules.LARGEST_COUNT:
+        samples = train.steps * train.global_batch_size
+        problem = f"{train.steps} x train.global_batch_size {train.global_batch_size} are {samples} samples"
+        yield "steps", f"{problem}; expected at most {rules.LARGEST_COUNT}"
+    yield from rules.seed(train, rules.LARGEST_SHUFFLE_SEED)
 
 
 def _optimizer(optimizer: schema.OptimizerSection) -> Iterator[Problem]:
@@ -157,6 +162,12 @@ def _pretrain(job: schema.PretrainJob) -> Iterator[Problem]:
     if job.data.sequence_length > longest:
         problem = f"{job.data.sequence_length} is above model.max_position_embeddings {longest}"
         yield "data.sequence_length", problem
+    if job.evaluation.samples and not job.data.split[1]:
+        problem = (
+            f"no documents for validation, but evaluation.samples is {job.evaluation.samples}; "
+            "raise the first or set the second to 0"
+        )
+        yield "data.split[1]", problem
 
 
 def _sampling(sampling: schema.SamplingSection) -> Iterator[Problem]:
@@ -165,6 +176,10 @@ def _sampling(sampling: schema.SamplingSection) -> Iterator[Problem]:
     if not 0 < sampling.top_p <= 1:
         yield "top_p", f"expected more than 0 and at most 1, found {sampling.top_p}"
     yield from rules.seed(sampling)
+
+
+def _serving(serving: schema.ServingSection) -> Iterator[Problem]:
+    yield from rules.at_most(serving, rules.LARGEST_COUNT, "max_batch", "max_waiting")
 
 
 def _model_input(inputs: schema.ModelInput) -> Iterator[Problem]:
@@ -295,6 +310,7 @@ def _cluster(cluster: schema.Cluster) -> Iterator[Problem]:
     shortest = 3  # a lease is renewed every quarter of it, over a database that may be busy for a second
     if cluster.lease_seconds < shortest:
         yield "lease_seconds", f"expected at least {shortest}, found {cluster.lease_seconds}"
+    yield from rules.at_most(cluster, rules.LARGEST_COUNT, "lease_seconds")
     # What is on one machine alone, its file of a database and its loopback, others cannot share.
     hosts = _hosts(cluster.services)
     if len(hosts) > 1:
@@ -379,6 +395,7 @@ _CHECKS: dict[type, Callable[[Any], Iterator[Problem]]] = {
     schema.EvaluationSection: _evaluation,
     schema.PretrainJob: _pretrain,
     schema.SamplingSection: _sampling,
+    schema.ServingSection: _serving,
     schema.ModelInput: _model_input,
     schema.GenerateInputs: _generate_inputs,
     schema.EvaluateInputs: _evaluate_inputs,

@@ -29,6 +29,18 @@ from yuan_manifest.values import (
 MOST_LISTED = 12
 """Valid names are listed up to this many."""
 
+LARGEST_NUMBER = (1 << 63) - 1
+"""Of whole numbers: 64 bits is what everything below takes."""
+
+_OTHER_NAMES = {
+    "batch_size": "global_batch_size",
+    "iterations": "steps",
+    "learning_rate": "lr",
+    "max_steps": "steps",
+    "seq_length": "sequence_length",
+}
+"""What keys are called elsewhere, where that is too far from their name here to be found by likeness."""
+
 
 def conform(cls: type, tree: dict[str, Any], origins: Origins) -> dict[str, Any]:
     """Returns the tree with its scalars as the class wants them (whole numbers as floats, overrides as text).
@@ -106,6 +118,8 @@ class _Conformer:
         if hint is int:
             if not isinstance(value, int):
                 raise self._wrong("a whole number", value, path)
+            if not -LARGEST_NUMBER <= value <= LARGEST_NUMBER:
+                raise self._wrong("a whole number of at most 2^63 - 1", value, path)
             return value
         return self._float(value, path)
 
@@ -155,12 +169,18 @@ class _Conformer:
         dotted = parse_path(key)
         if dotted in paths:
             return dotted
-        siblings = difflib.get_close_matches(key, list(hints), n=1)
-        if siblings:
-            return (*where[:-1], siblings[0])
         by_name: dict[str, KeyPath] = {}
         for candidate in paths:
             by_name.setdefault(str(candidate[-1]), candidate)
+        # The right name in the wrong section comes before a similar one in the right section.
+        name = _OTHER_NAMES.get(key, key)
+        if name in hints:
+            return (*where[:-1], name)
+        if name in by_name:
+            return by_name[name]
+        siblings = difflib.get_close_matches(key, list(hints), n=1)
+        if siblings:
+            return (*where[:-1], siblings[0])
         elsewhere = difflib.get_close_matches(key, list(by_name), n=1, cutoff=0.8)
         return by_name[elsewhere[0]] if elsewhere else None
 

@@ -3,8 +3,13 @@ r"""`${…}` in values: the resolvers that manifests may use, and plain values t
 `${oc.env:NAME,default}` reads the environment, `${a.b}` another value of the same manifest; `\${` stays text.
 """
 
+import dataclasses
+import inspect
 import math
 import re
+import types
+import typing
+from enum import Enum
 from typing import Any, TypeVar, cast
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -23,6 +28,8 @@ Section = TypeVar("Section")
 
 MISSING_MARK = "???"
 """What OmegaConf takes for a value that is not given."""
+
+_WORDS: dict[object, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
 def has_interpolation(value: object) -> bool:
@@ -94,23 +101,35 @@ def _resolve_each(node: DictConfig | ListConfig, origins: Origins, path: KeyPath
         origin = origins.find(where)
         if OmegaConf.is_missing(node, key):
             written = where in origins.entries
-            problem = (
-                f"{MISSING_MARK} stands for a missing value; give one" if written else "missing; it has no default"
-            )
-            raise ManifestError.at(origin, where, problem)
+            problem = f"{MISSING_MARK} stands for a missing value" if written else "missing; it has no default"
+            raise ManifestError.at(origin, where, f"{problem}; give {_expected(node, key) or 'one'}")
         try:
             value = node[key]
         except (OmegaConfBaseException, RecursionError) as error:
-            raise ManifestError.at(origin, where, _interpolation_problem(error)) from None
+            raise ManifestError.at(origin, where, _interpolation_problem(error, _expected(node, key))) from None
         if isinstance(value, float) and not math.isfinite(value):
             raise ManifestError.at(origin, where, f"expected a finite number, found {value}")
         if isinstance(value, DictConfig | ListConfig):
             _resolve_each(value, origins, where)
 
 
-def _interpolation_problem(error: BaseException) -> str:
+def _expected(node: DictConfig | ListConfig, key: Any) -> str:
+    """Returns what a key of a section is to be, in words; empty for what is no single value of a section."""
+    cls = OmegaConf.get_type(node)
+    if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):
+        return ""
+    hint: Any = typing.get_type_hints(cls)[key]
+    if typing.get_origin(hint) is list:
+        return "a list"
+    kind: Any = next((member for member in typing.get_args(hint) if member is not types.NoneType), hint)
+    if inspect.isclass(kind) and issubclass(kind, Enum):
+        return f"one of {', '.join(member.value for member in kind)}"
+    return next((words for known, words in _WORDS.items() if kind is known), "")
+
+
+def _interpolation_problem(error: BaseException, expected: str) -> str:
     text = _first_line(error)
-    if isinstance(error, RecursionError) or text.startswith("Recursive interpolation"):
+    if isinstance(error, RecursionError) or text.startswith(("Recursive interpolation", "Interpolation to parent")):
         return "refers to itself through ${…}"
     variable = re.search(r"Environment variable '(.*?)' not found", text)
     if variable:
@@ -124,15 +143,19 @@ def _interpolation_problem(error: BaseException) -> str:
         known = "${oc.env:NAME,default} or ${key.path}"
         return f"${{{unknown.group(1)}:…}} is unknown; expected {known}"
     if isinstance(error, InterpolationValidationError):
-        return _validation_problem(text)
+        return _validation_problem(text, expected)
     return f"cannot be resolved: {text}"
 
 
-def _validation_problem(text: str) -> str:
+def _validation_problem(text: str, expected: str = "") -> str:
     """Rewords OmegaConf's complaint about the type of what an interpolation gives."""
+    below = re.match(r"While dereferencing interpolation '(.*?)': .*?\b(Dict|List)Config\b", text)
+    if below:
+        found = "a section" if below.group(2) == "Dict" else "a list"
+        return f"expected {expected or 'a single value'}, found {found}, which {below.group(1)} stands for"
     source = re.match(r"While dereferencing interpolation '(.*?)': ", text)
     which = f", which {source.group(1)} stands for" if source else ""
-    kinds = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+    kinds = {"Integer": _WORDS[int], "Float": _WORDS[float], "Boolean": _WORDS[bool]}
     value = re.search(r"Value (.*) of type '\w+' could not be converted to (\w+)", text)
     if value and value.group(2) in kinds:
         return f"expected {kinds[value.group(2)]}, found {value.group(1)}{which}"

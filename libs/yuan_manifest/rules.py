@@ -19,13 +19,28 @@ _REFERENCE = re.compile(rf"{NAME.pattern}(?:@(?:[1-9][0-9]{{0,8}}|latest))?")
 LARGEST_SEED = (1 << 63) - 1
 """What torch's generators take."""
 
+LARGEST_SHUFFLE_SEED = (1 << 32) - 1
+"""What numpy's `RandomState` takes, which shuffles samples as the original does."""
+
+LARGEST_COUNT = (1 << 31) - 1
+"""Of anything that is counted: what the libraries below take, and more than a run has of anything."""
+
 
 def at_least(section: Any, smallest: float, *fields: str) -> Iterator[Problem]:
-    """Named values, where given, are no smaller."""
+    """Named values, where given, are no smaller; and whole numbers no larger than a count can be."""
     for name in fields:
         value = getattr(section, name)
         if value is not None and value < smallest:
             yield name, f"expected at least {smallest}, found {value}"
+    yield from at_most(section, LARGEST_COUNT, *(name for name in fields if isinstance(getattr(section, name), int)))
+
+
+def at_most(section: Any, largest: float, *fields: str) -> Iterator[Problem]:
+    """Named values, where given, are no larger."""
+    for name in fields:
+        value = getattr(section, name)
+        if value is not None and value > largest:
+            yield name, f"expected at most {largest}, found {shown(value)}"
 
 
 def above_zero(section: Any, *fields: str) -> Iterator[Problem]:
@@ -36,10 +51,10 @@ def above_zero(section: Any, *fields: str) -> Iterator[Problem]:
             yield name, f"expected more than 0, found {value}"
 
 
-def seed(section: Any) -> Iterator[Problem]:
-    """The section's seed is one that every generator takes."""
-    if not 0 <= section.seed <= LARGEST_SEED:
-        yield "seed", f"expected 0 to 2^63 - 1, found {section.seed}"
+def seed(section: Any, largest: int = LARGEST_SEED) -> Iterator[Problem]:
+    """The section's seed is one that every generator that it goes to takes."""
+    if not 0 <= section.seed <= largest:
+        yield "seed", f"expected 0 to 2^{largest.bit_length()} - 1, found {shown(section.seed)}"
 
 
 def names(section: Any, *fields: str) -> Iterator[Problem]:

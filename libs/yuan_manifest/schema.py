@@ -84,6 +84,7 @@ __all__ = [
     "PretrainJob",
     "ReportOutputs",
     "SamplingSection",
+    "ServingSection",
     "TargetSection",
     "TextInputs",
     "TokenizeInputs",

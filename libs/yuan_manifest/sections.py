@@ -122,11 +122,11 @@ class TrainSection:
     """The run.
 
     Attributes:
-        steps: optimizer steps.
+        steps: optimizer steps; at most 2^31 - 1 samples are read in all.
         global_batch_size: samples a step, over all data-parallel ranks and micro-batches.
         micro_batch_size: samples that go through a pipeline stage at once.
         precision: number format.
-        seed: of initial weights and of the order of samples.
+        seed: of initial weights and of the order of samples; 0 to 2^32 - 1.
         eod_mask_loss: no loss where the input is `<eod>`.
     """
 

@@ -55,7 +55,7 @@ def jobs(draw: st.DrawFn) -> dict[str, Any]:
             "name": draw(WORD),
             "inputs": {"model": draw(WORD), "prompts": draw(st.lists(TEXT.filter(bool), min_size=1, max_size=4))},
             "sampling": {
-                "max_tokens": draw(st.integers(1, 1 << 62)),
+                "max_tokens": draw(st.integers(1, (1 << 31) - 1)),
                 "temperature": draw(FLOATS),
                 "stop_at_eod": draw(st.booleans()),
             },
@@ -70,7 +70,10 @@ def jobs(draw: st.DrawFn) -> dict[str, Any]:
             st.sampled_from([{}, {"parallel": {"stages": [1, 3], "pipeline": 2}}, {"nodes": {"devices": 9}}])
         ),
         "inputs": {"text": draw(texts), "exclude": draw(texts), "documents": draw(st.sampled_from(["lines", "auto"]))},
-        "tokenizer": {"sample_megabytes": draw(st.none() | FLOATS), "seed": draw(st.integers(0, (1 << 63) - 1))},
+        "tokenizer": {
+            "sample_megabytes": draw(st.none() | st.floats(1e-300, (1 << 31) - 1)),
+            "seed": draw(st.integers(0, (1 << 63) - 1)),
+        },
         "outputs": {"tokenizer": draw(WORD)},
     }
 
