@@ -22,7 +22,7 @@ from yuan_jobs.references import ArtifactKind, ArtifactNotFound
 from yuan_jobs.registry import Registry
 from yuan_jobs.requests import Request, request_from_plain
 from yuan_jobs.resuming import topologies_of
-from yuan_jobs.submission import IdempotencyConflict, submit
+from yuan_jobs.submission import LONGEST_KEY, IdempotencyConflict, submit
 from yuan_jobs.watching import Logged, Watched
 from yuan_manifest import SERVICE_OF_KIND, ClusterManifest, Kind
 from yuan_manifest.schema import as_plain
@@ -55,7 +55,6 @@ RECONCILER = "reconciler"
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 _PAGE, _LARGEST_PAGE = 100, 1000
-_LONGEST_KEY = 200
 _TOKEN = re.compile(r"[0-9]{1,18}")  # of a list of artifacts; int() refuses some thousand digits
 
 
@@ -101,8 +100,8 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         topology = plain_of(message.topology) if message.HasField("topology") else self._default_topology()
         request = request_from_plain(plain_of(message.job), topology)
         self._check_kinds(request)
-        if len(message.idempotency_key) > _LONGEST_KEY:
-            problem = f"is longer than {_LONGEST_KEY} characters"
+        if len(message.idempotency_key) > LONGEST_KEY:
+            problem = f"is longer than {LONGEST_KEY} characters"
             raise InvalidArgument(f"idempotency_key: {problem}", {"idempotency_key": problem})
         parts = parts_of(request)
         check_order(parts)

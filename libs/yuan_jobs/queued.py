@@ -107,7 +107,8 @@ def _interrupted(store: ArtifactStore, heartbeat: Heartbeat) -> Callable[[Claim,
     def settle(claim: Claim, reason: str) -> None:
         match heartbeat.reason:
             case StopReason.CANCEL:
-                store.registry.finish(claim, JobState.CANCELLED, reason=f"cancelled by the user: {reason}")
+                what = reason.partition("; ")[0]  # what follows is how a run of the foreground goes on
+                store.registry.finish(claim, JobState.CANCELLED, reason=f"cancelled by the user: {what}")
             case _:  # a lost one too: it may be nobody's yet, where the registry was away; else this is refused
                 give_back(store.registry, claim, reason)
 

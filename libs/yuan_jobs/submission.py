@@ -24,7 +24,8 @@ from yuan_manifest import SERVICE_OF_KIND, Job
 from yuan_manifest.schema import as_plain
 
 _TRIES = 5
-_LONGEST_KEY = 200
+LONGEST_KEY = 200
+"""How many characters an idempotency key may have."""
 
 
 class IdempotencyConflict(InputError):
@@ -57,8 +58,8 @@ def submit(
         IdempotencyConflict: if the key belongs to another job.
         InputError: if a name in it cannot be one, or no service does a job's kind.
     """
-    if len(idempotency_key) > _LONGEST_KEY:
-        raise InputError(f"idempotency key: longer than {_LONGEST_KEY} characters")
+    if len(idempotency_key) > LONGEST_KEY:
+        raise InputError(f"idempotency key: longer than {LONGEST_KEY} characters")
     for job in _jobs(request):
         output_of(job)
         if SERVICE_OF_KIND[job.kind] is None:
