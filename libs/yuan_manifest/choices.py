@@ -9,6 +9,8 @@ class Kind(StrEnum):
     tokenizer = "tokenizer"
     tokenize = "tokenize"
     pretrain = "pretrain"
+    finetune = "finetune"
+    plan = "plan"
     generate = "generate"
     convert = "convert"
     evaluate = "evaluate"
@@ -17,11 +19,62 @@ class Kind(StrEnum):
 
 
 class Precision(StrEnum):
-    """Number format of training. `auto`: bf16 with fp32 master weights where the hardware computes it, else fp32."""
+    """Number format of training.
+
+    `auto`: bf16 with fp32 master weights where the hardware computes it, else fp32. `fp16` scales the loss and needs
+    CUDA.
+    """
 
     auto = "auto"
     fp32 = "fp32"
     bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class Recompute(StrEnum):
+    """What the backward pass computes again instead of keeping: nothing, attention alone, or whole layers."""
+
+    none = "none"
+    selective = "selective"
+    full = "full"
+
+
+class AttentionBackend(StrEnum):
+    """Who computes attention. `auto`: flash-attn on CUDA where it is installed, else torch's own."""
+
+    auto = "auto"
+    sdpa = "sdpa"
+    flash = "flash"
+
+
+class BadStep(StrEnum):
+    """What is done about a step that went wrong: nothing, leave it out, go back to the last state, end the run."""
+
+    ignore = "ignore"
+    skip = "skip"
+    rollback = "rollback"
+    stop = "stop"
+
+
+class FinetuneMethod(StrEnum):
+    """What fine-tuning changes: every weight, or low-rank additions to some matrices."""
+
+    full = "full"
+    lora = "lora"
+
+
+class Packing(StrEnum):
+    """How fine-tuning fills samples: with whole documents, or by cutting the stream of them as pretraining does."""
+
+    documents = "documents"
+    stream = "stream"
+
+
+class CostModel(StrEnum):
+    """How a plan counts. `exact`: every matrix of this network; `paper`: the formulas as printed there."""
+
+    exact = "exact"
+    paper = "paper"
 
 
 class Device(StrEnum):
@@ -36,6 +89,9 @@ class Launcher(StrEnum):
     """How ranks are started."""
 
     local = "local"
+    hostfile = "hostfile"
+    slurm = "slurm"
+    kubernetes = "kubernetes"
 
 
 class Layout(StrEnum):

@@ -26,7 +26,7 @@ from yuan_manifest.values import (
     shown,
 )
 
-MOST_LISTED = 12
+MOST_LISTED = 16
 """Valid names are listed up to this many."""
 
 LARGEST_NUMBER = (1 << 63) - 1

@@ -12,13 +12,19 @@ from typing import Any
 from omegaconf import MISSING
 
 from yuan_manifest.choices import (
+    AttentionBackend,
+    BadStep,
+    CostModel,
     Decay,
     Device,
     DocumentMode,
+    FinetuneMethod,
     Kind,
     Launcher,
     Layout,
+    Packing,
     Precision,
+    Recompute,
     TokenizerAlgorithm,
 )
 from yuan_manifest.sections import (
@@ -29,11 +35,17 @@ from yuan_manifest.sections import (
     DatasetOutputs,
     EvaluateInputs,
     EvaluationSection,
+    FinetuneInputs,
+    FinetuneSection,
     GenerateInputs,
+    GuardSection,
+    LoraSection,
     ModelInput,
     ModelOutputs,
     ModelSection,
     OptimizerSection,
+    PlanSection,
+    RecomputeSection,
     ReportOutputs,
     SamplingSection,
     ServingSection,
@@ -43,8 +55,10 @@ from yuan_manifest.sections import (
     TokenizerOutputs,
     TokenizerSection,
     TokenizeSection,
+    TrackingSection,
     TrainingInputs,
     TrainSection,
+    WandbSection,
     WeightedDataset,
 )
 from yuan_manifest.values import is_list, is_section
@@ -52,12 +66,15 @@ from yuan_manifest.values import is_list, is_section
 __all__ = [
     "JOB_OF_KIND",
     "SERVICE_OF_KIND",
+    "AttentionBackend",
+    "BadStep",
     "CheckpointSection",
     "Cluster",
     "ClusterManifest",
     "ConvertInputs",
     "ConvertJob",
     "ConvertOutputs",
+    "CostModel",
     "DataSection",
     "DatasetOutputs",
     "Decay",
@@ -66,25 +83,38 @@ __all__ = [
     "EvaluateInputs",
     "EvaluateJob",
     "EvaluationSection",
+    "FinetuneInputs",
+    "FinetuneJob",
+    "FinetuneMethod",
+    "FinetuneSection",
     "GenerateInputs",
     "GenerateJob",
+    "GuardSection",
     "Job",
     "Kind",
+    "KubernetesSection",
     "Launcher",
     "Layout",
+    "LoraSection",
     "ModelInput",
     "ModelOutputs",
     "ModelSection",
     "Nodes",
     "OptimizerSection",
+    "Packing",
     "Parallel",
     "PipelineJob",
     "PipelineStep",
+    "PlanJob",
+    "PlanSection",
     "Precision",
     "PretrainJob",
+    "Recompute",
+    "RecomputeSection",
     "ReportOutputs",
     "SamplingSection",
     "ServingSection",
+    "SlurmSection",
     "TargetSection",
     "TextInputs",
     "TokenizeInputs",
@@ -95,8 +125,11 @@ __all__ = [
     "TokenizerOutputs",
     "TokenizerSection",
     "Topology",
+    "TrackingSection",
     "TrainSection",
     "TrainingInputs",
+    "TrainingJob",
+    "WandbSection",
     "WeightedDataset",
     "as_plain",
 ]
@@ -105,13 +138,16 @@ SERVICE_OF_KIND: dict[Kind, str | None] = {
     Kind.tokenizer: "data",
     Kind.tokenize: "data",
     Kind.pretrain: "trainer",
+    Kind.finetune: "trainer",
+    Kind.plan: None,
     Kind.generate: "inference",
     Kind.convert: "converter",
     Kind.evaluate: "evaluator",
     Kind.deploy: "converter",
     Kind.pipeline: None,
 }
-"""The service whose `python -m yuan_<service> run` does a kind; a pipeline is only an order of other jobs."""
+"""The service whose `python -m yuan_<service> run` does a kind; a pipeline is only an order of other
+jobs, and a plan is only computed (`yuan plan`)."""
 
 
 # --- topology and cluster ----------------------------------------------------------------------------------------
@@ -119,11 +155,25 @@ SERVICE_OF_KIND: dict[Kind, str | None] = {
 
 @dataclass
 class Nodes:
-    """The machines. count: hosts. devices: devices (ranks) a host. device: their kind."""
+    """The machines.
+
+    Attributes:
+        count: hosts.
+        devices: devices (ranks) a host.
+        device: their kind.
+        memory_gib: memory of a device; null: read off this machine.
+        tflops: 10^12 floating-point operations a second that a device reaches in matrix products; null: measured here.
+        link_gbps: gigabits a second, one way, between two devices of a host; null: measured or looked up.
+        network_gbps: gigabits a second, one way, that a device has to another host; null: as link_gbps on one host.
+    """
 
     count: int = 1
     devices: int = 2
     device: Device = Device.auto
+    memory_gib: float | None = None
+    tflops: float | None = None
+    link_gbps: float | None = None
+    network_gbps: float | None = None
 
 
 @dataclass
@@ -134,22 +184,74 @@ class Parallel:
         pipeline: pipeline stages.
         stages: `auto` (the planner's), `uniform`, or transformer layers per stage as a list ([1, 3]).
         tensor: tensor-parallel size.
+        sequence: divide the sequence too, between the tensor-parallel matrices; nothing without tensor parallelism.
         data: data-parallel size; `auto`: as many as the devices allow.
-        zero_stage: DeepSpeed ZeRO stage.
+        zero_stage: DeepSpeed ZeRO stage: 1 with a pipeline, 0 to 3 without.
     """
 
     pipeline: int = 1
     stages: Any = "auto"
     tensor: int = 1
+    sequence: bool = True
     data: Any = "auto"
     zero_stage: int = 1
 
 
 @dataclass
+class SlurmSection:
+    """A Slurm cluster.
+
+    Attributes:
+        partition: to submit to; null: the default one.
+        account: to charge; null: the default one.
+        time: limit, as `sbatch --time` takes it; null: the partition's.
+        options: more options of sbatch, `--NAME=VALUE` each.
+        prologue: lines of shell before the ranks start (`module load …`).
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    time: str | None = None
+    options: list[str] = field(default_factory=list[str])
+    prologue: list[str] = field(default_factory=list[str])
+
+
+@dataclass
+class KubernetesSection:
+    """A Kubernetes cluster with Kubeflow's training operator.
+
+    Attributes:
+        namespace: of the job.
+        image: with Yuan Stack in it.
+        claim: persistent volume claim that every pod mounts at `cluster.home`.
+        device_resource: resource name of a device; null: none asked for.
+    """
+
+    namespace: str = "default"
+    image: str = "yuan-stack"
+    claim: str = MISSING
+    device_resource: str | None = "nvidia.com/gpu"
+
+
+@dataclass
 class Topology:
-    """On what, and how divided."""
+    """On what, and how divided.
+
+    Attributes:
+        launcher: how ranks are started. `hostfile`, `slurm`, `kubernetes`: all hosts see `cluster.home` at one path.
+        hostfile: file of lines `HOST slots=N` for launcher hostfile.
+        slurm: for launcher slurm.
+        kubernetes: for launcher kubernetes.
+        port: at which the first host's ranks wait for the others, with more than one host.
+        nodes: the machines.
+        parallel: how ranks share the work.
+    """
 
     launcher: Launcher = Launcher.local
+    hostfile: str | None = None
+    slurm: SlurmSection = field(default_factory=SlurmSection)
+    kubernetes: KubernetesSection | None = None
+    port: int = 29500
     nodes: Nodes = field(default_factory=Nodes)
     parallel: Parallel = field(default_factory=Parallel)
 
@@ -298,17 +400,42 @@ class TokenizeJob(Job):
 
 
 @dataclass
-class PretrainJob(Job):
-    """Trains a model from its first weights."""
+class TrainingJob(Job):
+    """What every job that trains has."""
 
-    model: ModelSection = field(default_factory=ModelSection)
     inputs: TrainingInputs = field(default_factory=TrainingInputs)
     data: DataSection = field(default_factory=DataSection)
     train: TrainSection = field(default_factory=TrainSection)
     optimizer: OptimizerSection = field(default_factory=OptimizerSection)
     checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
+    tracking: TrackingSection = field(default_factory=TrackingSection)
     outputs: ModelOutputs = field(default_factory=ModelOutputs)
+
+
+@dataclass
+class PretrainJob(TrainingJob):
+    """Trains a model from its first weights, or from those of another model."""
+
+    model: ModelSection = field(default_factory=ModelSection)
+
+
+@dataclass
+class FinetuneJob(TrainingJob):
+    """Teaches a model to answer; its sizes are those of the model that it starts from."""
+
+    inputs: FinetuneInputs = field(default_factory=FinetuneInputs)  # pyright: ignore[reportIncompatibleVariableOverride]
+    finetune: FinetuneSection = field(default_factory=FinetuneSection)
+
+
+@dataclass
+class PlanJob(Job):
+    """A training that is only planned: no data, no output."""
+
+    model: ModelSection = field(default_factory=ModelSection)
+    data: DataSection = field(default_factory=DataSection)
+    train: TrainSection = field(default_factory=TrainSection)
+    plan: PlanSection = field(default_factory=PlanSection)
 
 
 @dataclass
@@ -374,6 +501,8 @@ JOB_OF_KIND: dict[Kind, type[Job]] = {
     Kind.tokenizer: TokenizerJob,
     Kind.tokenize: TokenizeJob,
     Kind.pretrain: PretrainJob,
+    Kind.finetune: FinetuneJob,
+    Kind.plan: PlanJob,
     Kind.generate: GenerateJob,
     Kind.convert: ConvertJob,
     Kind.evaluate: EvaluateJob,

@@ -7,7 +7,19 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from yuan_manifest.choices import Decay, DocumentMode, Layout, Precision, TokenizerAlgorithm
+from yuan_manifest.choices import (
+    AttentionBackend,
+    BadStep,
+    CostModel,
+    Decay,
+    DocumentMode,
+    FinetuneMethod,
+    Layout,
+    Packing,
+    Precision,
+    Recompute,
+    TokenizerAlgorithm,
+)
 
 
 @dataclass
@@ -98,10 +110,25 @@ class WeightedDataset:
 
 @dataclass
 class TrainingInputs:
-    """What is trained on: a tokenizer artifact and a blend of datasets cut by it."""
+    """What is trained on.
+
+    Attributes:
+        tokenizer: artifact.
+        datasets: a blend of datasets cut by it.
+        model: whose weights a run begins with, optimizer and schedule new: an artifact, or a folder in native, Hugging
+            Face or Megatron layout (a path with a `/`). Pretraining needs none: its first weights are drawn.
+    """
 
     tokenizer: str = MISSING
     datasets: list[WeightedDataset] = MISSING
+    model: str | None = None
+
+
+@dataclass
+class FinetuneInputs(TrainingInputs):
+    """What fine-tuning starts from and learns: as pretraining, the model is a must."""
+
+    model: str = MISSING  # pyright: ignore[reportIncompatibleVariableOverride] - OmegaConf reads the narrower type
 
 
 @dataclass
@@ -111,10 +138,43 @@ class DataSection:
     Attributes:
         sequence_length: tokens of a sample.
         split: shares of documents for training, validation, test, in file order; normalised.
+        fim_rate: share of a sample's document pieces that are rearranged to fill in their middle (YUAN_FACTS B4).
+        fim_spm_rate: share of those that are written suffix first.
+        reset_position_ids: positions begin at 0 again after each `<eod>`.
     """
 
     sequence_length: int = 512
     split: list[float] = field(default_factory=lambda: [0.969, 0.03, 0.001])
+    fim_rate: float = 0.0
+    fim_spm_rate: float = 0.5
+    reset_position_ids: bool = False
+
+
+@dataclass
+class RecomputeSection:
+    """What is computed again in the backward pass, for memory. every_layers: in the first layer of every so many."""
+
+    mode: Recompute = Recompute.none
+    every_layers: int = 1
+
+
+@dataclass
+class GuardSection:
+    """What is done about steps that went wrong.
+
+    Attributes:
+        nonfinite: where loss or gradients are not finite; `ignore` is no choice.
+        spike: where the loss is above spike_factor times its mean over the last spike_window steps.
+        spike_factor: see there.
+        spike_window: steps.
+        most: so many skipped steps in a row, or rollbacks in all, end the run.
+    """
+
+    nonfinite: BadStep = BadStep.stop
+    spike: BadStep = BadStep.ignore
+    spike_factor: float = 2.0
+    spike_window: int = 50
+    most: int = 5
 
 
 @dataclass
@@ -128,6 +188,14 @@ class TrainSection:
         precision: number format.
         seed: of initial weights and of the order of samples; 0 to 2^32 - 1.
         eod_mask_loss: no loss where the input is `<eod>`.
+        recompute: activations that are not kept.
+        loss_block_tokens: logits of so many tokens exist at once (the paper's block-wise cross entropy, 3.4); null: a
+            size that suits the vocabulary; 0: those of the whole micro-batch.
+        attention: who computes it.
+        compile: blocks through `torch.compile`.
+        guard: what is done about steps that went wrong.
+        step_timeout_seconds: a step that takes longer has hung: the stacks of all ranks are written, the run ends
+            and is taken up from its last state; null: never.
     """
 
     steps: int = MISSING
@@ -136,18 +204,85 @@ class TrainSection:
     precision: Precision = Precision.auto
     seed: int = 1234
     eod_mask_loss: bool = False
+    recompute: RecomputeSection = field(default_factory=RecomputeSection)
+    loss_block_tokens: int | None = None
+    attention: AttentionBackend = AttentionBackend.auto
+    compile: bool = False
+    guard: GuardSection = field(default_factory=GuardSection)
+    step_timeout_seconds: int | None = 1800
+
+
+@dataclass
+class LoraSection:
+    """Low-rank additions (arXiv 2106.09685): W + alpha / rank * B A, merged into W when the model is written.
+
+    Attributes:
+        rank: of A and B.
+        alpha: see there.
+        dropout: share of an addition's inputs that are left out while training.
+        targets: last names of the matrices that get one: qk_proj, v_proj, o_proj, up_proj, gate_proj, down_proj.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: list[str] = field(default_factory=lambda: ["qk_proj", "v_proj", "o_proj"])
+
+
+@dataclass
+class FinetuneSection:
+    """Learning of answers: loss only behind `<sep>` (YUAN_FACTS B5).
+
+    Attributes:
+        method: what is changed.
+        lora: of method lora.
+        packing: how samples are filled.
+        strict_masks: instructions never count in the loss, also those of later turns and of documents that a sample
+            cuts; false: masked as the original does it, holes included.
+    """
+
+    method: FinetuneMethod = FinetuneMethod.full
+    lora: LoraSection = field(default_factory=LoraSection)
+    packing: Packing = Packing.documents
+    strict_masks: bool = True
+
+
+@dataclass
+class WandbSection:
+    """Weights & Biases. project, name: as shown there; mode: `online` or `offline` (files only)."""
+
+    project: str = MISSING
+    name: str | None = None
+    mode: str = "online"
+
+
+@dataclass
+class TrackingSection:
+    """Where metrics go beside the job's own history. tensorboard: event files with the run. wandb: null: not there."""
+
+    tensorboard: bool = True
+    wandb: WandbSection | None = None
+
+
+@dataclass
+class PlanSection:
+    """How a plan is made. cost_model: how it counts. tokens: of the whole training, for its days; null: the steps'."""
+
+    cost_model: CostModel = CostModel.exact
+    tokens: int | None = None
 
 
 @dataclass
 class OptimizerSection:
-    """AdamW and its schedule: linear warm-up, then decay to min_lr at the last step.
+    """The optimizer and its schedule: linear warm-up, then decay to min_lr at the last step.
 
     Attributes:
-        name: `adamw`.
+        name: `adamw`, or `muon` (matrices of the blocks by Muon, all else by AdamW).
         lr: peak learning rate.
         min_lr: learning rate at the last step.
         warmup_steps: steps over which the learning rate rises from 0.
         decay: shape of its fall.
+        restart_steps: the schedule begins anew, warm-up included, every so many steps; 0: never.
         betas: Adam's two averaging factors.
         eps: added to Adam's denominator.
         weight_decay: decoupled; not applied to norms and biases.
@@ -159,6 +294,7 @@ class OptimizerSection:
     min_lr: float = 0.0
     warmup_steps: int = 0
     decay: Decay = Decay.cosine
+    restart_steps: int = 0
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
     eps: float = 1.0e-8
     weight_decay: float = 0.1
@@ -167,10 +303,19 @@ class OptimizerSection:
 
 @dataclass
 class CheckpointSection:
-    """Training states. every_steps: how often one is written (0: only when the run stops). keep: newest ones kept."""
+    """Training states.
+
+    Attributes:
+        every_steps: how often one is written (0: only when the run stops).
+        keep: newest ones kept.
+        asynchronous: training goes on while a state is written.
+        best: also keep the weights with the lowest validation loss, and publish those.
+    """
 
     every_steps: int = 0
     keep: int = 2
+    asynchronous: bool = True
+    best: bool = False
 
 
 @dataclass

@@ -11,9 +11,12 @@ from yuan_manifest import ManifestError, load_cluster, load_job, load_pipeline, 
 
 Replace = Callable[[str, str, str], None]
 NAME = "NAME: 1 to 63 of a-z 0-9 . _ -, the first a letter or digit"
-TRAIN_KEYS = "steps, global_batch_size, micro_batch_size, precision, seed, eod_mask_loss"
-OPTIMIZER_KEYS = "name, lr, min_lr, warmup_steps, decay, betas, eps, weight_decay, clip_grad"
-KINDS = "tokenizer, tokenize, pretrain, generate, convert, evaluate, deploy, pipeline"
+TRAIN_KEYS = (
+    "steps, global_batch_size, micro_batch_size, precision, seed, eod_mask_loss, recompute, loss_block_tokens, "
+    "attention, compile, guard, step_timeout_seconds"
+)
+OPTIMIZER_KEYS = "name, lr, min_lr, warmup_steps, decay, restart_steps, betas, eps, weight_decay, clip_grad"
+KINDS = "tokenizer, tokenize, pretrain, finetune, plan, generate, convert, evaluate, deploy, pipeline"
 
 
 def line_of(error: pytest.ExceptionInfo[ManifestError]) -> str:
@@ -32,7 +35,7 @@ EDITED = {
     "unknown key like one here that lives elsewhere": ("warmup_steps: 2", "steps: 2", f"job.yaml:9: optimizer.steps: unknown key; expected one of {OPTIMIZER_KEYS}; did you mean train.steps?"),
     "key by its other name": ("lr: 1e-3", "learning_rate: 1e-3", f"job.yaml:9: optimizer.learning_rate: unknown key; expected one of {OPTIMIZER_KEYS}; did you mean optimizer.lr?"),
     "key by its other name elsewhere": ("steps: 20", "steps: 20, learning_rate: 1e-3", f"job.yaml:8: train.learning_rate: unknown key; expected one of {TRAIN_KEYS}; did you mean optimizer.lr?"),
-    "dotted key": ("name: small", "name: small\ntrain.seed: 1", "job.yaml:5: 'train.seed': unknown key; expected one of version, kind, name, topology, model, inputs, data, train, optimizer, checkpoint, evaluation, outputs; did you mean train.seed?"),
+    "dotted key": ("name: small", "name: small\ntrain.seed: 1", "job.yaml:5: 'train.seed': unknown key; expected one of version, kind, name, topology, inputs, data, train, optimizer, checkpoint, evaluation, tracking, outputs, model; did you mean train.seed?"),
     "text for a whole number": ("steps: 20", "steps: abc", "job.yaml:8: train.steps: expected a whole number, found 'abc'"),
     "quoted number": ("steps: 20", "steps: '20'", "job.yaml:8: train.steps: expected a whole number, found '20'"),
     "fraction for a whole number": ("steps: 20", "steps: 1e3", "job.yaml:8: train.steps: expected a whole number, found 1e3"),
@@ -53,11 +56,11 @@ EDITED = {
     "text for a list": ("split: [0.8, 0.1, 0.1]", "split: 0.8", "job.yaml:7: data.split: expected a list, found 0.8; write [a, b] or lines of `- a`"),
     "text in a list of numbers": ("split: [0.8, 0.1, 0.1]", "split: [0.8, x, 0.1]", "job.yaml:7: data.split[1]: expected a number, found 'x'"),
     "text for a section": ("optimizer: {lr: 1e-3, warmup_steps: 2}", "optimizer: adamw", "job.yaml:9: optimizer: expected a section of `key: value`, found 'adamw'"),
-    "no choice": ("steps: 20", "steps: 20, precision: bf17", "job.yaml:8: train.precision: expected one of auto, fp32, bf16, found 'bf17'; did you mean bf16?"),
+    "no choice": ("steps: 20", "steps: 20, precision: bf17", "job.yaml:8: train.precision: expected one of auto, fp32, bf16, fp16, found 'bf17'; did you mean bf16?"),
     "missing value": ("steps: 20, ", "", "job.yaml:8: train.steps: missing; it has no default; give a whole number"),
     "missing section": ("outputs: {model: small}\n", "", "job.yaml:1: outputs.model: missing; it has no default; give text"),
     "missing value in a list": ("{name: text, weight: 1.0}", "{weight: 1.0}", "job.yaml:5: inputs.datasets[0].name: missing; it has no default; give text"),
-    "mark of a missing value": ("steps: 20", "steps: 20, precision: '???'", "job.yaml:8: train.precision: expected one of auto, fp32, bf16, found '???'"),
+    "mark of a missing value": ("steps: 20", "steps: 20, precision: '???'", "job.yaml:8: train.precision: expected one of auto, fp32, bf16, fp16, found '???'"),
     "mark of a missing text": ("name: small", "name: '???'", "job.yaml:4: name: ??? stands for a missing value; give text"),
     "unknown kind": ("kind: pretrain", "kind: pretrian", f"job.yaml:3: kind: expected one of {KINDS}, found 'pretrian'; did you mean pretrain?"),
     "kind of no text": ("kind: pretrain", "kind: [pretrain]", f"job.yaml:3: kind: expected one of {KINDS}, found a list"),
@@ -88,10 +91,10 @@ EDITED = {
     "interpolation of another type": ("steps: 20", "steps: '${name}'", "job.yaml:8: train.steps: expected a whole number, found 'small', which ${name} stands for"),
     "interpolation of a section for text": ("name: small", "name: '${train}'", "job.yaml:4: name: expected text, found a section, which ${train} stands for"),
     "interpolation of a section for a whole number": ("steps: 20", "steps: '${model}'", "job.yaml:8: train.steps: expected a whole number, found a section, which ${model} stands for"),
-    "interpolation of a list for a choice": ("steps: 20", "steps: 20, precision: '${data.split}'", "job.yaml:8: train.precision: expected one of auto, fp32, bf16, found a list, which ${data.split} stands for"),
+    "interpolation of a list for a choice": ("steps: 20", "steps: 20, precision: '${data.split}'", "job.yaml:8: train.precision: expected one of auto, fp32, bf16, fp16, found a list, which ${data.split} stands for"),
     "interpolation of a list in a list": ("split: [0.8,", "split: ['${optimizer.betas}',", "job.yaml:7: data.split[0]: expected a single value, found a list, which ${optimizer.betas} stands for"),
     "interpolation of its own section": ("steps: 20", "steps: '${train}'", "job.yaml:8: train.steps: refers to itself through ${…}"),
-    "interpolation of no choice": ("steps: 20", "steps: 20, precision: '${name}'", "job.yaml:8: train.precision: expected one of auto, fp32, bf16, found 'small', which ${name} stands for"),
+    "interpolation of no choice": ("steps: 20", "steps: 20, precision: '${name}'", "job.yaml:8: train.precision: expected one of auto, fp32, bf16, fp16, found 'small', which ${name} stands for"),
     "interpolated infinity": ("lr: 1e-3", "lr: '${oc.env:YUAN_TEST_UNSET,inf}'", "job.yaml:9: optimizer.lr: expected a finite number, found inf"),
     "unfinished interpolation": ("name: small", "name: '${'", "job.yaml:4: name: '${' cannot be read; inside ${…} quote what is no plain word, and write \\${ for a ${ that is text"),
     "interpolation for a section": ("train: {steps: 20, global_batch_size: 8, micro_batch_size: 2}", "train: ${data}", "job.yaml:8: train: expected a section of `key: value`, found '${data}'"),
@@ -128,7 +131,7 @@ EDITED = {
     "kept states": ("name: small", "name: small\ncheckpoint: {keep: 0}", "job.yaml:5: checkpoint.keep: expected at least 1, found 0"),
     "evaluation": ("name: small", "name: small\nevaluation: {samples: -1}", "job.yaml:5: evaluation.samples: expected at least 0, found -1"),
     "job's tensor size": ("name: small", "name: small\ntopology: {parallel: {tensor: 2}}", "job.yaml:5: topology.parallel.tensor: tensor parallelism is not available yet; expected 1, found 2"),
-    "job's topology key": ("name: small", "name: small\ntopology: {parallel: {stage: 2}}", "job.yaml:5: topology.parallel.stage: unknown key; expected one of pipeline, stages, tensor, data, zero_stage; did you mean topology.parallel.stages?"),
+    "job's topology key": ("name: small", "name: small\ntopology: {parallel: {stage: 2}}", "job.yaml:5: topology.parallel.stage: unknown key; expected one of pipeline, stages, tensor, sequence, data, zero_stage; did you mean topology.parallel.stages?"),
 }  # fmt: skip
 
 
@@ -181,7 +184,7 @@ OVERRIDDEN = {
     "index without a list": ("train[0]=1", "override: train[0]: no list stands at train"),
     "key below a value": ("train.steps.more=1", "override: train.steps.more: train.steps is neither a section nor a list"),
     "version": ("version=2", "override: version: expected 1, the only version that this program reads, found 2"),
-    "extends": ("extends=x", "override: extends: unknown key; expected one of version, kind, name, topology, model, inputs, data, train, optimizer, checkpoint, evaluation, outputs"),
+    "extends": ("extends=x", "override: extends: unknown key; expected one of version, kind, name, topology, inputs, data, train, optimizer, checkpoint, evaluation, tracking, outputs, model"),
     "cluster": ("cluster.home=x", "override: cluster: stands in a cluster manifest, never in a job; give the cluster's file with -f or YUAN_CLUSTER"),
     "unset variable": ("train.steps=${oc.env:YUAN_TEST_UNSET}", "override: train.steps: the environment variable YUAN_TEST_UNSET is not set; set it, or give a default: ${oc.env:YUAN_TEST_UNSET,default}"),
     "batch against the file": ("train.micro_batch_size=3", "job.yaml:8: train.global_batch_size: 8 is no multiple of train.micro_batch_size 3"),
@@ -265,7 +268,7 @@ CLUSTERS = {
     "empty home": ("home: home", "home: ''", "cluster.yaml:3: cluster.home: is empty text"),
     "device": ("devices: 4", "device: gpu", "cluster.yaml:5: topology.nodes.device: expected one of auto, cpu, cuda, found 'gpu'; did you mean cpu?"),
     "no devices": ("devices: 4", "devices: 0", "cluster.yaml:5: topology.nodes.devices: expected at least 1, found 0"),
-    "launcher": ("topology:", "topology:\n  launcher: slurm", "cluster.yaml:5: topology.launcher: expected one of local, found 'slurm'"),
+    "launcher": ("topology:", "topology:\n  launcher: slrm", "cluster.yaml:5: topology.launcher: expected one of local, hostfile, slurm, kubernetes, found 'slrm'; did you mean slurm?"),
 }  # fmt: skip
 
 
