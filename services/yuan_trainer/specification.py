@@ -1,16 +1,14 @@
 """What a rank is told: one frozen value, handed over as a JSON file, in which every choice is already made."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from enum import EnumType
 from pathlib import Path
-from typing import Any, TypeVar, cast
-
-from omegaconf import OmegaConf
+from types import NoneType, UnionType
+from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 from yuan_manifest.schema import DataSection, OptimizerSection, TrainSection
 from yuan_model import YuanConfig
-
-SectionT = TypeVar("SectionT")
 
 
 @dataclass(frozen=True)
@@ -68,37 +66,33 @@ class Specification:
 
     def write(self, path: Path) -> None:
         """Writes the specification where a rank will read it."""
-        fields = {name: _plain(value) for name, value in vars(self).items()}
-        fields["model"] = self.model.to_dict()
-        path.write_text(json.dumps(fields, indent=1, default=str), encoding="utf-8")
+        path.write_text(json.dumps(_plain(self), indent=1), encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> "Specification":
         """Reads what `write` wrote."""
-        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        resume_from = fields.pop("resume_from")
-        return cls(
-            model=YuanConfig.from_dict(fields.pop("model")),
-            datasets=tuple(DatasetPart(Path(part["folder"]), part["weight"]) for part in fields.pop("datasets")),
-            data=_section(DataSection, fields.pop("data")),
-            train=_section(TrainSection, fields.pop("train")),
-            optimizer=_section(OptimizerSection, fields.pop("optimizer")),
-            stages=tuple(fields.pop("stages")),
-            state_root=Path(fields.pop("state_root")),
-            resume_from=None if resume_from is None else Path(resume_from),
-            output=Path(fields.pop("output")),
-            **fields,
-        )
+        return _read(cls, json.loads(path.read_text(encoding="utf-8")))
 
 
-def _plain(value: object) -> object:
-    if isinstance(value, DataSection | TrainSection | OptimizerSection):
-        return asdict(value)
-    if isinstance(value, tuple):
-        parts = cast("tuple[int | DatasetPart, ...]", value)
-        return [asdict(part) if isinstance(part, DatasetPart) else part for part in parts]
-    return value
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in cast("list[Any]", value)]
+    return str(value) if isinstance(value, Path) else value
 
 
-def _section(kind: type[SectionT], fields: dict[str, Any]) -> SectionT:
-    return cast("SectionT", OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), fields)))
+def _read(kind: Any, value: Any) -> Any:
+    """Returns a value of a type from what `_plain` made of it."""
+    if get_origin(kind) in (Union, UnionType):
+        if value is None:
+            return None
+        kind = next(option for option in get_args(kind) if option is not NoneType)
+    if is_dataclass(kind):
+        kinds = get_type_hints(kind)
+        return cast("Any", kind)(**{name: _read(kinds[name], item) for name, item in value.items()})
+    if get_origin(kind) is tuple:
+        return tuple(_read(get_args(kind)[0], item) for item in value)
+    if get_origin(kind) is list:
+        return [_read(get_args(kind)[0], item) for item in value]
+    return kind(value) if kind is Path or isinstance(kind, EnumType) else value
