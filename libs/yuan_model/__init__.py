@@ -13,7 +13,7 @@ from yuan_model.generation import generate
 from yuan_model.initialization import initialize_
 from yuan_model.loading import load_model
 from yuan_model.localized_filter import CausalConvolution, LocalizedFilter
-from yuan_model.loss import cross_entropy
+from yuan_model.loss import VocabularyShard, blockwise_cross_entropy, cross_entropy
 from yuan_model.model import Yuan
 from yuan_model.norm import RMSNorm
 from yuan_model.paged import Chunk, PagedCache, blocks_needed, bytes_per_token, paged_logits
@@ -35,9 +35,11 @@ __all__ = [
     "RMSNorm",
     "RotaryTable",
     "StoredTensor",
+    "VocabularyShard",
     "Yuan",
     "YuanConfig",
     "blocks_needed",
+    "blockwise_cross_entropy",
     "bytes_per_token",
     "cross_entropy",
     "document_segments",
