@@ -268,16 +268,17 @@ def _cycle(job: schema.PipelineJob) -> list[str]:
 
 def _nodes(nodes: schema.Nodes) -> Iterator[Problem]:
     yield from rules.at_least(nodes, 1, "count", "devices")
-    if nodes.count > 1:
-        yield "count", f"{nodes.count} hosts are not available yet; expected 1"
+    speeds = ("tflops", "peak_tflops", "link_gbps", "network_gbps")
+    yield from rules.above_zero(nodes, "memory_gib", *speeds)
+    yield from rules.at_most(nodes, rules.LARGEST_COUNT, "memory_gib", *speeds)
+    if nodes.tflops and nodes.peak_tflops and nodes.tflops > nodes.peak_tflops:
+        yield "peak_tflops", f"{nodes.peak_tflops} is below topology.nodes.tflops {nodes.tflops}"
 
 
 def _parallel(parallel: schema.Parallel) -> Iterator[Problem]:
     yield from rules.at_least(parallel, 1, "pipeline", "tensor")
-    if parallel.tensor != 1:
-        yield "tensor", f"tensor parallelism is not available yet; expected 1, found {parallel.tensor}"
-    if parallel.zero_stage not in (0, 1):
-        yield "zero_stage", f"expected 0 or 1, found {parallel.zero_stage}"
+    if parallel.zero_stage not in (0, 1, 2, 3):
+        yield "zero_stage", f"expected 0, 1, 2 or 3, found {parallel.zero_stage}"
     if parallel.data != "auto" and not _is_count(parallel.data):
         yield "data", f"expected auto or a whole number from 1, found {shown(parallel.data)}"
     yield from _stages(parallel.stages)
@@ -298,6 +299,11 @@ def _stages(stages: object) -> Iterator[Problem]:
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _plan(plan: schema.PlanSection) -> Iterator[Problem]:
+    if plan.tokens is not None and plan.tokens < 1:  # a training is of more tokens than a count can be
+        yield "tokens", f"expected at least 1, found {plan.tokens}"
 
 
 def _cluster(cluster: schema.Cluster) -> Iterator[Problem]:
@@ -406,6 +412,7 @@ _CHECKS: dict[type, Callable[[Any], Iterator[Problem]]] = {
     schema.PipelineJob: _pipeline,
     schema.Nodes: _nodes,
     schema.Parallel: _parallel,
+    schema.PlanSection: _plan,
     schema.Cluster: _cluster,
     schema.Services: _services,
     schema.ServiceSection: _service,

@@ -163,6 +163,7 @@ class Nodes:
         device: their kind.
         memory_gib: memory of a device; null: read off this machine.
         tflops: 10^12 floating-point operations a second that a device reaches in matrix products; null: measured here.
+        peak_tflops: those of its data sheet, which MFU and HFU are shares of; null: as tflops.
         link_gbps: gigabits a second, one way, between two devices of a host; null: measured or looked up.
         network_gbps: gigabits a second, one way, that a device has to another host; null: as link_gbps on one host.
     """
@@ -172,6 +173,7 @@ class Nodes:
     device: Device = Device.auto
     memory_gib: float | None = None
     tflops: float | None = None
+    peak_tflops: float | None = None
     link_gbps: float | None = None
     network_gbps: float | None = None
 

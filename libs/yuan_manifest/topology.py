@@ -3,13 +3,26 @@
 Only arithmetic on sizes: which rank does what is `yuan_parallel`'s, and so is the plan behind `auto` stages.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any, Protocol
 
 from yuan_manifest.checks import check
+from yuan_manifest.choices import CostModel, FinetuneMethod, Launcher
 from yuan_manifest.errors import ManifestError, Origin, Origins, attach, origins_of
 from yuan_manifest.interpolation import build
 from yuan_manifest.merging import Layers
-from yuan_manifest.schema import ClusterManifest, Job, PretrainJob, Topology, as_plain
+from yuan_manifest.schema import (
+    ClusterManifest,
+    FinetuneJob,
+    Job,
+    PlanJob,
+    PretrainJob,
+    Topology,
+    TrainingJob,
+    TrainSection,
+    as_plain,
+)
 from yuan_manifest.values import KeyPath, children, is_list
 
 ABOVE: KeyPath = ("topology",)
@@ -50,6 +63,35 @@ def device_count(topology: Topology) -> int:
     return topology.nodes.count * topology.nodes.devices
 
 
+class NetworkSizes(Protocol):
+    """Sizes of a network that its division depends on; a manifest's model section has them, and so has a config."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding."""
+        ...
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream."""
+        ...
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Transformer blocks."""
+        ...
+
+    @property
+    def num_attention_heads(self) -> int:
+        """Heads."""
+        ...
+
+    @property
+    def intermediate_size(self) -> int:
+        """Width of each SwiGLU half."""
+        ...
+
+
 def check_run(job: Job, topology: Topology) -> None:
     """Checks what must hold between a job and the topology that it runs under; only training has such rules.
 
@@ -57,57 +99,143 @@ def check_run(job: Job, topology: Topology) -> None:
         ManifestError: if the job cannot run so; it names where the value to change stands, be it the job, the
             cluster or an override.
     """
-    if not isinstance(job, PretrainJob):
+    if not isinstance(job, TrainingJob | PlanJob):
         return
-    for key, problem in _contradictions(topology):
+    if isinstance(job, TrainingJob):
+        for key, problem in _launching(topology):
+            raise _error(topology, key, problem)
+    check_division(job, topology, job.model if isinstance(job, PretrainJob | PlanJob) else None)
+
+
+def check_division(job: TrainingJob | PlanJob, topology: Topology, sizes: NetworkSizes | None) -> None:
+    """Checks that a training can be divided so.
+
+    What the paper's cost model plans may be a training of another program: only what makes its formulas meaningless is
+    refused then.
+
+    Args:
+        job: a training, or a plan of one.
+        topology: the resolved topology.
+        sizes: of the network; None where they are not known yet (fine-tuning, before its model is looked at).
+
+    Raises:
+        ManifestError: at the first problem.
+    """
+    of_paper = isinstance(job, PlanJob) and job.plan.cost_model == CostModel.paper
+    problems = [_stage_lists(topology, sizes)]
+    if not of_paper:
+        problems += [_combinations(topology), _tensor_sizes(topology, sizes, job)]
+    problems += [_devices(topology)]
+    for key, problem in chain.from_iterable(problems):
         raise _error(topology, key, problem)
-    parallel = topology.parallel
-    layers = job.model.num_hidden_layers
-    if is_list(parallel.stages) and sum(parallel.stages) != layers:
-        problem = f"{parallel.stages} sum to {sum(parallel.stages)}, but model.num_hidden_layers is {layers}"
-        raise _error(topology, ("parallel", "stages"), problem)
-    if parallel.pipeline > layers:
-        problem = f"{parallel.pipeline} stages for {layers} layers (model.num_hidden_layers); every stage needs one"
-        raise _error(topology, ("parallel", "pipeline"), problem)
-    ranks, devices = rank_count(topology), device_count(topology)
-    if ranks > devices:
-        raise _error(topology, *_too_many_ranks(topology, ranks, devices))
-    data, micro = data_size(topology), job.train.micro_batch_size
-    if job.train.global_batch_size % (micro * data):
-        key = ("train", "global_batch_size")
-        problem = (
-            f"{job.train.global_batch_size} is no multiple of {micro * data}, which is "
-            f"train.micro_batch_size {micro} x {data} data-parallel ranks (topology.parallel.data)"
-        )
+    for key, problem in chain(_batches(topology, job.train), [] if of_paper else _whole_matrices(topology, job)):
         raise ManifestError.at(origins_of(job).find(key), key, problem)
 
 
-def _too_many_ranks(topology: Topology, ranks: int, devices: int) -> tuple[KeyPath, str]:
+_Found = Iterator[tuple[KeyPath, str]]
+"""Keys, of the topology or of the job, and what is wrong there."""
+
+
+def _launching(topology: Topology) -> _Found:
+    count = topology.nodes.count
+    if count > 1 and topology.launcher == Launcher.local:
+        others = ", ".join(launcher for launcher in Launcher if launcher != Launcher.local)
+        yield ("nodes", "count"), f"{count} hosts, but launcher local starts ranks on this one; expected 1, or {others}"
+
+
+def _stage_lists(topology: Topology, sizes: NetworkSizes | None) -> _Found:
+    parallel = topology.parallel
+    stages, pipeline = parallel.stages, parallel.pipeline
+    if is_list(stages) and len(stages) != pipeline:
+        problem = (
+            f"{stages} are {len(stages)} stages, but topology.parallel.pipeline is {pipeline}; "
+            f"set topology.parallel.pipeline={len(stages)}, or topology.parallel.stages=auto"
+        )
+        yield ("parallel", "stages"), problem
+    if sizes is None:
+        return
+    layers = sizes.num_hidden_layers
+    if is_list(stages) and sum(stages) != layers:
+        problem = f"{stages} sum to {sum(stages)}, but model.num_hidden_layers is {layers}"
+        yield ("parallel", "stages"), problem
+    if pipeline > layers:
+        problem = f"{pipeline} stages for {layers} layers (model.num_hidden_layers); every stage needs one"
+        yield ("parallel", "pipeline"), problem
+
+
+def _combinations(topology: Topology) -> _Found:
+    """Only what is tested runs; the README has the table."""
+    parallel = topology.parallel
+    stage, pipeline, tensor = parallel.zero_stage, parallel.pipeline, parallel.tensor
+    key = ("parallel", "zero_stage")
+    if pipeline > 1 and stage != 1:
+        yield key, f"{stage} with {pipeline} pipeline stages; expected 1"
+    elif tensor > 1 and stage > 1:
+        yield key, f"{stage} with tensor parallelism (topology.parallel.tensor {tensor}); expected 0 or 1"
+
+
+def _tensor_sizes(topology: Topology, sizes: NetworkSizes | None, job: TrainingJob | PlanJob) -> _Found:
+    parallel = topology.parallel
+    tensor = parallel.tensor
+    if tensor == 1:
+        return
+    divided = (
+        {}
+        if sizes is None
+        else {
+            "model.num_attention_heads": sizes.num_attention_heads,
+            "model.hidden_size": sizes.hidden_size,
+            "model.intermediate_size": sizes.intermediate_size,
+            "model.vocab_size": sizes.vocab_size,
+        }
+    )
+    if parallel.sequence:
+        divided["data.sequence_length"] = job.data.sequence_length
+    for name, size in divided.items():
+        if size % tensor:
+            mend = ", or topology.parallel.sequence=false" if name.startswith("data.") else ""
+            problem = f"{tensor} does not divide {name} {size}; choose one that does{mend}"
+            yield ("parallel", "tensor"), problem
+
+
+def _devices(topology: Topology) -> _Found:
+    ranks, devices = rank_count(topology), device_count(topology)
+    if ranks <= devices:
+        return
     parallel, nodes = topology.parallel, topology.nodes
-    key = "pipeline" if parallel.data == "auto" else "data"
     sizes = f"data {data_size(topology)} x pipeline {parallel.pipeline} x tensor {parallel.tensor}"
+    needed = -(-ranks // nodes.count)
     problem = (
         f"{sizes} are {ranks} ranks, more than the devices, {nodes.count} x {nodes.devices} = {devices}; "
-        f"set topology.nodes.devices={ranks}, or fewer ranks"
+        f"set topology.nodes.devices={needed}, or fewer ranks"
     )
-    return ("parallel", key), problem
+    key = "data" if parallel.data != "auto" else "pipeline" if parallel.pipeline > 1 else "tensor"
+    yield ("parallel", key), problem
 
 
-def _contradictions(topology: Topology) -> list[tuple[KeyPath, str]]:
-    """What is wrong between the fields of a whole topology; only training divides its work so, other jobs ignore it."""
-    parallel = topology.parallel
-    found: list[tuple[KeyPath, str]] = []
-    if is_list(parallel.stages) and len(parallel.stages) != parallel.pipeline:
-        count = len(parallel.stages)
+def _batches(topology: Topology, train: TrainSection) -> _Found:
+    data, micro = data_size(topology), train.micro_batch_size
+    if train.global_batch_size % (micro * data):
         problem = (
-            f"{parallel.stages} are {count} stages, but topology.parallel.pipeline is {parallel.pipeline}; "
-            f"set topology.parallel.pipeline={count}, or topology.parallel.stages=auto"
+            f"{train.global_batch_size} is no multiple of {micro * data}, which is "
+            f"train.micro_batch_size {micro} x {data} data-parallel ranks (topology.parallel.data)"
         )
-        found.append((("parallel", "stages"), problem))
-    if parallel.pipeline > 1 and parallel.zero_stage != 1:
-        problem = f"{parallel.zero_stage} with {parallel.pipeline} pipeline stages; expected 1"
-        found.append((("parallel", "zero_stage"), problem))
-    return found
+        yield ("train", "global_batch_size"), problem
+
+
+def _whole_matrices(topology: Topology, job: Job) -> _Found:
+    """What needs matrices that no rank has only a part of."""
+    parallel = topology.parallel
+    stage, tensor = parallel.zero_stage, parallel.tensor
+    divided = f"topology.parallel.tensor is {tensor}; expected 1" if tensor > 1 else ""
+    if isinstance(job, TrainingJob) and job.optimizer.name == "muon":
+        sharded = divided or (f"topology.parallel.zero_stage is {stage}; expected 0" if stage else "")
+        if sharded:
+            yield ("optimizer", "name"), f"muon needs whole matrices, but {sharded}, or optimizer.name=adamw"
+    if isinstance(job, FinetuneJob) and job.finetune.method == FinetuneMethod.lora:
+        sharded = divided or (f"topology.parallel.zero_stage is {stage}; expected 0 or 1" if stage > 1 else "")
+        if sharded:
+            yield ("finetune", "method"), f"lora adds to whole matrices, but {sharded}, or finetune.method=full"
 
 
 def _error(topology: Topology, key: KeyPath, problem: str) -> ManifestError:

@@ -5,9 +5,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
+from tests.yuan_manifest.conftest import MODEL
 
 from yuan_events import InputError
-from yuan_manifest import ManifestError, load_cluster, load_job, load_pipeline, resolve_topology
+from yuan_manifest import (
+    ManifestError,
+    check_run,
+    job_of_plain,
+    load_cluster,
+    load_job,
+    load_pipeline,
+    resolve_topology,
+    topology_of_plain,
+)
+from yuan_manifest.schema import TrainingJob
 
 Replace = Callable[[str, str, str], None]
 NAME = "NAME: 1 to 63 of a-z 0-9 . _ -, the first a letter or digit"
@@ -130,7 +142,7 @@ EDITED = {
     "optimizer": ("lr: 1e-3", "lr: 1e-3, name: adam", "job.yaml:9: optimizer.name: expected adamw, found 'adam'; did you mean adamw?"),
     "kept states": ("name: small", "name: small\ncheckpoint: {keep: 0}", "job.yaml:5: checkpoint.keep: expected at least 1, found 0"),
     "evaluation": ("name: small", "name: small\nevaluation: {samples: -1}", "job.yaml:5: evaluation.samples: expected at least 0, found -1"),
-    "job's tensor size": ("name: small", "name: small\ntopology: {parallel: {tensor: 2}}", "job.yaml:5: topology.parallel.tensor: tensor parallelism is not available yet; expected 1, found 2"),
+    "job's tensor size": ("name: small", "name: small\ntopology: {parallel: {tensor: 0}}", "job.yaml:5: topology.parallel.tensor: expected at least 1, found 0"),
     "job's topology key": ("name: small", "name: small\ntopology: {parallel: {stage: 2}}", "job.yaml:5: topology.parallel.stage: unknown key; expected one of pipeline, stages, tensor, sequence, data, zero_stage; did you mean topology.parallel.stages?"),
 }  # fmt: skip
 
@@ -192,16 +204,21 @@ OVERRIDDEN = {
     "no stages": ("topology.parallel.stages=[]", "override: topology.parallel.stages: expected auto, uniform, or the layers of each stage like [1, 3], found an empty list"),
     "stage without layers": ("topology.parallel.stages=[4,0]", "override: topology.parallel.stages[1]: expected a whole number from 1, found 0"),
     "data": ("topology.parallel.data=all", "override: topology.parallel.data: expected auto or a whole number from 1, found 'all'"),
-    "zero stage": ("topology.parallel.zero_stage=2", "override: topology.parallel.zero_stage: expected 0 or 1, found 2"),
+    "zero stage": ("topology.parallel.zero_stage=4", "override: topology.parallel.zero_stage: expected 0, 1, 2 or 3, found 4"),
     "stage sum": ("topology.parallel.stages=[2,3]", "override: topology.parallel.stages: [2, 3] sum to 5, but model.num_hidden_layers is 4"),
     "stage sum against the layers": ("model.num_hidden_layers=5", "cluster.yaml:6: topology.parallel.stages: [1, 3] sum to 4, but model.num_hidden_layers is 5"),
     "stage count": ("topology.parallel.pipeline=3", "cluster.yaml:6: topology.parallel.stages: [1, 3] are 2 stages, but topology.parallel.pipeline is 3; set topology.parallel.pipeline=2, or topology.parallel.stages=auto"),
     "zero stage with stages": ("topology.parallel.zero_stage=0", "override: topology.parallel.zero_stage: 0 with 2 pipeline stages; expected 1"),
+    "zero stage 2 with stages": ("topology.parallel.zero_stage=2", "override: topology.parallel.zero_stage: 2 with 2 pipeline stages; expected 1"),
+    "zero stage 2 with tensor parallelism": ("topology.parallel={pipeline: 1, stages: auto, tensor: 2, zero_stage: 2}", "override: topology.parallel.zero_stage: 2 with tensor parallelism (topology.parallel.tensor 2); expected 0 or 1"),
+    "tensor size and heads": ("topology.parallel={pipeline: 1, stages: auto, tensor: 3}", "override: topology.parallel.tensor: 3 does not divide model.num_attention_heads 4; choose one that does"),
     "more stages than layers": ("topology.parallel={pipeline: 5, stages: auto}", "override: topology.parallel.pipeline: 5 stages for 4 layers (model.num_hidden_layers); every stage needs one"),
     "too many ranks": ("topology.parallel.data=3", "override: topology.parallel.data: data 3 x pipeline 2 x tensor 1 are 6 ranks, more than the devices, 1 x 4 = 4; set topology.nodes.devices=6, or fewer ranks"),
     "too few devices": ("topology.nodes.devices=1", "cluster.yaml:6: topology.parallel.pipeline: data 1 x pipeline 2 x tensor 1 are 2 ranks, more than the devices, 1 x 1 = 1; set topology.nodes.devices=2, or fewer ranks"),
     "batch over the ranks": ("train.global_batch_size=6", "override: train.global_batch_size: 6 is no multiple of 4, which is train.micro_batch_size 2 x 2 data-parallel ranks (topology.parallel.data)"),
-    "hosts": ("topology.nodes.count=2", "override: topology.nodes.count: 2 hosts are not available yet; expected 1"),
+    "hosts": ("topology.nodes.count=2", "override: topology.nodes.count: 2 hosts, but launcher local starts ranks on this one; expected 1, or hostfile, slurm, kubernetes"),
+    "device memory": ("topology.nodes.memory_gib=0", "override: topology.nodes.memory_gib: expected more than 0, found 0.0"),
+    "device above its peak": ("topology.nodes={devices: 4, tflops: 2, peak_tflops: 1}", "override: topology.nodes.peak_tflops: 1.0 is below topology.nodes.tflops 2.0"),
     "interpolated devices": ("topology.nodes.devices=${oc.env:YUAN_TEST_UNSET,many}", "override: topology.nodes.devices: expected a whole number, found 'many'"),
 }  # fmt: skip
 
@@ -213,6 +230,46 @@ def test_a_wrong_override_is_one_line(case: tuple[str, str]) -> None:
     with pytest.raises(ManifestError) as error:
         load_job("job.yaml", [item], load_cluster("cluster.yaml"))
     assert line_of(error) == expected
+
+
+OVERRIDDEN_TWICE = {
+    "tensor size and vocabulary": ("model.vocab_size=510", "4 does not divide model.vocab_size 510; choose one that does"),
+    "tensor size and feed-forward": ("model.intermediate_size=126", "4 does not divide model.intermediate_size 126; choose one that does"),
+    "tensor size and sequence": ("data.sequence_length=30", "4 does not divide data.sequence_length 30; choose one that does, or topology.parallel.sequence=false"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OVERRIDDEN_TWICE.values(), ids=list(OVERRIDDEN_TWICE))
+@pytest.mark.usefixtures("folder")
+def test_a_tensor_size_that_does_not_divide_is_one_line(case: tuple[str, str]) -> None:
+    item, expected = case
+    tensor = "topology.parallel={pipeline: 1, stages: auto, tensor: 4}"
+    with pytest.raises(ManifestError) as error:
+        load_job("job.yaml", [tensor, item], load_cluster("cluster.yaml"))
+    assert line_of(error) == f"override: topology.parallel.tensor: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "section", "parallel", "expected"),
+    [
+        ("pretrain", "optimizer: {lr: 1}\n" + MODEL, "zero_stage: 1", "optimizer.name: muon needs whole matrices, but topology.parallel.zero_stage is 1; expected 0, or optimizer.name=adamw"),
+        ("pretrain", "optimizer: {lr: 1}\n" + MODEL, "tensor: 2, zero_stage: 0", "optimizer.name: muon needs whole matrices, but topology.parallel.tensor is 2; expected 1, or optimizer.name=adamw"),
+        ("finetune", "optimizer: {lr: 1}\nfinetune: {method: lora}", "tensor: 2", "finetune.method: lora adds to whole matrices, but topology.parallel.tensor is 2; expected 1, or finetune.method=full"),
+        ("finetune", "optimizer: {lr: 1}\nfinetune: {method: lora}", "zero_stage: 3", "finetune.method: lora adds to whole matrices, but topology.parallel.zero_stage is 3; expected 0 or 1, or finetune.method=full"),
+    ],
+)  # fmt: skip
+def test_what_needs_whole_matrices_is_refused_where_ranks_have_parts(
+    kind: str, section: str, parallel: str, expected: str
+) -> None:
+    inputs = "inputs: {tokenizer: a, datasets: [{name: b}], model: c}\noutputs: {model: d}"
+    tree = yaml.safe_load(f"version: 1\nkind: {kind}\nname: x\n{inputs}\ntrain: {{steps: 1, global_batch_size: 4}}\n{section}")
+    job = job_of_plain({**tree, "data": {"sequence_length": 32}})
+    assert isinstance(job, TrainingJob)
+    if kind == "pretrain":
+        job.optimizer.name = "muon"
+    with pytest.raises(ManifestError) as error:
+        check_run(job, topology_of_plain({"parallel": yaml.safe_load(f"{{{parallel}}}")}))
+    assert line_of(error) == f"submitted job: {expected}"
 
 
 OTHER_KINDS = {
