@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from yuan_checkpoint.megatron import MegatronFolder, is_megatron
 from yuan_events import InputError
 from yuan_model import ModelFolder, ModelFolderError, Yuan, load_model
 
@@ -39,5 +40,19 @@ def load_for_inference(folder: Path, device: str = "auto", dtype: torch.dtype | 
     on_cuda = available and device != "cpu"
     try:
         return load_model(folder, dtype or (None if on_cuda else torch.float32), "cuda" if on_cuda else "cpu")
+    except ModelFolderError as error:
+        raise InputError(str(error)) from error
+
+
+def open_weights(folder: Path) -> ModelFolder | MegatronFolder:
+    """Opens a model in any layout that is known: native, Hugging Face, or the original's (Megatron).
+
+    Raises:
+        InputError: naming the file or tensor that is missing or wrong.
+    """
+    if not is_megatron(folder):
+        return open_model(folder)
+    try:
+        return MegatronFolder(folder)
     except ModelFolderError as error:
         raise InputError(str(error)) from error

@@ -11,7 +11,7 @@ from yuan_jobs.models import JobRow, SlotRow
 from yuan_jobs.registry import Registry
 from yuan_manifest import Kind, rank_count, topology_of_plain
 
-TAKERS = (Kind.pretrain,)
+TAKERS = (Kind.pretrain, Kind.finetune)
 """Kinds of jobs that hold devices."""
 
 
