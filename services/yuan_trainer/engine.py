@@ -1,40 +1,19 @@
-"""DeepSpeed's engine as this trainer uses it: processes joined, configuration, optimizer, one object.
+"""DeepSpeed's engine as this trainer uses it: configuration, optimizer, one object.
 
 What is known of DeepSpeed's traps is written where it matters; nothing else in the trainer imports DeepSpeed's
 engine.
 """
 
-import os
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import deepspeed
-import deepspeed.ops
 import torch
-import torch.distributed
 from torch import nn
 
 from yuan_manifest.schema import OptimizerSection, Precision
 from yuan_parallel import Grid, StagePlan
 from yuan_trainer.pipeline import YuanPipeline
 from yuan_trainer.specification import Specification
-
-
-def join_processes(device: str) -> None:
-    """Joins this process to the others of its run, over the file that the launcher named."""
-    backend = "nccl" if device == "cuda" else "gloo"
-    if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    torch.distributed.init_process_group(
-        backend,
-        init_method=Path(os.environ["YUAN_MEETING_FILE"]).as_uri(),
-        rank=int(os.environ["RANK"]),
-        world_size=int(os.environ["WORLD_SIZE"]),
-    )
-    # Otherwise DeepSpeed compiles a C++ extension at first use (30 s, needs g++): shared-memory reductions for
-    # tensor-parallel inference on CPUs, which training here never calls.
-    cast("dict[str, bool]", deepspeed.ops.__compatible_ops__)["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend=backend, verbose=False)
 
 
 def build_engine(specification: Specification, grid: Grid) -> Any:
