@@ -128,6 +128,9 @@ def _train(train: schema.TrainSection) -> Iterator[Problem]:
         problem = f"{train.steps} x train.global_batch_size {train.global_batch_size} are {samples} samples"
         yield "steps", f"{problem}; expected at most {rules.LARGEST_COUNT}"
     yield from rules.seed(train, rules.LARGEST_SHUFFLE_SEED)
+    for name in ("hidden_dropout", "attention_dropout"):
+        if not 0 <= getattr(train, name) < 1:
+            yield name, f"expected at least 0 and less than 1, found {getattr(train, name)}"
 
 
 def _optimizer(optimizer: schema.OptimizerSection) -> Iterator[Problem]:

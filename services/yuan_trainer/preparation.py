@@ -9,7 +9,7 @@ from yuan_manifest.schema import ModelSection, PretrainJob
 from yuan_model import YuanConfig
 from yuan_parallel import ParallelPlan, plan_parallel
 from yuan_trainer.datasets import DatasetFacts, read_facts
-from yuan_trainer.hardware import resolve_device, resolve_precision
+from yuan_trainer.hardware import resolve_attention, resolve_device, resolve_precision
 from yuan_trainer.samples import TRAINING, VALIDATION
 from yuan_trainer.specification import DatasetPart, Specification
 
@@ -48,6 +48,7 @@ def prepare(context: WorkContext[PretrainJob], resume_from: Path | None) -> tupl
         micro_batch_size=job.train.micro_batch_size,
     )
     job.train.precision = resolve_precision(job.train.precision, device)
+    job.train.attention = resolve_attention(job.train.attention, device, job.train.precision)
     # Whole global batches: the samples measured must not depend on the topology.
     batch = job.train.global_batch_size
     specification = Specification(
