@@ -21,7 +21,7 @@ from deepspeed.utils import (
     safe_set_full_optimizer_state,
 )
 from deepspeed.utils.tensor_fragment import tensor_fragment
-from deepspeed.zero import GatheredParameters
+from deepspeed.runtime.zero import GatheredParameters
 from torch import Tensor, nn
 
 from yuan_checkpoint.training_state import PARTS
