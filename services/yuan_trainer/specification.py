@@ -9,6 +9,7 @@ from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 from yuan_manifest.schema import DataSection, FinetuneSection, OptimizerSection, TrainSection
 from yuan_model import YuanConfig
+from yuan_parallel import Grid
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ class Specification:
         optimizer: AdamW and its schedule.
         stages: transformer layers per pipeline stage.
         replicas: data-parallel size.
+        tensor: tensor-parallel size.
+        sequence: tensor-parallel ranks share the sequence, too.
+        zero_stage: what data-parallel ranks share: 0 nothing, 1 the optimizer's state, 2 gradients, 3 weights as well.
         device: `cpu` or `cuda`.
         checkpoint_steps: a training state is written every so many steps; 0: only on a stop.
         checkpoint_keep: finished states kept.
@@ -68,6 +72,14 @@ class Specification:
     tokenizer: Path | None = None
     sep_token_id: int | None = None
     pad_token_id: int | None = None
+    tensor: int = 1
+    sequence: bool = False
+    zero_stage: int = 1
+
+    @property
+    def grid(self) -> Grid:
+        """The ranks of the run."""
+        return Grid(pipeline=len(self.stages), data=self.replicas, tensor=self.tensor)
 
     @property
     def micro_batches(self) -> int:

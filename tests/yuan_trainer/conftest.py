@@ -78,7 +78,7 @@ class Runner:
         path = self.root / "specification.json"
         specification.write(path)
         self.sink = RecordingSink()
-        ranks = len(specification.stages) * specification.replicas
+        ranks = specification.grid.ranks
         try:
             run_ranks(path, ranks, device="cpu", logs=self.root / "logs", sink=self.sink, should_stop=should_stop)
         finally:
