@@ -50,14 +50,8 @@ def prepare(context: WorkContext[TrainingJob], resume_from: Path | None) -> tupl
     config = network(context, tokenizer, start)
     check_inputs(context, tokenizer, config)
     device = resolve_device(context.topology)
-    plan = plan_parallel(
-        context.topology,
-        config,
-        sequence_length=job.data.sequence_length,
-        global_batch_size=job.train.global_batch_size,
-        micro_batch_size=job.train.micro_batch_size,
-    )
     job.train.precision = resolve_precision(job.train.precision, device)
+    plan = plan_parallel(context.topology, config, job, job.train.precision)
     job.train.attention = resolve_attention(job.train.attention, device, job.train.precision)
     # Whole global batches: the samples measured must not depend on the topology.
     batch = job.train.global_batch_size
