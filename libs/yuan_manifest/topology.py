@@ -104,7 +104,7 @@ def check_run(job: Job, topology: Topology) -> None:
     if isinstance(job, TrainingJob):
         for key, problem in _launching(topology):
             raise _error(topology, key, problem)
-    check_division(job, topology, job.model if isinstance(job, PretrainJob | PlanJob) else None)
+    check_division(job, topology, job.model if isinstance(job, PretrainJob | FinetuneJob | PlanJob) else None)
 
 
 def check_division(job: TrainingJob | PlanJob, topology: Topology, sizes: NetworkSizes | None) -> None:

@@ -9,7 +9,6 @@ from yuan_corpus.special_tokens import PAD, SEP
 from yuan_events import InputError, Message
 from yuan_jobs import ArtifactHandle, WorkContext
 from yuan_manifest.schema import FinetuneJob, ModelSection, Packing, PretrainJob, TrainingJob
-from yuan_manifest.topology import check_division
 from yuan_model import YuanConfig
 from yuan_parallel import ParallelPlan, plan_parallel
 from yuan_trainer.datasets import DatasetFacts, read_facts
@@ -100,13 +99,14 @@ def network(context: WorkContext[TrainingJob], tokenizer: Tokenizer, start: Star
             check_same_network(start, config)
     elif start is not None:
         config = replace(start.config, eod_token_id=tokenizer.eod_id)
+        if isinstance(job, FinetuneJob) and job.model is not None:
+            check_same_network(start, network_of(job.model, tokenizer.eod_id))
         longest = config.max_position_embeddings
         if job.data.sequence_length > longest:
             raise InputError(
                 f"data.sequence_length: {job.data.sequence_length} is above the max_position_embeddings {longest} of "
                 f"{start.name}; lower it to at most that"
             )
-        check_division(job, context.topology, config)
     else:
         raise InputError("inputs.model: fine-tuning starts from a model; name an artifact or a folder")
     if tokenizer.vocab_size > config.vocab_size:
