@@ -64,7 +64,8 @@ def set_step_count(engine: Engine, step: int) -> None:
 
 def _gather_plain(engine: Engine, parameter: nn.Parameter) -> dict[str, Tensor]:
     state = _state(engine, parameter)
-    return {MASTER: parameter.detach().float(), **{part: state[part] for part in MOMENTS}}
+    # Copies: training goes on while a state is written.
+    return {MASTER: parameter.detach().float().clone(), **{part: state[part].clone() for part in MOMENTS}}
 
 
 def _scatter_plain(engine: Engine, parameter: nn.Parameter, parts: Mapping[str, Tensor]) -> None:
