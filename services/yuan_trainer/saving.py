@@ -1,9 +1,9 @@
 """How the ranks of a run write and read training states and models together.
 
-A state is first copied into this host's memory (12 bytes a parameter of the stage, on the rank that writes it), which is
-a collective; then a thread of each writing rank puts it on disk while training goes on, and once every rank is done
-rank 0 makes the folder a state. All ranks learn of a failure together, so that none waits in a collective for one that
-has given up.
+A state is first copied into memory (12 bytes a parameter of the stage, on the rank that writes it), which is a
+collective; then a thread of each writing rank puts it on disk while training goes on, and once every rank is done rank
+0 makes the folder a state. All ranks learn of a failure together, so that none waits in a collective for one that has
+given up.
 """
 
 from collections import defaultdict
