@@ -8,6 +8,7 @@ from types import NoneType, UnionType
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 from yuan_manifest.schema import (
+    CheckpointSection,
     DataSection,
     FinetuneMethod,
     FinetuneSection,
