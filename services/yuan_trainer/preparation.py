@@ -43,11 +43,7 @@ def prepare(context: WorkContext[TrainingJob], resume_from: Path | None) -> tupl
     """
     job = context.job
     finetune = job.finetune if isinstance(job, FinetuneJob) else None
-    handle = context.inputs["tokenizer"]
-    tokenizer = Tokenizer.load(handle.path)
-    start = find_start(context)
-    config = network(context, tokenizer, start)
-    check_inputs(context, tokenizer, config)
+    tokenizer, start, config = check_inputs(context)
     device = resolve_device(context.topology)
     job.train.precision = resolve_precision(job.train.precision, device)
     plan = plan_parallel(context.topology, config, job, job.train.precision)
@@ -79,11 +75,24 @@ def prepare(context: WorkContext[TrainingJob], resume_from: Path | None) -> tupl
         output=context.output,
         start_from=None if start is None else native_start(start, context),
         finetune=finetune,
-        tokenizer=handle.path,
+        tokenizer=context.inputs["tokenizer"].path,
         sep_token_id=None if finetune is None else tokenizer.sep_id,
         pad_token_id=None if finetune is None else tokenizer.pad_id,
     )
     return specification, plan
+
+
+def check_inputs(context: WorkContext[TrainingJob]) -> tuple[Tokenizer, Start | None, YuanConfig]:
+    """Returns the tokenizer, the model to start from if there is one, and the network, once they fit all else.
+
+    Raises:
+        InputError: if tokenizer, datasets, models and samples do not fit each other.
+    """
+    tokenizer = Tokenizer.load(context.inputs["tokenizer"].path)
+    start = find_start(context)
+    config = network(context, tokenizer, start)
+    check_data(context, tokenizer, config)
+    return tokenizer, start, config
 
 
 def network(context: WorkContext[TrainingJob], tokenizer: Tokenizer, start: Start | None) -> YuanConfig:
@@ -121,7 +130,7 @@ def network(context: WorkContext[TrainingJob], tokenizer: Tokenizer, start: Star
     return config
 
 
-def check_inputs(context: WorkContext[TrainingJob], tokenizer: Tokenizer, config: YuanConfig) -> None:
+def check_data(context: WorkContext[TrainingJob], tokenizer: Tokenizer, config: YuanConfig) -> None:
     """Checks that the tokenizer made the datasets, has the tokens that the job needs, and that there is enough text.
 
     Raises:
