@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from yuan_cli.options import ClusterOption, JsonOption, ManifestArgument, OverridesArgument, cluster_of
-from yuan_manifest.choices import CostModel
 
 PLAN_HELP = """Predict a training before it runs: stages, memory, time, speed, days, and what is wrong with it.
 
@@ -36,7 +35,12 @@ def add_commands(app: typer.Typer) -> None:
             typer.Option(metavar="FILE", help="Draw the schedule: FILE.png or FILE.svg.", show_default=False),
         ] = None,
         cost_model: Annotated[
-            CostModel | None, typer.Option(help="How to count, in place of the manifest's.", show_default=False)
+            str | None,
+            typer.Option(
+                metavar="exact|paper",
+                help="Count every matrix, or by the paper's formulas, in place of the manifest's plan.cost_model.",
+                show_default=False,
+            ),
         ] = None,
     ) -> int:
         from yuan_cli.planning import PlanOptions, plan_manifest  # noqa: PLC0415

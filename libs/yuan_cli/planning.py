@@ -52,7 +52,7 @@ class PlanOptions:
     as_json: bool = False
     sweep: bool = False
     picture: Path | None = None
-    cost_model: CostModel | None = None
+    cost_model: str | None = None
 
 
 def plan_manifest(manifest: Path, overrides: Sequence[str], cluster_path: Path | None, options: PlanOptions) -> int:
@@ -65,17 +65,18 @@ def plan_manifest(manifest: Path, overrides: Sequence[str], cluster_path: Path |
         from yuan_parallel.picture import check_picture  # noqa: PLC0415 - matplotlib takes a second
 
         check_picture(options.picture)
+    asked = _cost_model(options.cost_model)
     job_overrides, cluster_overrides = split(overrides)
     cluster = load_cluster(cluster_path, cluster_overrides)
     job = _planned(load_job(manifest, job_overrides, cluster), manifest)
-    if isinstance(job, PlanJob) and options.cost_model is not None:
-        job.plan.cost_model = options.cost_model
+    if isinstance(job, PlanJob) and asked is not None:
+        job.plan.cost_model = asked
     topology = resolve_topology(job, cluster)
     network = network_of(job, cluster.cluster)
     check_division(job, topology, network)
     hardware = find_hardware(topology, job.train.precision)
     training = training_of(job, network, hardware.precision)
-    cost_model = options.cost_model or (job.plan.cost_model if isinstance(job, PlanJob) else CostModel.exact)
+    cost_model = asked or (job.plan.cost_model if isinstance(job, PlanJob) else CostModel.exact)
     plan = Prediction(training, resolve_division(topology, training), hardware.devices, cost_model)
     warnings = warnings_of(plan, given_devices(topology.nodes))
     found = sweep(job, topology, training, hardware.devices, cost_model) if options.sweep else None
@@ -125,6 +126,14 @@ def network_of(job: Planned, cluster: Cluster) -> Network:
     for name, size in sizes.items():
         setattr(network, name, size)
     return network
+
+
+def _cost_model(text: str | None) -> CostModel | None:
+    if text is None:
+        return None
+    if text not in list(CostModel):
+        raise InputError(f"--cost-model: expected one of {', '.join(CostModel)}, found {text!r}")
+    return CostModel(text)
 
 
 def _planned(job: Job, manifest: Path) -> Planned:
