@@ -104,8 +104,8 @@ def _activations(training: Training, division: Division, layers: range, stage: i
 def _layer_numbers(training: Training, division: Division, recompute: Recompute | None = None) -> float:
     """Returns the numbers that one layer keeps of one token, in the training's number format.
 
-    Of attention: queries, keys, values and its output; with selective recomputation what the projections gave in place
-    of the first two, which is as much. Of the feed-forward: the two halves, the activation and the product. Of the
+    Of attention: queries, keys, values and its output, in two layouts; with selective recomputation what projections
+    gave in place of the first three, and the output once. Of the feed-forward: its two halves and their product. Of the
     filter, beside its norm: the (older, newer) pairs in front of both convolutions.
     """
     network, tensor = training.network, division.tensor
@@ -116,12 +116,13 @@ def _layer_numbers(training: Training, division: Division, recompute: Recompute 
         return stream
     norms = 2 * _norm_numbers(training, stream, hidden)
     local_filter = 3 * hidden + _norm_numbers(training, hidden, hidden) if network.localized_filtering else 0.0
-    return norms + local_filter + (4 * hidden + 4 * network.intermediate_size) / tensor
+    attention = (4 if recompute == Recompute.selective else 5) * hidden
+    return norms + local_filter + (attention + 3 * network.intermediate_size) / tensor
 
 
 def _norm_numbers(training: Training, stream: float, output: float) -> float:
-    """Returns what a norm keeps of a token: its input and the same normalised, both in fp32, and its output."""
-    return 2 * stream * FLOAT / training.number_bytes + output
+    """Returns what a norm keeps of a token: its input in fp32, as CUDA's kernel does, and its output."""
+    return stream * FLOAT / training.number_bytes + output
 
 
 def _logits(training: Training, division: Division) -> float:
