@@ -8,6 +8,8 @@ from typing import Any
 from yuan_events import Event, EventSink, Metrics
 
 HISTORY_NAME = "metrics.jsonl"
+_LAST_PART = 1 << 18
+"""Bytes: some hundred steps."""
 
 
 class HistorySink:
@@ -86,6 +88,21 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     return [json.loads(line) for line in _whole_lines(path.read_bytes())]
+
+
+def latest(path: Path) -> dict[str, Any]:
+    """Returns the newest value of every metric in the last part of a history; nothing while there is none."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _LAST_PART))
+            lines = _whole_lines(file.read())
+    except FileNotFoundError:
+        return {}
+    values: dict[str, Any] = {}
+    for line in lines[1:] if size > _LAST_PART else lines:  # the first one may be cut
+        values |= json.loads(line)
+    return values
 
 
 def cut_history(path: Path, step: int) -> None:
