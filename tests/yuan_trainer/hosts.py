@@ -23,6 +23,7 @@ REMOTE_SHELL = """\
 # ssh as far as DeepSpeed's runner and pdsh use it: the host is a network namespace.
 while [[ $1 == -* ]]; do [[ $1 == -[olp] ]] && shift; shift; done
 host=$1; shift
+export OMP_NUM_THREADS=1  # both hosts share this machine's cores
 exec ip netns exec "$host" unshare --uts bash -c 'hostname "$0"; eval "$1"' "$host" "$*"
 """
 

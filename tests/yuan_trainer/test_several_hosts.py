@@ -26,6 +26,7 @@ pytestmark = pytest.mark.slow
 def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
     with two_hosts(tmp_path) as hosts:
         monkeypatch.setenv("PATH", f"{hosts.programs}:{os.environ['PATH']}")
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
         yield hosts
 
 
