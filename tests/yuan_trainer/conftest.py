@@ -78,9 +78,8 @@ class Runner:
         path = self.root / "specification.json"
         specification.write(path)
         self.sink = RecordingSink()
-        ranks = len(specification.stages) * specification.replicas
         try:
-            run_ranks(path, ranks, device="cpu", logs=self.root / "logs", sink=self.sink, should_stop=should_stop)
+            run_ranks(path, specification.grid.ranks, device="cpu", logs=self.root / "logs", sink=self.sink, should_stop=should_stop)
         finally:
             self.losses = self.metric("loss")
         return self.losses

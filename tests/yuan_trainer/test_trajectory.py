@@ -1,7 +1,7 @@
 """The trajectory of a run does not depend on how its work is divided over ranks."""
 
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,28 +15,60 @@ from yuan_trainer.specification import Specification
 from .conftest import Runner
 from .oracle import oracle_losses
 
+SLOW = pytest.mark.slow
+TOPOLOGIES = {
+    "one rank": ({}, ()),
+    "data 2": ({"replicas": 2}, SLOW),
+    "pipeline 2, stages 1 and 3": ({"stages": (1, 3)}, ()),
+    "pipeline 2, stages 3 and 1": ({"stages": (3, 1)}, SLOW),
+    "tensor 2": ({"tensor": 2}, SLOW),
+    "tensor 2, sequence": ({"tensor": 2, "sequence": True}, ()),
+    "pipeline 2, data 2": ({"stages": (1, 3), "replicas": 2}, SLOW),
+    "pipeline 2, tensor 2": ({"stages": (1, 3), "tensor": 2}, SLOW),
+    "pipeline 2, tensor 2, sequence": ({"stages": (3, 1), "tensor": 2, "sequence": True}, SLOW),
+    "data 2, tensor 2": ({"replicas": 2, "tensor": 2}, SLOW),
+    "ZeRO 0, one rank": ({"zero_stage": 0}, SLOW),
+    "ZeRO 0, data 2": ({"zero_stage": 0, "replicas": 2}, SLOW),
+    "ZeRO 0, tensor 2": ({"zero_stage": 0, "tensor": 2}, SLOW),
+    "ZeRO 2, data 2": ({"zero_stage": 2, "replicas": 2}, SLOW),
+    "ZeRO 3, data 2": ({"zero_stage": 3, "replicas": 2}, SLOW),
+}
+"""How the same 20 steps are divided; the README's table is made of these."""
 
-@pytest.mark.parametrize(
-    ("stages", "replicas"),
-    [((4,), 1), ((1, 3), 1), ((3, 1), 1), pytest.param((4,), 2, marks=pytest.mark.slow)],
-    ids=["one rank", "stages 1 and 3", "stages 3 and 1", "two replicas"],
+cases = pytest.mark.parametrize(
+    "topology", [pytest.param(fields, marks=marks, id=name) for name, (fields, marks) in TOPOLOGIES.items()]
 )
+
+
+@cases
 def test_losses_equal_those_of_a_plain_torch_loop(
-    specification: Specification, run: Runner, stages: tuple[int, ...], replicas: int
+    specification: Specification, run: Runner, topology: dict[str, Any]
 ) -> None:
     expected = oracle_losses(specification, 20)
-    losses = run(specification, stages=stages, replicas=replicas)
+    losses = run(specification, **topology)
     assert list(losses) == list(range(1, 21))
     assert list(losses.values()) == pytest.approx(expected, abs=1e-4)
     assert expected[-1] < expected[0] - 0.2, "the run must learn something, or equality shows nothing"
 
 
-def test_attention_that_stops_at_document_ends_trains_alike_in_two_stages(
-    specification: Specification, run: Runner
+@pytest.mark.parametrize(
+    "topology",
+    [
+        pytest.param({"stages": (1, 3)}, id="pipeline 2"),
+        pytest.param({"stages": (1, 3), "tensor": 2, "sequence": True}, id="pipeline 2, tensor 2, sequence", marks=SLOW),
+        pytest.param({"zero_stage": 3, "replicas": 2}, id="ZeRO 3", marks=SLOW),
+    ],
+)
+def test_attention_and_positions_that_begin_anew_with_each_document_train_alike(
+    specification: Specification, run: Runner, topology: dict[str, Any]
 ) -> None:
-    specification = replace(specification, model=replace(specification.model, attention_reset_at_eod=True))
+    specification = replace(
+        specification,
+        model=replace(specification.model, attention_reset_at_eod=True),
+        data=replace(specification.data, reset_position_ids=True),
+    )
     expected = oracle_losses(specification, 20)
-    assert list(run(specification, stages=(1, 3)).values()) == pytest.approx(expected, abs=1e-4)
+    assert list(run(specification, **topology).values()) == pytest.approx(expected, abs=1e-4)
 
 
 def test_positions_after_a_document_end_can_be_left_out_of_the_loss(specification: Specification, run: Runner) -> None:
@@ -45,19 +77,42 @@ def test_positions_after_a_document_end_can_be_left_out_of_the_loss(specificatio
     assert list(run(specification, stages=(2, 2)).values()) == pytest.approx(expected, abs=1e-4)
 
 
-def test_bf16_with_fp32_masters_stays_close_to_fp32(specification: Specification, run: Runner) -> None:
-    expected = oracle_losses(specification, 20)
-    bf16 = replace(specification, train=replace(specification.train, precision=Precision.bf16))
-    losses = run(bf16, stages=(1, 3))
+@pytest.mark.parametrize(
+    "topology",
+    [
+        pytest.param({"stages": (1, 3)}, id="pipeline 2"),
+        pytest.param({}, id="one rank", marks=SLOW),
+        pytest.param({"replicas": 2}, id="data 2", marks=SLOW),
+        pytest.param({"tensor": 2, "sequence": True}, id="tensor 2, sequence", marks=SLOW),
+        pytest.param({"stages": (1, 3), "tensor": 2}, id="pipeline 2, tensor 2", marks=SLOW),
+        pytest.param({"stages": (1, 3), "replicas": 2}, id="pipeline 2, data 2", marks=SLOW),
+        pytest.param({"zero_stage": 2, "replicas": 2}, id="ZeRO 2", marks=SLOW),
+        pytest.param({"zero_stage": 3, "replicas": 2}, id="ZeRO 3", marks=SLOW),
+    ],
+)
+def test_bf16_with_fp32_masters_stays_close_to_fp32(
+    specification: Specification, run: Runner, topology: dict[str, Any]
+) -> None:
+    specification = replace(specification, train=replace(specification.train, steps=50))
+    expected = oracle_losses(specification, 50)
+    losses = run(specification, train=replace(specification.train, precision=Precision.bf16), **topology)
     differences = [abs(found - wanted) for found, wanted in zip(losses.values(), expected, strict=True)]
     assert sum(differences) / len(differences) <= 0.02
     assert max(differences) > 0, "bf16 must really have been used"
 
 
+@pytest.mark.parametrize(
+    "topology",
+    [
+        pytest.param({"stages": (1, 3)}, id="pipeline 2"),
+        pytest.param({"stages": (1, 3), "tensor": 2}, id="pipeline 2, tensor 2", marks=SLOW),
+        pytest.param({"replicas": 2, "zero_stage": 3}, id="ZeRO 3", marks=SLOW),
+    ],
+)
 def test_the_written_model_has_the_loss_that_validation_measured(
-    specification: Specification, run: Runner, tmp_path: Path
+    specification: Specification, run: Runner, topology: dict[str, Any]
 ) -> None:
-    run(specification, stages=(1, 3), validation_samples=16)
+    run(specification, validation_samples=16, **topology)
     measured = run.metric("validation_loss")
     assert list(measured) == [0, 20]
     model = load_model(specification.output)
