@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from yuan_jobs.wiring import artifact_inputs, output_of
+from yuan_jobs.wiring import artifact_inputs, model_folder, output_of
 from yuan_manifest import (
     SERVICE_OF_KIND,
     Job,
@@ -74,7 +74,8 @@ def _takes(job: Job) -> list[str]:
     taken = [f"{kind}/{reference.rpartition('/')[2]}" for kind, reference in artifact_inputs(job).values()]
     text: list[str] = getattr(getattr(job, "inputs", None), "text", [])
     path: str | None = getattr(getattr(job, "inputs", None), "path", None)
-    return [*text, *([path] if path else []), *taken]
+    folder = model_folder(job)
+    return [*text, *([path] if path else []), *([str(folder)] if folder else []), *taken]
 
 
 def _makes(job: Job) -> str:

@@ -15,11 +15,13 @@ from yuan_corpus.errors import (
     TokenizerError,
     VocabularyError,
 )
+from yuan_corpus.finetuning import DocumentWindows, FinetuningSamples, MaskedSample, count_unanswered
 from yuan_corpus.indexed_dataset import IndexedDataset
 from yuan_corpus.indexed_dataset_writer import IndexedDatasetWriter
 from yuan_corpus.indexed_layout import dtype_for_vocabulary
-from yuan_corpus.masks import document_position_ids, finetuning_loss_mask, pretraining_loss_mask
-from yuan_corpus.packing import PackedDataset, SampleKey, split_bounds
+from yuan_corpus.infilling import Infilling
+from yuan_corpus.masks import answer_flags, document_position_ids, finetuning_loss_mask, pretraining_loss_mask
+from yuan_corpus.packing import PackedDataset, SampleKey, TokenSource, split_bounds
 from yuan_corpus.sharded_dataset import ShardedDataset, open_dataset
 from yuan_corpus.statistics import DatasetStatistics, count_tokens, read_counts, unigram_cross_entropy
 from yuan_corpus.text_files import find_text_files
@@ -34,19 +36,26 @@ __all__ = [
     "DatasetStatistics",
     "Decoding",
     "DocumentMode",
+    "DocumentWindows",
+    "FinetuningSamples",
     "IndexedDataset",
     "IndexedDatasetError",
     "IndexedDatasetWriter",
+    "Infilling",
+    "MaskedSample",
     "PackedDataset",
     "SampleKey",
     "SamplingError",
     "ShardedDataset",
     "StreamDecoder",
     "TextError",
+    "TokenSource",
     "Tokenizer",
     "TokenizerError",
     "VocabularyError",
+    "answer_flags",
     "count_tokens",
+    "count_unanswered",
     "document_position_ids",
     "dtype_for_vocabulary",
     "find_text_files",

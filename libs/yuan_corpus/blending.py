@@ -2,26 +2,28 @@
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from yuan_corpus.errors import SamplingError
-from yuan_corpus.packing import TokenArray
 
 _MOST_DATASETS = 255
 
+SampleT = TypeVar("SampleT")
+SampleT_co = TypeVar("SampleT_co", covariant=True)
 
-class SampleSource(Protocol):
-    """Samples by index: a `PackedDataset`."""
+
+class SampleSource(Protocol[SampleT_co]):
+    """Samples by index: a `PackedDataset`, or one for fine-tuning."""
 
     def __len__(self) -> int:
         """Returns the number of samples."""
         ...
 
-    def __getitem__(self, index: int, /) -> TokenArray:
-        """Returns a sample's tokens, int64 [S + 1]."""
+    def __getitem__(self, index: int, /) -> SampleT_co:
+        """Returns a sample."""
         ...
 
 
@@ -84,7 +86,7 @@ def blending_index(weights: Sequence[float], num_samples: int) -> tuple[npt.NDAr
     return datasets, samples
 
 
-class BlendedDataset:
+class BlendedDataset(Generic[SampleT]):
     """Samples of several datasets in the proportions of their weights.
 
     Attributes:
@@ -92,7 +94,7 @@ class BlendedDataset:
         sample_index: int64 [num_samples], which of its samples.
     """
 
-    def __init__(self, datasets: Sequence[SampleSource], weights: Sequence[float], num_samples: int) -> None:
+    def __init__(self, datasets: Sequence[SampleSource[SampleT]], weights: Sequence[float], num_samples: int) -> None:
         """Chooses the samples.
 
         Args:
@@ -119,8 +121,8 @@ class BlendedDataset:
         """Returns the number of samples."""
         return len(self.dataset_index)
 
-    def __getitem__(self, index: int) -> TokenArray:
-        """Returns the tokens of a sample, int64 [S + 1].
+    def __getitem__(self, index: int) -> SampleT:
+        """Returns a sample: of a `PackedDataset` its tokens, int64 [S + 1].
 
         Raises:
             IndexError: if there is no such sample.

@@ -60,6 +60,29 @@ def finetuning_loss_mask(sample: npt.NDArray[Any], eod_id: int, sep_id: int) -> 
     return mask
 
 
+def answer_flags(document: npt.NDArray[Any], eod_id: int, sep_id: int) -> npt.NDArray[np.bool_]:
+    """Returns which tokens of a document a model is to learn to say: its answers.
+
+    A document is one turn or several. A turn is a question, `<sep>`, an answer, `<eod>`. Where no `<eod>` stands
+    between turns, question and answer change at every `<sep>`: the second one ends an answer and begins the next
+    question. The `<sep>` and `<eod>` at both ends of an answer count (paper 3.5); a turn without `<sep>` has no answer.
+
+    Args:
+        document: integers [n], from its first token; a part of it that begins there will do.
+        eod_id: the id that ends a turn.
+        sep_id: the id between question and answer.
+
+    Returns:
+        bool [n].
+    """
+    separators = document == sep_id
+    count = np.cumsum(separators)
+    ends = np.flatnonzero(document == eod_id)
+    # Those before the turn began; an <eod> belongs to the turn that it ends.
+    earlier = np.concatenate([[0], count[ends]])[np.searchsorted(ends, np.arange(len(document)))]
+    return ((count - earlier) % 2 == 1) | separators
+
+
 def document_position_ids(sample: npt.NDArray[Any], eod_id: int) -> npt.NDArray[np.int64]:
     """Returns the position of every input in its document: it restarts at 0 after each `<eod>` of the inputs.
 

@@ -6,7 +6,7 @@ index. They depend on lengths and seed alone, are built in memory in vectorised 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,14 @@ class SampleKey:
     seed: int
     epoch: int
     index: int
+
+
+class Piece(NamedTuple):
+    """Part of a document: its number, the first token, how many."""
+
+    document: int
+    offset: int
+    length: int
 
 
 SampleTransform = Callable[[TokenArray, SampleKey], TokenArray]
@@ -233,24 +241,36 @@ class PackedDataset:
         Raises:
             IndexError: if there is no such sample.
         """
+        tokens = read_pieces(self._dataset, self.pieces(index), self.sequence_length + 1)
+        if self._transform is None:
+            return tokens
+        epoch = int(self.shuffle_index[index]) * self.sequence_length // self.tokens_per_epoch
+        return self._transform(tokens, SampleKey(self._seed, epoch, index))
+
+    def pieces(self, index: int) -> list[Piece]:
+        """Returns which parts of documents a sample is made of.
+
+        Raises:
+            IndexError: if there is no such sample.
+        """
         if not 0 <= index < len(self.shuffle_index):
             raise IndexError(f"sample {index} of {len(self.shuffle_index)}")
         row = int(self.shuffle_index[index])
-        tokens = self._read(row)
-        if self._transform is None:
-            return tokens
-        epoch = row * self.sequence_length // self.tokens_per_epoch
-        return self._transform(tokens, SampleKey(self._seed, epoch, index))
-
-    def _read(self, row: int) -> TokenArray:
-        """Returns sample number `row` of the unshuffled order."""
         (position, offset), (last_position, last_offset) = self.sample_index[row : row + 2].tolist()
-        tokens = np.empty(self.sequence_length + 1, np.int64)
-        filled = 0
+        pieces: list[Piece] = []
         while position <= last_position:
             document = int(self.document_index[position])
             end = last_offset + 1 if position == last_position else int(self._dataset.lengths[document])
-            tokens[filled : filled + end - offset] = self._dataset.get(document, offset, end - offset)
-            filled += end - offset
+            pieces.append(Piece(document, offset, end - offset))
             position, offset = position + 1, 0
-        return tokens
+        return pieces
+
+
+def read_pieces(dataset: TokenSource, pieces: Sequence[Piece], length: int, fill: int = 0) -> TokenArray:
+    """Returns the tokens of pieces one after the other, int64 [length]; what they leave is `fill`."""
+    tokens = np.full(length, fill, np.int64)
+    filled = 0
+    for piece in pieces:
+        tokens[filled : filled + piece.length] = dataset.get(piece.document, piece.offset, piece.length)
+        filled += piece.length
+    return tokens

@@ -98,19 +98,24 @@ class Tokenizer:
     @property
     def eod_id(self) -> int:
         """Id of `<eod>`, which ends every document."""
-        return self._required(special_tokens.EOD)
+        return self.special_id(special_tokens.EOD)
 
     @property
     def sep_id(self) -> int:
         """Id of `<sep>`, which stands between question and answer."""
-        return self._required(special_tokens.SEP)
+        return self.special_id(special_tokens.SEP)
 
     @property
     def pad_id(self) -> int:
         """Id of `<pad>`."""
-        return self._required(special_tokens.PAD)
+        return self.special_id(special_tokens.PAD)
 
-    def _required(self, string: str) -> int:
+    def special_id(self, string: str) -> int:
+        """Returns the id of a special token.
+
+        Raises:
+            TokenizerError: if this tokenizer has none of that name.
+        """
         if string not in self.special_ids:
             raise TokenizerError(f"this tokenizer has no {string}; train one that reserves it")
         return self.special_ids[string]

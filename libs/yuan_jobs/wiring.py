@@ -8,7 +8,7 @@ from pathlib import Path
 from yuan_events import InputError
 from yuan_jobs.placing import placed
 from yuan_jobs.references import ArtifactKind, check_name
-from yuan_manifest.schema import DeployJob, Job
+from yuan_manifest.schema import DeployJob, Job, TrainingJob
 
 # An absolute path, one below a user's own folder, or `s3://…`, `python-stdlib:`.
 _BEGINS_ELSEWHERE = re.compile(r"[/~]|[A-Za-z][A-Za-z0-9+.-]+:")
@@ -59,11 +59,17 @@ def artifact_inputs(job: Job) -> dict[str, tuple[ArtifactKind, str]]:
     found: dict[str, tuple[ArtifactKind, str]] = {}
     for kind in (ArtifactKind.tokenizer, ArtifactKind.dataset, ArtifactKind.model):
         reference = getattr(inputs, kind, None)
-        if isinstance(reference, str):
+        if isinstance(reference, str) and not (kind == ArtifactKind.model and model_folder(job)):
             found[kind.value] = (kind, reference)
     for index, dataset in enumerate(getattr(inputs, "datasets", ())):
         found[f"datasets[{index}].name"] = (ArtifactKind.dataset, str(dataset.name))
     return found
+
+
+def model_folder(job: Job) -> Path | None:
+    """Returns the folder that a training starts from, where `inputs.model` is a path (it has a `/`), no artifact."""
+    model = job.inputs.model if isinstance(job, TrainingJob) else None
+    return Path(model).expanduser() if model is not None and "/" in model else None
 
 
 def output_of(job: Job) -> Output:
@@ -90,7 +96,8 @@ def output_of(job: Job) -> Output:
 def has_relative_paths(job: Job) -> bool:
     """Says whether what a job reads or writes depends on the folder from which it was submitted."""
     inputs, outputs = getattr(job, "inputs", None), getattr(job, "outputs", None)
-    named = (*getattr(inputs, "text", ()), getattr(inputs, "path", None), getattr(outputs, "path", None))
+    folder = job.inputs.model if isinstance(job, TrainingJob) and model_folder(job) else None
+    named = (*getattr(inputs, "text", ()), getattr(inputs, "path", None), folder, getattr(outputs, "path", None))
     return any(isinstance(path, str) and not _BEGINS_ELSEWHERE.match(path) for path in named)
 
 
@@ -101,5 +108,5 @@ def makes_one_artifact_of_artifacts(job: Job) -> bool:
     one may have replaced since.
     """
     inputs = getattr(job, "inputs", None)
-    outside = any(getattr(inputs, name, None) for name in ("text", "path"))
+    outside = any(getattr(inputs, name, None) for name in ("text", "path")) or model_folder(job) is not None
     return bool(artifact_inputs(job)) and not outside and output_of(job).kind is not None

@@ -17,6 +17,7 @@ from yuan_manifest.values import KeyPath, children, is_list, parse_path, shown
 OPTIMIZERS = ("adamw",)
 SUITES = ("perplexity",)
 DTYPES = ("fp32", "bf16", "fp16")
+LORA_TARGETS = ("qk_proj", "v_proj", "o_proj", "up_proj", "gate_proj", "down_proj")
 
 
 def check(section: object, origins: Origins, path: KeyPath = ()) -> None:
@@ -102,6 +103,8 @@ def _dataset(dataset: schema.WeightedDataset) -> Iterator[Problem]:
 def _training_inputs(inputs: schema.TrainingInputs) -> Iterator[Problem]:
     yield from rules.references(inputs, "tokenizer")
     yield from rules.filled(inputs, "datasets")
+    if inputs.model is not None and "/" not in inputs.model:  # a path otherwise
+        yield from rules.references(inputs, "model")
 
 
 def _data(data: schema.DataSection) -> Iterator[Problem]:
@@ -116,6 +119,7 @@ def _data(data: schema.DataSection) -> Iterator[Problem]:
             "split[0]",
             f"expected more than 0, found {data.split[0]}; without training documents there is no training",
         )
+    yield from rules.share(data, "fim_rate", "fim_spm_rate")
 
 
 def _train(train: schema.TrainSection) -> Iterator[Problem]:
@@ -128,6 +132,9 @@ def _train(train: schema.TrainSection) -> Iterator[Problem]:
         problem = f"{train.steps} x train.global_batch_size {train.global_batch_size} are {samples} samples"
         yield "steps", f"{problem}; expected at most {rules.LARGEST_COUNT}"
     yield from rules.seed(train, rules.LARGEST_SHUFFLE_SEED)
+    for name in ("hidden_dropout", "attention_dropout"):
+        if not 0 <= getattr(train, name) < 1:
+            yield name, f"expected at least 0 and less than 1, found {getattr(train, name)}"
 
 
 def _optimizer(optimizer: schema.OptimizerSection) -> Iterator[Problem]:
@@ -152,22 +159,43 @@ def _evaluation(evaluation: schema.EvaluationSection) -> Iterator[Problem]:
     yield from rules.at_least(evaluation, 0, "every_steps", "samples")
 
 
-def _pretrain(job: schema.PretrainJob) -> Iterator[Problem]:
+def _training(job: schema.TrainingJob) -> Iterator[Problem]:
     if job.optimizer.warmup_steps > job.train.steps:
         problem = (
             f"{job.optimizer.warmup_steps} is above train.steps {job.train.steps}; lower the first or raise the second"
         )
         yield "optimizer.warmup_steps", problem
-    longest = job.model.max_position_embeddings
-    if job.data.sequence_length > longest:
-        problem = f"{job.data.sequence_length} is above model.max_position_embeddings {longest}"
-        yield "data.sequence_length", problem
     if job.evaluation.samples and not job.data.split[1]:
         problem = (
             f"no documents for validation, but evaluation.samples is {job.evaluation.samples}; "
             "raise the first or set the second to 0"
         )
         yield "data.split[1]", problem
+
+
+def _pretrain(job: schema.PretrainJob) -> Iterator[Problem]:
+    longest = job.model.max_position_embeddings
+    if job.data.sequence_length > longest:
+        problem = f"{job.data.sequence_length} is above model.max_position_embeddings {longest}"
+        yield "data.sequence_length", problem
+
+
+def _finetune(job: schema.FinetuneJob) -> Iterator[Problem]:
+    if job.data.fim_rate > 0:
+        problem = f"{job.data.fim_rate} would tear questions and answers apart; expected 0 for kind finetune"
+        yield "data.fim_rate", problem
+
+
+def _lora(lora: schema.LoraSection) -> Iterator[Problem]:
+    yield from rules.at_least(lora, 1, "rank")
+    yield from rules.above_zero(lora, "alpha")
+    if not 0 <= lora.dropout < 1:
+        yield "dropout", f"expected at least 0 and less than 1, found {lora.dropout}"
+    yield from rules.filled(lora, "targets")
+    for index, name in enumerate(lora.targets):
+        yield from rules.one_of(f"targets[{index}]", name, LORA_TARGETS)
+        if name in lora.targets[:index]:
+            yield f"targets[{index}]", f"{name} stands there twice"
 
 
 def _sampling(sampling: schema.SamplingSection) -> Iterator[Problem]:
@@ -399,7 +427,10 @@ _CHECKS: dict[type, Callable[[Any], Iterator[Problem]]] = {
     schema.OptimizerSection: _optimizer,
     schema.CheckpointSection: _checkpoint,
     schema.EvaluationSection: _evaluation,
+    schema.TrainingJob: _training,
     schema.PretrainJob: _pretrain,
+    schema.FinetuneJob: _finetune,
+    schema.LoraSection: _lora,
     schema.SamplingSection: _sampling,
     schema.ServingSection: _serving,
     schema.ModelInput: _model_input,

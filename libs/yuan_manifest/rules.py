@@ -51,6 +51,14 @@ def above_zero(section: Any, *fields: str) -> Iterator[Problem]:
             yield name, f"expected more than 0, found {value}"
 
 
+def share(section: Any, *fields: str) -> Iterator[Problem]:
+    """Named values are shares of a whole."""
+    for name in fields:
+        value = getattr(section, name)
+        if not 0 <= value <= 1:
+            yield name, f"expected 0 to 1, found {value}"
+
+
 def seed(section: Any, largest: int = LARGEST_SEED) -> Iterator[Problem]:
     """The section's seed is one that every generator that it goes to takes."""
     if not 0 <= section.seed <= largest:

@@ -192,6 +192,8 @@ class TrainSection:
         loss_block_tokens: logits of so many tokens exist at once (the paper's block-wise cross entropy, 3.4); null: a
             size that suits the vocabulary; 0: those of the whole micro-batch.
         attention: who computes it.
+        hidden_dropout: share of what attention and feed-forward add that is left out while training; 0 to below 1.
+        attention_dropout: share of attention weights that are left out while training; 0 to below 1.
         compile: blocks through `torch.compile`.
         guard: what is done about steps that went wrong.
         step_timeout_seconds: a step that takes longer has hung: the stacks of all ranks are written, the run ends
@@ -207,6 +209,8 @@ class TrainSection:
     recompute: RecomputeSection = field(default_factory=RecomputeSection)
     loss_block_tokens: int | None = None
     attention: AttentionBackend = AttentionBackend.auto
+    hidden_dropout: float = 0.0
+    attention_dropout: float = 0.0
     compile: bool = False
     guard: GuardSection = field(default_factory=GuardSection)
     step_timeout_seconds: int | None = 1800

@@ -8,6 +8,7 @@ from yuan_model.block import Block, FeedForward
 from yuan_model.cache import DecodeCache, LayerCache, LayerPast
 from yuan_model.causal import document_segments
 from yuan_model.config import YuanConfig
+from yuan_model.flash import flash_installed
 from yuan_model.folder import ModelFolder, ModelFolderError, StoredTensor, parameter_shapes
 from yuan_model.generation import generate
 from yuan_model.initialization import initialize_
@@ -17,6 +18,7 @@ from yuan_model.loss import VocabularyShard, blockwise_cross_entropy, cross_entr
 from yuan_model.model import Yuan
 from yuan_model.norm import RMSNorm
 from yuan_model.paged import Chunk, PagedCache, blocks_needed, bytes_per_token, paged_logits
+from yuan_model.recompute import Recompute
 from yuan_model.rotary import RotaryTable
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "ModelFolderError",
     "PagedCache",
     "RMSNorm",
+    "Recompute",
     "RotaryTable",
     "StoredTensor",
     "VocabularyShard",
@@ -43,6 +46,7 @@ __all__ = [
     "bytes_per_token",
     "cross_entropy",
     "document_segments",
+    "flash_installed",
     "generate",
     "initialize_",
     "load_model",

@@ -10,6 +10,7 @@ from yuan_model.attention import Attention
 from yuan_model.cache import LayerPast
 from yuan_model.config import YuanConfig
 from yuan_model.norm import RMSNorm
+from yuan_model.recompute import Recompute, recomputed
 from yuan_model.rotary import Rotary
 
 
@@ -28,7 +29,13 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward on the residual stream."""
+    """Attention and feed-forward on the residual stream.
+
+    Attributes:
+        recompute: what the backward pass computes again instead of keeping.
+        hidden_dropout: share of what attention and feed-forward add to the residual stream that is dropped while
+            training.
+    """
 
     def __init__(self, config: YuanConfig) -> None:
         super().__init__()
@@ -36,6 +43,8 @@ class Block(nn.Module):
         self.self_attn = Attention(config)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = FeedForward(config)
+        self.recompute: Recompute = "none"
+        self.hidden_dropout = 0.0
 
     def forward(
         self, hidden_bsh: Tensor, rotary: Rotary, segments_bk: Tensor | None = None, cache: LayerPast | None = None
@@ -48,5 +57,21 @@ class Block(nn.Module):
             segments_bk: `document_segments` of all tokens; then only the same document is attended to. None: all.
             cache: this layer's past; the new tokens are added to it.
         """
-        hidden_bsh = hidden_bsh + self.self_attn(self.input_layernorm(hidden_bsh), rotary, segments_bk, cache)
-        return hidden_bsh + self.mlp(self.post_attention_layernorm(hidden_bsh))
+        if self.recompute == "full" and cache is None:
+            draws = self.training and (self.hidden_dropout > 0 or self.self_attn.dropout > 0)
+            return recomputed(self._forward, hidden_bsh, rotary, segments_bk, draws=draws)
+        return self._forward(hidden_bsh, rotary, segments_bk, cache)
+
+    def _forward(
+        self, hidden_bsh: Tensor, rotary: Rotary, segments_bk: Tensor | None, cache: LayerPast | None = None
+    ) -> Tensor:
+        normed_bsh = self.input_layernorm(hidden_bsh)
+        selective = self.recompute == "selective"
+        mixed_bsh = self.self_attn(normed_bsh, rotary, segments_bk, cache, recompute=selective)
+        hidden_bsh = hidden_bsh + self._drop(mixed_bsh)
+        return hidden_bsh + self._drop(self.mlp(self.post_attention_layernorm(hidden_bsh)))
+
+    def _drop(self, added_bsh: Tensor) -> Tensor:
+        if not self.training or self.hidden_dropout == 0:
+            return added_bsh
+        return functional.dropout(added_bsh, self.hidden_dropout)

@@ -22,7 +22,9 @@ def document_segments(input_ids: Tensor, eod_token_id: int) -> Tensor:
     return ends.cumsum(dim=1) - ends
 
 
-def attend(queries_bnsd: Tensor, keys_bnkd: Tensor, values_bnkd: Tensor, segments_bk: Tensor | None) -> Tensor:
+def attend(
+    queries_bnsd: Tensor, keys_bnkd: Tensor, values_bnkd: Tensor, segments_bk: Tensor | None, dropout: float = 0.0
+) -> Tensor:
     """Returns attention's output [b, n, s, d]; the new tokens are the last of all.
 
     Args:
@@ -30,6 +32,7 @@ def attend(queries_bnsd: Tensor, keys_bnkd: Tensor, values_bnkd: Tensor, segment
         keys_bnkd: of all tokens.
         values_bnkd: of all tokens.
         segments_bk: document numbers of all tokens: only the same document is seen; None: all documents.
+        dropout: share of attention weights that are dropped.
     """
     new, total = queries_bnsd.shape[2], keys_bnkd.shape[2]
     plain = segments_bk is None and total == new  # the fused kernels' own causal mask starts at key 0
@@ -38,6 +41,7 @@ def attend(queries_bnsd: Tensor, keys_bnkd: Tensor, values_bnkd: Tensor, segment
         keys_bnkd,
         values_bnkd,
         attn_mask=None if plain else visible(segments_bk, new, total, queries_bnsd.device),
+        dropout_p=dropout,
         is_causal=plain,
     )
 

@@ -1,20 +1,29 @@
 """`python -m yuan_trainer run MANIFEST [key=value …] | server | worker`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from yuan_jobs import Work, WorkContext, WorkResult, service_main
-from yuan_manifest.schema import Kind, PretrainJob
+from yuan_jobs.wiring import model_folder
+from yuan_manifest.schema import Kind, TrainingJob
 
 if TYPE_CHECKING:
     from yuan_jobs.serving import ServerContext
     from yuan_rpc import Mount
 
 
-def _pretrain_work(context: WorkContext[PretrainJob]) -> WorkResult:
-    from yuan_trainer.work import pretrain_work  # noqa: PLC0415 - torch takes seconds, and the server needs none
+def _training_work(context: WorkContext[TrainingJob]) -> WorkResult:
+    from yuan_trainer.work import training_work  # noqa: PLC0415 - torch takes seconds, and the server needs none
 
-    return pretrain_work(context)
+    return training_work(context)
+
+
+def _fingerprint(job: TrainingJob) -> Mapping[str, str]:
+    if model_folder(job) is None:
+        return {}
+    from yuan_trainer.starting import fingerprint  # noqa: PLC0415 - as above
+
+    return fingerprint(job)
 
 
 def _mounts(context: "ServerContext") -> "Sequence[Mount]":
@@ -26,7 +35,7 @@ def _mounts(context: "ServerContext") -> "Sequence[Mount]":
 if __name__ == "__main__":
     service_main(
         "trainer",
-        {Kind.pretrain: Work(run=_pretrain_work)},
+        dict.fromkeys((Kind.pretrain, Kind.finetune), Work(run=_training_work, fingerprint=_fingerprint)),
         mounts=_mounts,
         end_at_drain=("/yuan.trainer.v1.TrainerService/WatchMetrics",),
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from yuan_corpus import DatasetStatistics
 from yuan_events import InputError
 from yuan_jobs import ArtifactHandle, WorkContext
-from yuan_manifest.schema import Cluster, PretrainJob
+from yuan_manifest.schema import Cluster, TrainingJob
 
 PATIENCE_SECONDS = 60.0
 
@@ -30,7 +30,7 @@ class DatasetFacts:
     vocab_size: int
 
 
-def read_facts(context: WorkContext[PretrainJob]) -> list[DatasetFacts]:
+def read_facts(context: WorkContext[TrainingJob]) -> list[DatasetFacts]:
     """Returns the facts of a run's datasets, in the manifest's order.
 
     Raises:

@@ -3,7 +3,9 @@
 import torch
 
 from yuan_events import InputError
+from yuan_manifest.choices import AttentionBackend
 from yuan_manifest.schema import Device, Precision, Topology
+from yuan_model import flash_installed
 
 
 def resolve_device(topology: Topology) -> str:
@@ -29,6 +31,37 @@ def resolve_precision(wanted: Precision, device: str) -> Precision:
     if wanted != Precision.auto:
         return wanted
     return Precision.bf16 if computes_bf16(device) else Precision.fp32
+
+
+def resolve_attention(wanted: AttentionBackend, device: str, precision: Precision) -> AttentionBackend:
+    """Returns who computes attention on a device, never `auto`: flash-attn where it can, else torch.
+
+    Args:
+        wanted: as the manifest has it.
+        device: `cpu` or `cuda`.
+        precision: of the run, resolved.
+
+    Raises:
+        InputError: if flash-attn is asked for and cannot.
+    """
+    if wanted == AttentionBackend.sdpa:
+        return wanted
+    hindrance = _what_hinders_flash(device, precision)
+    if hindrance is None:
+        return AttentionBackend.flash
+    if wanted == AttentionBackend.flash:
+        raise InputError(f"train.attention: flash {hindrance}; or set train.attention=sdpa")
+    return AttentionBackend.sdpa
+
+
+def _what_hinders_flash(device: str, precision: Precision) -> str | None:
+    if device != "cuda":
+        return "needs a CUDA device and this run is on the processor"
+    if precision == Precision.fp32:
+        return "computes in bf16 or fp16 and train.precision is fp32; set train.precision=bf16"
+    if not flash_installed():
+        return "needs the package flash-attn; install the extra `gpu` (pip install 'yuan-stack[gpu]')"
+    return None
 
 
 def computes_bf16(device: str) -> bool:

@@ -1,28 +1,76 @@
 """Starts the ranks of a run on this host, passes on what they say, and sees to it that none outlives the run.
 
 Ranks are plain child processes with two pipes each (`link.py`): a launcher that puts a process of its own between
-(torchrun's agent) would cut the pipes, and with them the promise that ranks end with their parent. They find each
-other through a file in a private folder, so that no port is taken and two runs never meet.
+(torchrun's agent) would cut the pipes, and with them the promise that ranks end with their parent. With several
+hosts the same is done on each of them by an agent (`host.py`).
 """
 
 import os
+import re
+import select
 import selectors
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import IntEnum
 from pathlib import Path
 
-from yuan_events import EventSink, InputError, Interrupted, WorkFailed, event_from_json
+from yuan_events import EventSink, InputError, Interrupted, WorkFailed, YuanError, event_from_json
+from yuan_trainer.joining import Meeting, meeting_on_one_host
 from yuan_trainer.link import CONTROL_FD, EVENTS_FD, HEARTBEAT, STOP, RankReport, report_from_json
 
 HEARTBEAT_SECONDS = 2.0
 STOP_GRACE_SECONDS = 120.0
 END_GRACE_SECONDS = 10.0
+CAUSE_SECONDS = 2.0
+"""How long the rank that broke a connection is waited for, once another has said that it is broken."""
+
+_BROKEN_CONNECTION = re.compile(r"connection (closed|reset|refused)|broken pipe|NCCL|gloo", re.IGNORECASE)
+"""In the words of a rank: it lost another one, and is not what went wrong."""
+
+
+class Cause(IntEnum):
+    """Why a run failed; of several reasons the smallest is told, the others followed from it."""
+
+    input = 0
+    signal = 1
+    reason = 2
+    host = 3
+    code = 4
+    connection = 5
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong, in one line."""
+
+    cause: Cause
+    text: str
+
+    def error(self) -> YuanError:
+        """Returns it as the error that ends the run."""
+        return InputError(self.text) if self.cause == Cause.input else WorkFailed(self.text)
+
+
+@dataclass(frozen=True)
+class Share:
+    """The ranks of one host, of all ranks of a run. first: the first one's number. count: how many. ranks: of all."""
+
+    first: int
+    count: int
+    ranks: int
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How the ranks of a host ended. step: steps finished, where they stopped on request."""
+
+    failure: Failure | None = None
+    stopped: bool = False
+    step: int = 0
 
 
 @dataclass
@@ -62,40 +110,62 @@ def run_ranks(
         InputError: if a rank found that the input was wrong.
         WorkFailed: if a rank failed or died; one line, with the log that tells more.
     """
+    with meeting_on_one_host() as meeting:
+        share = Share(0, ranks, ranks)
+        ending = run_share(specification, share, meeting, device=device, logs=logs, sink=sink, should_stop=should_stop)
+    if ending.failure is not None:
+        raise ending.failure.error()
+    if ending.stopped:
+        raise stopped_after(ending.step)
+
+
+def stopped_after(step: int) -> Interrupted:
+    """Returns what a run that was stopped ends with."""
+    return Interrupted(f"stopped after step {step}; the same command goes on from there")
+
+
+def run_share(
+    specification: Path,
+    share: Share,
+    meeting: Meeting,
+    *,
+    device: str,
+    logs: Path,
+    sink: EventSink,
+    should_stop: Callable[[], bool],
+) -> Ending:
+    """Runs one host's ranks to their end, and returns how they ended; see `run_ranks`.
+
+    Whatever `should_stop` or the sink raises ends the ranks at once.
+    """
     logs.mkdir(parents=True, exist_ok=True)
-    meeting = Path(tempfile.mkdtemp(prefix="yuan-ranks-"))
     running: list[_Rank] = []
     try:
-        for number in range(ranks):
-            running.append(_start(specification, number, ranks, device=device, logs=logs, meeting=meeting))
+        for number in range(share.first, share.first + share.count):
+            running.append(_start(specification, number, share, meeting, device=device, logs=logs))
         stopped = _follow(running, sink, should_stop)
-        _raise_failure(running)
-        if stopped:
-            step = max((report.step for rank in running for report in rank.reports), default=0)
-            raise Interrupted(f"stopped after step {step}; the same command goes on from there")
+        failure = _settled_failure(running, sink)
+        step = max((report.step for rank in running for report in rank.reports), default=0)
+        return Ending(failure, stopped, step)
     finally:
         _end(running)
-        shutil.rmtree(meeting, ignore_errors=True)
 
 
-def _start(specification: Path, number: int, ranks: int, *, device: str, logs: Path, meeting: Path) -> _Rank:
+def _start(specification: Path, number: int, share: Share, meeting: Meeting, *, device: str, logs: Path) -> _Rank:
     control_read, control_write = os.pipe()
     events_read, events_write = os.pipe()
-    threads = max(1, (os.cpu_count() or 1) // ranks)
+    threads = max(1, (os.cpu_count() or 1) // share.count)
     environment = {
         "OMP_NUM_THREADS": str(threads),
         **os.environ,
+        **meeting.environment,
         CONTROL_FD: str(control_read),
         EVENTS_FD: str(events_write),
         "RANK": str(number),
-        "LOCAL_RANK": str(number),
-        "WORLD_SIZE": str(ranks),
-        "LOCAL_SIZE": str(ranks),
-        "YUAN_MEETING_FILE": str(meeting / "store"),
+        "LOCAL_RANK": str(number - share.first),
+        "WORLD_SIZE": str(share.ranks),
+        "LOCAL_SIZE": str(share.count),
         "DS_ACCELERATOR": device,
-        # One host: ranks talk over the loopback interface and are reachable from nowhere else.
-        "GLOO_SOCKET_IFNAME": "lo",
-        "NCCL_SOCKET_IFNAME": "lo",
     }
     log = logs / f"rank-{number}.log"
     with log.open("ab") as output:
@@ -105,7 +175,7 @@ def _start(specification: Path, number: int, ranks: int, *, device: str, logs: P
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            pass_fds=(control_read, events_write),
+            pass_fds=(control_read, events_write, *meeting.descriptors),
         )
     os.close(control_read)
     os.close(events_write)
@@ -171,26 +241,39 @@ def _failed(rank: _Rank) -> bool:
     return rank.process.poll() not in (None, 0) or any(report.state == "failed" for report in rank.reports)
 
 
-def _raise_failure(running: list[_Rank]) -> None:
-    # A rank that says why comes before its peers, which only saw a connection break.
-    reasons = [(rank, report) for rank in running for report in rank.reports if report.state == "failed"]
-    bad_input = [report for _, report in reasons if report.bad_input]
-    if bad_input:
-        raise InputError(bad_input[0].reason)
-    dead = [rank for rank in running if (rank.process.poll() or 0) < 0]
-    if dead:
-        code = -(dead[0].process.returncode or 0)
-        raise WorkFailed(
-            f"rank {dead[0].number} was ended by {signal.Signals(code).name}; "
-            f"the same command resumes from the last checkpoint (log: {dead[0].log})"
-        )
-    if reasons:
-        rank, report = reasons[0]
-        raise WorkFailed(f"rank {rank.number} failed: {report.reason} (log: {rank.log})")
-    silent = [rank for rank in running if rank.process.poll() not in (None, 0)]
-    if silent:
-        rank = silent[0]
-        raise WorkFailed(f"rank {rank.number} ended with code {rank.process.returncode} (log: {rank.log})")
+def _settled_failure(running: list[_Rank], sink: EventSink) -> Failure | None:
+    """Returns what went wrong; where that is a broken connection, what broke it may be seen a moment later."""
+    deadline = time.monotonic() + CAUSE_SECONDS
+    while (failure := _failure(running)) is not None:
+        if failure.cause != Cause.connection or time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+        by_events = {rank.events_fd: rank for rank in running}
+        for events_fd in select.select(by_events, [], [], 0.0)[0]:
+            _read(by_events[events_fd], sink)
+    return failure
+
+
+def _failure(running: list[_Rank]) -> Failure | None:
+    found = [failure for rank in running if (failure := _failure_of(rank)) is not None]
+    return min(found, key=lambda failure: failure.cause, default=None)
+
+
+def _failure_of(rank: _Rank) -> Failure | None:
+    said = next((report for report in rank.reports if report.state == "failed"), None)
+    code = rank.process.poll() or 0
+    if said is not None and said.bad_input:
+        return Failure(Cause.input, said.reason)
+    if code < 0:
+        name = signal.Signals(-code).name
+        text = f"was ended by {name}; the same command resumes from the last checkpoint"
+        return Failure(Cause.signal, f"rank {rank.number} {text} (log: {rank.log})")
+    if said is not None:
+        cause = Cause.connection if _BROKEN_CONNECTION.search(said.reason) else Cause.reason
+        return Failure(cause, f"rank {rank.number} failed: {said.reason} (log: {rank.log})")
+    if code:
+        return Failure(Cause.code, f"rank {rank.number} ended with code {code} (log: {rank.log})")
+    return None
 
 
 def _end(running: list[_Rank]) -> None:

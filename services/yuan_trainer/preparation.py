@@ -1,17 +1,22 @@
 """From a job to what its ranks are told: every choice made, everything checked that can be known before they start."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from yuan_corpus import Tokenizer, open_dataset, split_bounds
-from yuan_events import InputError
+from yuan_corpus import Tokenizer, TokenizerError, count_unanswered, open_dataset, split_bounds
+from yuan_corpus.infilling import InfillingTokens
+from yuan_corpus.special_tokens import PAD, SEP
+from yuan_events import InputError, Message
 from yuan_jobs import ArtifactHandle, WorkContext
-from yuan_manifest.schema import ModelSection, PretrainJob
+from yuan_manifest.schema import FinetuneJob, ModelSection, Packing, PretrainJob, TrainingJob
+from yuan_manifest.topology import check_division
 from yuan_model import YuanConfig
 from yuan_parallel import ParallelPlan, plan_parallel
 from yuan_trainer.datasets import DatasetFacts, read_facts
-from yuan_trainer.hardware import resolve_device, resolve_precision
-from yuan_trainer.samples import TRAINING, VALIDATION
+from yuan_trainer.hardware import resolve_attention, resolve_device, resolve_precision
+from yuan_trainer.samples import TRAINING, VALIDATION, documents_of
 from yuan_trainer.specification import DatasetPart, Specification
+from yuan_trainer.starting import Start, check_same_network, find_start, native_start
 
 
 def network_of(model: ModelSection, eod_token_id: int) -> YuanConfig:
@@ -26,7 +31,7 @@ def network_of(model: ModelSection, eod_token_id: int) -> YuanConfig:
         raise InputError(f"model.{error}") from error
 
 
-def prepare(context: WorkContext[PretrainJob], resume_from: Path | None) -> tuple[Specification, ParallelPlan]:
+def prepare(context: WorkContext[TrainingJob], resume_from: Path | None) -> tuple[Specification, ParallelPlan]:
     """Returns a run's specification and how its ranks share the work.
 
     Args:
@@ -35,19 +40,19 @@ def prepare(context: WorkContext[PretrainJob], resume_from: Path | None) -> tupl
 
     Raises:
         InputError: if tokenizer, datasets, model and topology do not fit each other.
+        Interrupted: if it was asked to stop while it wrote the model to start from.
     """
     job = context.job
-    tokenizer = check_inputs(context)
-    config = network_of(job.model, tokenizer.eod_id)
+    finetune = job.finetune if isinstance(job, FinetuneJob) else None
+    handle = context.inputs["tokenizer"]
+    tokenizer = Tokenizer.load(handle.path)
+    start = find_start(context)
+    config = network(context, tokenizer, start)
+    check_inputs(context, tokenizer, config)
     device = resolve_device(context.topology)
-    plan = plan_parallel(
-        context.topology,
-        config,
-        sequence_length=job.data.sequence_length,
-        global_batch_size=job.train.global_batch_size,
-        micro_batch_size=job.train.micro_batch_size,
-    )
     job.train.precision = resolve_precision(job.train.precision, device)
+    plan = plan_parallel(context.topology, config, job, job.train.precision)
+    job.train.attention = resolve_attention(job.train.attention, device, job.train.precision)
     # Whole global batches: the samples measured must not depend on the topology.
     batch = job.train.global_batch_size
     specification = Specification(
@@ -61,6 +66,9 @@ def prepare(context: WorkContext[PretrainJob], resume_from: Path | None) -> tupl
         optimizer=job.optimizer,
         stages=plan.stages.layers,
         replicas=plan.grid.data,
+        tensor=plan.grid.tensor,
+        sequence=context.topology.parallel.sequence,
+        zero_stage=context.topology.parallel.zero_stage,
         device=device,
         checkpoint_steps=job.checkpoint.every_steps,
         checkpoint_keep=job.checkpoint.keep,
@@ -70,29 +78,98 @@ def prepare(context: WorkContext[PretrainJob], resume_from: Path | None) -> tupl
         state_root=context.run / "checkpoints",
         resume_from=resume_from,
         output=context.output,
+        start_from=None if start is None else native_start(start, context),
+        finetune=finetune,
+        tokenizer=handle.path,
+        sep_token_id=None if finetune is None else tokenizer.sep_id,
+        pad_token_id=None if finetune is None else tokenizer.pad_id,
     )
     return specification, plan
 
 
-def check_inputs(context: WorkContext[PretrainJob]) -> Tokenizer:
-    """Returns the tokenizer, once it is known to have made the datasets and to fit the model.
+def network(context: WorkContext[TrainingJob], tokenizer: Tokenizer, start: Start | None) -> YuanConfig:
+    """Returns the network that a job trains: the one that its model section describes, or that it starts from.
 
     Raises:
-        InputError: if it does not.
+        InputError: if the two differ, or it does not fit the tokenizer, the samples or the topology.
     """
-    job = context.job
-    handle = context.inputs["tokenizer"]
-    tokenizer = Tokenizer.load(handle.path)
-    if tokenizer.vocab_size > job.model.vocab_size:
-        raise InputError(
-            f"model.vocab_size: {job.model.vocab_size} is smaller than the {tokenizer.vocab_size} pieces of "
-            f"{handle.reference}; raise it to at least that"
-        )
+    job, handle = context.job, context.inputs["tokenizer"]
+    if isinstance(job, PretrainJob):
+        config = network_of(job.model, tokenizer.eod_id)
+        if start is not None:
+            check_same_network(start, config)
+    elif start is not None:
+        config = replace(start.config, eod_token_id=tokenizer.eod_id)
+        longest = config.max_position_embeddings
+        if job.data.sequence_length > longest:
+            raise InputError(
+                f"data.sequence_length: {job.data.sequence_length} is above the max_position_embeddings {longest} of "
+                f"{start.name}; lower it to at most that"
+            )
+        check_division(job, context.topology, config)
+    else:
+        raise InputError("inputs.model: fine-tuning starts from a model; name an artifact or a folder")
+    if tokenizer.vocab_size > config.vocab_size:
+        smaller = f"{config.vocab_size} is smaller than the {tokenizer.vocab_size} pieces of {handle.reference}"
+        if isinstance(job, PretrainJob):
+            raise InputError(f"model.vocab_size: {smaller}; raise it to at least that")
+        raise InputError(f"inputs.model: its vocab_size {smaller}; name the tokenizer that it was trained with")
+    before = None if start is None else start.config.eod_token_id
+    if start is not None and before not in (None, tokenizer.eod_id):
+        told = f"{start.name} ended documents with token {before}, {handle.reference} does with {tokenizer.eod_id}"
+        context.sink.emit(Message(f"{told}: is this the tokenizer that it was trained with?", "warning"))
+    return config
+
+
+def check_inputs(context: WorkContext[TrainingJob], tokenizer: Tokenizer, config: YuanConfig) -> None:
+    """Checks that the tokenizer made the datasets, has the tokens that the job needs, and that there is enough text.
+
+    Raises:
+        InputError: if not.
+    """
+    job, handle = context.job, context.inputs["tokenizer"]
+    try:
+        if job.data.fim_rate > 0:
+            InfillingTokens.of(tokenizer)
+        if job.data.fim_rate > 0 or isinstance(job, FinetuneJob):
+            tokenizer.special_id(PAD)
+        if isinstance(job, FinetuneJob):
+            tokenizer.special_id(SEP)
+    except TokenizerError as error:
+        raise InputError(f"inputs.tokenizer: {handle.reference}: {error}") from error
     for facts in read_facts(context):
-        check_dataset(facts, handle, job.model.vocab_size)
+        check_dataset(facts, handle, config.vocab_size)
     for dataset in context.datasets:
         check_split(dataset, job.data.split, validates=job.evaluation.samples > 0)
-    return tokenizer
+        if isinstance(job, FinetuneJob):
+            check_answers(context, dataset, tokenizer)
+
+
+def check_answers(context: WorkContext[TrainingJob], dataset: ArtifactHandle, tokenizer: Tokenizer) -> None:
+    """Tells what of a dataset there is to learn, and what is lost.
+
+    Raises:
+        InputError: if no document has an answer.
+    """
+    job = context.job
+    opened = open_dataset(dataset.path)
+    documents = documents_of(job.data.split, opened, TRAINING)
+    unanswered = count_unanswered(opened, documents, tokenizer.sep_id)
+    if unanswered == len(documents):
+        raise InputError(
+            f"inputs.datasets: no document of {dataset.reference} has a <sep>, behind which answers begin; write "
+            "question[SEP]answer in its text, one a line, and tokenize it again"
+        )
+    room = job.data.sequence_length + 1
+    truncated = int((opened.lengths[documents.start : documents.stop] > room).sum())
+    said: list[str] = []
+    if unanswered:
+        said.append(f"{unanswered} have no <sep> and so no answer")
+    if truncated and isinstance(job, FinetuneJob) and job.finetune.packing == Packing.documents:
+        said.append(f"{truncated} are longer than a sample and lose their end (data.sequence_length)")
+    if said:
+        told = f"{dataset.reference}: of {len(documents)} documents {', '.join(said)}"
+        context.sink.emit(Message(told, "warning"))
 
 
 def check_dataset(facts: DatasetFacts, tokenizer: ArtifactHandle, vocab_size: int) -> None:

@@ -3,7 +3,6 @@
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed
@@ -11,7 +10,7 @@ import torch.distributed
 from yuan_events import Checkpoint, Message, Metrics, Progress, WorkFailed
 from yuan_parallel import Grid
 from yuan_trainer.batches import Samples, micro_batch, step_batches
-from yuan_trainer.engine import build_engine, set_learning_rate
+from yuan_trainer.engine import Engine, build_engine
 from yuan_trainer.link import ParentLink, RankReport
 from yuan_trainer.samples import open_samples
 from yuan_trainer.saving import restore_state, save_state, write_model
@@ -25,7 +24,7 @@ class _Run:
 
     specification: Specification
     grid: Grid
-    engine: Any
+    engine: Engine
     training: Samples
     validation: Samples | None
     link: ParentLink
@@ -41,9 +40,9 @@ def pretrain(specification: Specification, link: ParentLink) -> RankReport:
     Raises:
         YuanError: if the disk is full, the data does not fit, or the loss is no longer a number.
     """
-    grid = Grid(pipeline=len(specification.stages), data=specification.replicas)
+    grid = specification.grid
     samples = open_samples(specification)
-    run = _Run(specification, grid, build_engine(specification, grid), samples.training, samples.validation, link)
+    run = _Run(specification, grid, build_engine(specification), samples.training, samples.validation, link)
     done = take_up(run)
     link.report(RankReport("training", step=done))
     if done == 0:
@@ -85,9 +84,8 @@ def train_step(run: _Run, step: int) -> None:
     # What is random inside a step depends on the step alone, so that a resumed run draws the same.
     torch.manual_seed(train.seed + step)
     rate = learning_rate(step, train.steps, specification.optimizer)
-    set_learning_rate(run.engine, rate)
     replica = run.grid.replica(torch.distributed.get_rank())
-    loss = run.engine.train_batch(
+    result = run.engine.train_step(
         step_batches(
             run.training,
             step,
@@ -95,11 +93,13 @@ def train_step(run: _Run, step: int) -> None:
             micro_batch_size=train.micro_batch_size,
             global_batch_size=train.global_batch_size,
             eod=specification.eod_token_id if train.eod_mask_loss else None,
-        )
+        ),
+        rate,
     )
+    loss = result.loss
     if not math.isfinite(loss):
         raise WorkFailed(
-            f"the loss of step {step} is {float(loss)}; lower optimizer.lr, or look at the data of samples "
+            f"the loss of step {step} is {loss}; lower optimizer.lr, or look at the data of samples "
             f"{(step - 1) * train.global_batch_size} to {step * train.global_batch_size - 1}"
         )
     if not run.is_first:
@@ -107,9 +107,9 @@ def train_step(run: _Run, step: int) -> None:
     seconds = time.perf_counter() - started
     tokens = train.global_batch_size * specification.data.sequence_length
     values = {
-        "loss": float(loss),
+        "loss": loss,
         "learning_rate": rate,
-        "gradient_norm": float(run.engine.get_global_grad_norm() or 0.0),
+        "gradient_norm": result.gradient_norm,
         "tokens_per_second": tokens / seconds,
         "seconds": seconds,
     }
@@ -137,9 +137,9 @@ def validate(run: _Run, step: int) -> None:
     batches = (
         micro_batch(run.validation, number * train.micro_batch_size, train.micro_batch_size, None) for number in mine
     )
-    loss = run.engine.eval_batch(batches, num_micro_batches=len(mine))
+    loss = run.engine.evaluate(batches, len(mine))
     if run.is_first:
-        run.link.emit(Metrics(step, {"validation_loss": float(loss)}))
+        run.link.emit(Metrics(step, {"validation_loss": loss}))
 
 
 def save(run: _Run, step: int) -> None:

@@ -20,7 +20,7 @@ def main() -> None:
     code = 0
     try:
         # Not at the top: importing DeepSpeed takes seconds in which the parent must already be heard.
-        from yuan_trainer.engine import join_processes  # noqa: PLC0415
+        from yuan_trainer.joining import join_processes  # noqa: PLC0415
         from yuan_trainer.pretrain import pretrain  # noqa: PLC0415
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)

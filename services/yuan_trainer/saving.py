@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed
-from torch import Tensor
+from torch import nn
 
 from yuan_checkpoint.native import finish_native, write_embedding_file, write_layer_file
 from yuan_checkpoint.training_state import (
@@ -26,7 +26,8 @@ from yuan_checkpoint.training_state import (
 )
 from yuan_events import WorkFailed
 from yuan_parallel import Grid
-from yuan_trainer.optimizer_state import gather_parts, scatter_parts, set_step_count
+from yuan_trainer.engine import Engine
+from yuan_trainer.optimizer_state import full_weight, gather_parts, scatter_parts, set_step_count
 from yuan_trainer.specification import Specification
 
 ResultT = TypeVar("ResultT")
@@ -52,7 +53,7 @@ def together(action: Callable[[], ResultT], what: str) -> list[ResultT]:
     return [value for _, value in outcomes]
 
 
-def save_state(engine: Any, specification: Specification, grid: Grid, step: int, metadata: dict[str, Any]) -> Path:
+def save_state(engine: Engine, specification: Specification, grid: Grid, step: int, metadata: dict[str, Any]) -> Path:
     """Writes the training state after a step and deletes what `checkpoint.keep` no longer covers; a collective.
 
     Raises:
@@ -72,12 +73,12 @@ def save_state(engine: Any, specification: Specification, grid: Grid, step: int,
     parameters = dict(engine.module.native_parameters())
     for name in parameters:
         files[state_file_of(name)].append(name)
-    writes = grid.replica(rank) == 0
+    writes = grid.writes(rank)
     records: dict[str, FileRecord] = {}
     failure: OSError | None = None
     for file, names in files.items():
         # Gathering is a collective of a stage's replicas: all take part, one writes.
-        tensors = {name: gather_parts(engine, parameters[name]) for name in names}
+        tensors = {name: gather_parts(engine, name, parameters[name]) for name in names}
         if writes and failure is None:
             try:
                 records[file] = write_state_file(folder, file, tensors)
@@ -104,7 +105,7 @@ def save_state(engine: Any, specification: Specification, grid: Grid, step: int,
     return folder
 
 
-def restore_state(engine: Any, folder: Path) -> TrainingState:
+def restore_state(engine: Engine, folder: Path) -> TrainingState:
     """Puts a training state into this rank's weights and optimizer, whatever topology wrote it.
 
     Raises:
@@ -117,35 +118,44 @@ def restore_state(engine: Any, folder: Path) -> TrainingState:
         files[state_file_of(name)].append(name)
     for file, names in files.items():
         for name, parts in state.read(file, names):
-            scatter_parts(engine, parameters[name], parts)
+            scatter_parts(engine, name, parameters[name], parts)
     set_step_count(engine, state.step)
     return state
 
 
-def write_model(engine: Any, specification: Specification, grid: Grid) -> None:
+def write_model(engine: Engine, specification: Specification, grid: Grid) -> None:
     """Writes the native model from the weights as they are, in the training's number format; a collective."""
     rank = torch.distributed.get_rank()
     folder = specification.output
+    files: dict[int | None, dict[str, nn.Parameter]] = defaultdict(dict)
+    for name, parameter in engine.module.native_parameters():
+        if name.startswith("model.layers."):
+            files[int(name.split(".")[2])][name] = parameter
+    if grid.stage(rank) == grid.pipeline - 1:
+        # The last stage has the final norm and the tied embedding, its own or a copy.
+        ends = dict([*engine.module.native_parameters(), *engine.module.tied_embedding()])
+        files[None] = {name: parameter for name, parameter in ends.items() if not name.startswith("model.layers.")}
+    failure: OSError | None = None
+    for layer, parameters in files.items():
+        # Putting weights together is a collective of the ranks that share them: all take part, one writes.
+        tensors = {name: full_weight(engine, name, parameter) for name, parameter in parameters.items()}
+        if not grid.writes(rank) or failure is not None:
+            continue
+        try:
+            if layer is None:
+                write_embedding_file(folder, tensors)
+            else:
+                write_layer_file(folder, layer, tensors)
+        except OSError as error:
+            failure = error
 
-    def write_layers() -> None:
-        if grid.replica(rank) != 0:
-            return
-        layers: dict[int, dict[str, Tensor]] = defaultdict(dict)
-        for name, parameter in engine.module.native_parameters():
-            if name.startswith("model.layers."):
-                layers[int(name.split(".")[2])][name] = parameter.detach().cpu()
-        for index, tensors in layers.items():
-            write_layer_file(folder, index, tensors)
-        if grid.stage(rank) == grid.pipeline - 1:
-            # The last stage has the final norm and the tied embedding, its own or a copy.
-            ends = dict([*engine.module.native_parameters(), *engine.module.tied_embedding()])
-            write_embedding_file(
-                folder, {name: p.detach().cpu() for name, p in ends.items() if not name.startswith("model.layers.")}
-            )
+    def outcome() -> None:
+        if failure is not None:
+            raise failure
 
     def finish() -> None:
         if rank == 0:
             finish_native(folder, specification.model)
 
-    together(write_layers, "the model could not be written")
+    together(outcome, "the model could not be written")
     together(finish, "the model could not be finished")

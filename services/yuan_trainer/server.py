@@ -57,8 +57,8 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
 
     def _job(self, job_id: str) -> JobRecord:
         job = find_job(self._registry, job_id)
-        if job.kind != Kind.pretrain:
-            problem = f"is of kind {job.kind}, which measures nothing; name a pretrain job"
+        if job.kind not in (Kind.pretrain, Kind.finetune):
+            problem = f"is of kind {job.kind}, which measures nothing; name a pretrain or finetune job"
             raise InvalidArgument(f"job {job.id} {problem}", {"job_id": problem})
         return job
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
-from yuan_manifest.schema import DataSection, OptimizerSection, TrainSection
+from yuan_manifest.schema import DataSection, FinetuneSection, OptimizerSection, TrainSection
 from yuan_model import YuanConfig
+from yuan_parallel import Grid
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,13 @@ class Specification:
         model: the network.
         datasets: what is blended.
         data: how samples are cut.
-        train: the run; its precision is resolved (never `auto`).
+        train: the run; its precision and attention are resolved (never `auto`).
         optimizer: AdamW and its schedule.
         stages: transformer layers per pipeline stage.
         replicas: data-parallel size.
+        tensor: tensor-parallel size.
+        sequence: tensor-parallel ranks share the sequence, too.
+        zero_stage: what data-parallel ranks share: 0 nothing, 1 the optimizer's state, 2 gradients, 3 weights as well.
         device: `cpu` or `cuda`.
         checkpoint_steps: a training state is written every so many steps; 0: only on a stop.
         checkpoint_keep: finished states kept.
@@ -40,6 +44,11 @@ class Specification:
         state_root: folder of training states.
         resume_from: the state to continue from, or None to begin.
         output: folder to write the native model to.
+        start_from: native folder of first weights; None: they are drawn, or the state to continue from has them.
+        finetune: how answers are learnt; None: pretraining.
+        tokenizer: its folder, where samples are tokenized anew (`data.fim_rate`).
+        sep_token_id: ends a question, for fine-tuning.
+        pad_token_id: fills samples, for fine-tuning.
     """
 
     model: YuanConfig
@@ -58,6 +67,19 @@ class Specification:
     state_root: Path
     resume_from: Path | None
     output: Path
+    start_from: Path | None = None
+    finetune: FinetuneSection | None = None
+    tokenizer: Path | None = None
+    sep_token_id: int | None = None
+    pad_token_id: int | None = None
+    tensor: int = 1
+    sequence: bool = False
+    zero_stage: int = 1
+
+    @property
+    def grid(self) -> Grid:
+        """The ranks of the run."""
+        return Grid(pipeline=len(self.stages), data=self.replicas, tensor=self.tensor)
 
     @property
     def micro_batches(self) -> int:

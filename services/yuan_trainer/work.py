@@ -1,4 +1,4 @@
-"""A pretraining job from its context to its result: take up, prepare, run the ranks, draw, sum up."""
+"""A training job from its context to its result: take up, prepare, run the ranks, draw, sum up."""
 
 import shutil
 import time
@@ -8,7 +8,7 @@ from typing import Any
 from yuan_checkpoint.training_state import TrainingState, newest_whole_state
 from yuan_events import EventSink, Message
 from yuan_jobs import WorkContext, WorkResult
-from yuan_manifest.schema import PretrainJob
+from yuan_manifest.schema import TrainingJob
 from yuan_parallel import ParallelPlan
 from yuan_trainer.history import HISTORY_NAME, HistorySink, cut_history, read_history, series
 from yuan_trainer.launcher import run_ranks
@@ -18,7 +18,7 @@ from yuan_trainer.samples import unigram_validation_loss
 from yuan_trainer.specification import Specification
 
 
-def pretrain_work(context: WorkContext[PretrainJob]) -> WorkResult:
+def training_work(context: WorkContext[TrainingJob]) -> WorkResult:
     """Trains a model; fills the output with native weights, tokenizer, metrics and the loss curve.
 
     Raises:
@@ -65,12 +65,14 @@ def describe(specification: Specification, plan: ParallelPlan) -> str:
 
 
 def finish(
-    context: WorkContext[PretrainJob], specification: Specification, history: Path, *, seconds: float
+    context: WorkContext[TrainingJob], specification: Specification, history: Path, *, seconds: float
 ) -> WorkResult:
     """Adds to the written model what makes it whole for a reader, and returns the run's figures."""
     output = context.output
     records = read_history(history)
-    unigram = unigram_validation_loss(specification) if specification.validation_samples else None
+    # Of answers alone, token frequencies say nothing that a loss before training does not say better.
+    measures_unigram = specification.validation_samples and specification.finetune is None
+    unigram = unigram_validation_loss(specification) if measures_unigram else None
     draw_loss_curve(records, output / "loss_curve.png", title=f"{context.job.name}: loss", unigram_loss=unigram)
     shutil.copyfile(history, output / HISTORY_NAME)
     shutil.copytree(context.inputs["tokenizer"].path, output / "tokenizer", copy_function=shutil.copyfile)
@@ -86,13 +88,11 @@ def verdict(summary: dict[str, Any], curve: Path) -> list[str]:
     lines = [f"loss curve: {curve}"]
     if "validation_loss_before" in summary:
         before, after = summary["validation_loss_before"], summary["validation_loss_after"]
-        unigram = summary["unigram_validation_loss"]
-        side = "below" if after < unigram else "above"
-        lines.insert(
-            0,
-            f"validation loss: {before:.3f} before, {after:.3f} after; a unigram model has {unigram:.3f}, "
-            f"this one is {abs(unigram - after):.3f} nats {side} it",
-        )
+        told = f"validation loss: {before:.3f} before, {after:.3f} after"
+        if (unigram := summary.get("unigram_validation_loss")) is not None:
+            side = "below" if after < unigram else "above"
+            told += f"; a unigram model has {unigram:.3f}, this one is {abs(unigram - after):.3f} nats {side} it"
+        lines.insert(0, told)
     return lines
 
 

@@ -25,7 +25,7 @@ Replace = Callable[[str, str, str], None]
 NAME = "NAME: 1 to 63 of a-z 0-9 . _ -, the first a letter or digit"
 TRAIN_KEYS = (
     "steps, global_batch_size, micro_batch_size, precision, seed, eod_mask_loss, recompute, loss_block_tokens, "
-    "attention, compile, guard, step_timeout_seconds"
+    "attention, hidden_dropout, attention_dropout, compile, guard, step_timeout_seconds"
 )
 OPTIMIZER_KEYS = "name, lr, min_lr, warmup_steps, decay, restart_steps, betas, eps, weight_decay, clip_grad"
 KINDS = "tokenizer, tokenize, pretrain, finetune, plan, generate, convert, evaluate, deploy, pipeline"
@@ -129,6 +129,8 @@ EDITED = {
     "seed that numpy does not take": ("steps: 20", "steps: 20, seed: 4294967296", "job.yaml:8: train.seed: expected 0 to 2^32 - 1, found 4294967296"),
     "validation without documents": ("split: [0.8, 0.1, 0.1]", "split: [1, 0, 0]}\nevaluation: {samples: 8", "job.yaml:7: data.split[1]: no documents for validation, but evaluation.samples is 8; raise the first or set the second to 0"),
     "batch": ("micro_batch_size: 2", "micro_batch_size: 3", "job.yaml:8: train.global_batch_size: 8 is no multiple of train.micro_batch_size 3"),
+    "dropout of all": ("steps: 20", "steps: 20, hidden_dropout: 1", "job.yaml:8: train.hidden_dropout: expected at least 0 and less than 1, found 1.0"),
+    "dropout of attention": ("steps: 20", "steps: 20, attention_dropout: -0.1", "job.yaml:8: train.attention_dropout: expected at least 0 and less than 1, found -0.1"),
     "two shares": ("split: [0.8, 0.1, 0.1]", "split: [0.8, 0.2]", "job.yaml:7: data.split: expected 3 shares (training, validation, test), found 2"),
     "no shares": ("split: [0.8, 0.1, 0.1]", "split: []", "job.yaml:7: data.split: expected 3 shares (training, validation, test), found 0"),
     "negative share": ("split: [0.8, 0.1, 0.1]", "split: [0.8, -0.1, 0.1]", "job.yaml:7: data.split[1]: expected at least 0, found -0.1"),

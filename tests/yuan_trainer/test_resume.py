@@ -18,7 +18,7 @@ from yuan_events import Interrupted, WorkFailed
 from yuan_manifest.schema import Precision
 from yuan_trainer.specification import Specification
 
-from .conftest import Runner
+from .conftest import ForkingRunner, Runner
 from .oracle import oracle_losses
 
 
@@ -65,21 +65,21 @@ def test_a_stopped_run_resumes_bit_for_bit(specification: Specification, run: Ru
 )
 @pytest.mark.slow
 def test_the_same_topology_resumes_bit_for_bit_with_dropout(
-    specification: Specification, run: Runner, topology: dict[str, Any]
+    specification: Specification, quick_run: ForkingRunner, topology: dict[str, Any]
 ) -> None:
     train = {"hidden_dropout": 0.1, "attention_dropout": 0.1, **topology.pop("train", {})}
     specification = replace(specification, train=replace(specification.train, **train))
-    whole = run(specification, checkpoint_steps=10, **topology)
+    whole = quick_run(specification, checkpoint_steps=10, **topology)
     state = finished_states(specification.state_root)[0]
-    after = run(specification, resume_from=state, **topology)
+    after = quick_run(specification, resume_from=state, **topology)
     assert list(after) == list(range(11, 21))
     assert after == {step: whole[step] for step in after}
 
 
-def test_dropout_changes_what_is_learned(specification: Specification, run: Runner) -> None:
+def test_dropout_changes_what_is_learned(specification: Specification, quick_run: ForkingRunner) -> None:
     specification = replace(specification, train=replace(specification.train, steps=3))
-    without = run(specification)
-    with_dropout = run(specification, train=replace(specification.train, hidden_dropout=0.3))
+    without = quick_run(specification)
+    with_dropout = quick_run(specification, train=replace(specification.train, hidden_dropout=0.3))
     assert all(abs(without[step] - with_dropout[step]) > 1e-3 for step in without)
 
 
@@ -105,12 +105,12 @@ def test_dropout_changes_what_is_learned(specification: Specification, run: Runn
     ],
 )
 def test_a_run_goes_on_under_another_topology_on_the_same_trajectory(
-    specification: Specification, run: Runner, before: dict[str, Any], after: dict[str, Any]
+    specification: Specification, quick_run: ForkingRunner, before: dict[str, Any], after: dict[str, Any]
 ) -> None:
     expected = oracle_losses(specification, 20)
-    run(specification, checkpoint_steps=10, **before)
+    quick_run(specification, checkpoint_steps=10, **before)
     state = finished_states(specification.state_root)[0]
-    resumed = run(specification, resume_from=state, **after)
+    resumed = quick_run(specification, resume_from=state, **after)
     assert list(resumed) == list(range(11, 21))
     assert list(resumed.values()) == pytest.approx(expected[10:], abs=1e-4)
 

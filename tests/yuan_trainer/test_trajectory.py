@@ -12,7 +12,7 @@ from yuan_trainer.batches import micro_batch
 from yuan_trainer.samples import open_samples
 from yuan_trainer.specification import Specification
 
-from .conftest import Runner
+from .conftest import ForkingRunner
 from .oracle import oracle_losses
 
 SLOW = pytest.mark.slow
@@ -42,10 +42,10 @@ cases = pytest.mark.parametrize(
 
 @cases
 def test_losses_equal_those_of_a_plain_torch_loop(
-    specification: Specification, run: Runner, topology: dict[str, Any]
+    specification: Specification, quick_run: ForkingRunner, topology: dict[str, Any]
 ) -> None:
     expected = oracle_losses(specification, 20)
-    losses = run(specification, **topology)
+    losses = quick_run(specification, **topology)
     assert list(losses) == list(range(1, 21))
     assert list(losses.values()) == pytest.approx(expected, abs=1e-4)
     assert expected[-1] < expected[0] - 0.2, "the run must learn something, or equality shows nothing"
@@ -55,12 +55,14 @@ def test_losses_equal_those_of_a_plain_torch_loop(
     "topology",
     [
         pytest.param({"stages": (1, 3)}, id="pipeline 2"),
-        pytest.param({"stages": (1, 3), "tensor": 2, "sequence": True}, id="pipeline 2, tensor 2, sequence", marks=SLOW),
+        pytest.param(
+            {"stages": (1, 3), "tensor": 2, "sequence": True}, id="pipeline 2, tensor 2, sequence", marks=SLOW
+        ),
         pytest.param({"zero_stage": 3, "replicas": 2}, id="ZeRO 3", marks=SLOW),
     ],
 )
 def test_attention_and_positions_that_begin_anew_with_each_document_train_alike(
-    specification: Specification, run: Runner, topology: dict[str, Any]
+    specification: Specification, quick_run: ForkingRunner, topology: dict[str, Any]
 ) -> None:
     specification = replace(
         specification,
@@ -68,13 +70,15 @@ def test_attention_and_positions_that_begin_anew_with_each_document_train_alike(
         data=replace(specification.data, reset_position_ids=True),
     )
     expected = oracle_losses(specification, 20)
-    assert list(run(specification, **topology).values()) == pytest.approx(expected, abs=1e-4)
+    assert list(quick_run(specification, **topology).values()) == pytest.approx(expected, abs=1e-4)
 
 
-def test_positions_after_a_document_end_can_be_left_out_of_the_loss(specification: Specification, run: Runner) -> None:
+def test_positions_after_a_document_end_can_be_left_out_of_the_loss(
+    specification: Specification, quick_run: ForkingRunner
+) -> None:
     specification = replace(specification, train=replace(specification.train, eod_mask_loss=True, steps=5))
     expected = oracle_losses(specification, 5)
-    assert list(run(specification, stages=(2, 2)).values()) == pytest.approx(expected, abs=1e-4)
+    assert list(quick_run(specification, stages=(2, 2)).values()) == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -91,11 +95,11 @@ def test_positions_after_a_document_end_can_be_left_out_of_the_loss(specificatio
     ],
 )
 def test_bf16_with_fp32_masters_stays_close_to_fp32(
-    specification: Specification, run: Runner, topology: dict[str, Any]
+    specification: Specification, quick_run: ForkingRunner, topology: dict[str, Any]
 ) -> None:
     specification = replace(specification, train=replace(specification.train, steps=50))
     expected = oracle_losses(specification, 50)
-    losses = run(specification, train=replace(specification.train, precision=Precision.bf16), **topology)
+    losses = quick_run(specification, train=replace(specification.train, precision=Precision.bf16), **topology)
     differences = [abs(found - wanted) for found, wanted in zip(losses.values(), expected, strict=True)]
     assert sum(differences) / len(differences) <= 0.02
     assert max(differences) > 0, "bf16 must really have been used"
@@ -110,10 +114,10 @@ def test_bf16_with_fp32_masters_stays_close_to_fp32(
     ],
 )
 def test_the_written_model_has_the_loss_that_validation_measured(
-    specification: Specification, run: Runner, topology: dict[str, Any]
+    specification: Specification, quick_run: ForkingRunner, topology: dict[str, Any]
 ) -> None:
-    run(specification, validation_samples=16, **topology)
-    measured = run.metric("validation_loss")
+    quick_run(specification, validation_samples=16, **topology)
+    measured = quick_run.metric("validation_loss")
     assert list(measured) == [0, 20]
     model = load_model(specification.output)
     samples = open_samples(replace(specification, validation_samples=16)).validation
