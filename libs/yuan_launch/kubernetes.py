@@ -91,7 +91,7 @@ def _container(agents: Agents, section: KubernetesSection, home: str, name: str)
         "image": section.image,
         "command": ["python", "-m", MODULE, *agents.arguments(_INDEX, first)],
         "env": [{"name": _INDEX, "valueFrom": {"fieldRef": {"fieldPath": index}}}],
-        "ports": [{"containerPort": agents.port}],
+        "ports": [{"containerPort": agents.port, "protocol": "TCP"}],
         "volumeMounts": [{"name": "home", "mountPath": home}, {"name": "shared-memory", "mountPath": "/dev/shm"}],  # noqa: S108
     }
     if agents.cuda and section.device_resource is not None:

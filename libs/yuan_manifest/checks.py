@@ -294,6 +294,67 @@ def _cycle(job: schema.PipelineJob) -> list[str]:
 # --- topology and cluster ----------------------------------------------------------------------------------------
 
 
+def _topology(topology: schema.Topology) -> Iterator[Problem]:
+    yield from rules.some_text(topology, "hostfile")
+    if not 1 <= topology.port <= 65535:
+        yield "port", f"expected 1 to 65535, found {topology.port}"
+    if topology.launcher == schema.Launcher.hostfile and topology.hostfile is None:
+        yield "hostfile", "missing; launcher hostfile needs a file of lines HOST slots=N"
+    if topology.launcher == schema.Launcher.kubernetes and topology.kubernetes is None:
+        yield "kubernetes", "missing; launcher kubernetes needs its section, with claim: NAME"
+
+
+_SLURM_TIME = re.compile(r"\d+(:\d{1,2}){0,2}|\d+-\d{1,2}(:\d{1,2}){0,2}")
+_SLURM_OPTION = re.compile(r"--(?P<name>[a-z][a-z0-9-]*)(=[^\x00-\x1f]+)?")
+_SLURM_OURS = {
+    "nodes": "topology.nodes.count",
+    "ntasks": "topology.nodes",
+    "ntasks-per-node": "topology.nodes",
+    "gpus-per-node": "topology.nodes.devices",
+    "partition": "topology.slurm.partition",
+    "account": "topology.slurm.account",
+    "time": "topology.slurm.time",
+}
+"""Options of sbatch that follow from other keys."""
+
+
+def _slurm(section: schema.SlurmSection) -> Iterator[Problem]:
+    for name in ("partition", "account"):
+        value = getattr(section, name)
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9_.,+-]+", value):
+            yield name, f"expected a name as Slurm has it, found {shown(value)}"
+    if section.time is not None and not _SLURM_TIME.fullmatch(section.time):
+        yield "time", f"expected minutes, HH:MM:SS or DAYS-HH:MM:SS, found {shown(section.time)}"
+    for index, option in enumerate(section.options):
+        match = _SLURM_OPTION.fullmatch(option)
+        if match is None:
+            yield f"options[{index}]", f"expected --NAME or --NAME=VALUE, found {shown(option)}"
+        elif match["name"] in _SLURM_OURS:
+            yield f"options[{index}]", f"--{match['name']} follows from {_SLURM_OURS[match['name']]}; set that"
+        elif match["name"] in ("output", "job-name", "parsable", "wrap", "array"):
+            yield f"options[{index}]", f"--{match['name']} is set by the launcher; leave it out"
+    for index, line in enumerate(section.prologue):
+        if "\0" in line:
+            yield f"prologue[{index}]", f"expected a line of shell, found {shown(line)}"
+
+
+_DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_DNS_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_RESOURCE = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+
+
+def _kubernetes(section: schema.KubernetesSection) -> Iterator[Problem]:
+    if not _DNS_LABEL.fullmatch(section.namespace):
+        yield "namespace", f"expected a name of a-z 0-9 -, found {shown(section.namespace)}"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*", section.image):
+        yield "image", f"expected an image as in registry/name:tag, found {shown(section.image)}"
+    if not _DNS_NAME.fullmatch(section.claim):
+        yield "claim", f"expected the name of a persistent volume claim, found {shown(section.claim)}"
+    if section.device_resource is not None and not _RESOURCE.fullmatch(section.device_resource):
+        problem = f"expected a resource like nvidia.com/gpu, or null, found {shown(section.device_resource)}"
+        yield "device_resource", problem
+
+
 def _nodes(nodes: schema.Nodes) -> Iterator[Problem]:
     yield from rules.at_least(nodes, 1, "count", "devices")
     speeds = ("tflops", "peak_tflops", "link_gbps", "network_gbps")
@@ -441,6 +502,9 @@ _CHECKS: dict[type, Callable[[Any], Iterator[Problem]]] = {
     schema.TargetSection: _target,
     schema.EvaluateJob: _evaluate,
     schema.PipelineJob: _pipeline,
+    schema.Topology: _topology,
+    schema.SlurmSection: _slurm,
+    schema.KubernetesSection: _kubernetes,
     schema.Nodes: _nodes,
     schema.Parallel: _parallel,
     schema.PlanSection: _plan,

@@ -33,6 +33,7 @@ class Block(nn.Module):
 
     Attributes:
         recompute: what the backward pass computes again instead of keeping.
+        draws_inside: whether a module put into the block draws random numbers while training.
         hidden_dropout: share of what attention and feed-forward add to the residual stream that is dropped while
             training.
     """
@@ -44,6 +45,7 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = FeedForward(config)
         self.recompute: Recompute = "none"
+        self.draws_inside = False
         self.hidden_dropout = 0.0
 
     def forward(
@@ -58,7 +60,7 @@ class Block(nn.Module):
             cache: this layer's past; the new tokens are added to it.
         """
         if self.recompute == "full" and cache is None:
-            draws = self.training and (self.hidden_dropout > 0 or self.self_attn.dropout > 0)
+            draws = self.training and (self.draws_inside or self.hidden_dropout > 0 or self.self_attn.dropout > 0)
             return recomputed(self._forward, hidden_bsh, rotary, segments_bk, draws=draws)
         return self._forward(hidden_bsh, rotary, segments_bk, cache)
 

@@ -16,11 +16,13 @@ import torch.distributed
 from deepspeed.runtime.pipe.topology import PipelineParallelGrid, PipeModelDataParallelTopology
 from torch import Tensor, nn
 
-from yuan_manifest.schema import OptimizerSection, Precision
+from yuan_manifest.schema import Precision
+from yuan_model import ModelFolder
 from yuan_parallel import Grid, StagePlan
 from yuan_parallel.tensor import TensorGroup
 from yuan_trainer.batches import MicroBatch
 from yuan_trainer.network import LayerOptions, WholeNetwork
+from yuan_trainer.optimizers import make_optimizer
 from yuan_trainer.pipeline import YuanPipeline
 from yuan_trainer.specification import Specification
 
@@ -216,7 +218,12 @@ def build_engine(specification: Specification) -> Engine:
     torch.manual_seed(specification.train.seed)
     tensor = tensor_group(grid, sequence=specification.sequence)
     options = LayerOptions(
-        specification.model, specification.train, tensor, reset_position_ids=specification.data.reset_position_ids
+        specification.model,
+        specification.train,
+        tensor,
+        reset_position_ids=specification.data.reset_position_ids,
+        start=None if specification.start_from is None else ModelFolder(specification.start_from),
+        lora=specification.lora,
     )
     topology = PipeModelDataParallelTopology(num_pp=grid.pipeline, num_mp=grid.tensor, num_dp=grid.data)
     if grid.pipeline > 1:
@@ -225,7 +232,7 @@ def build_engine(specification: Specification) -> Engine:
     else:
         module = WholeNetwork(options)
         mpu = PipelineParallelGrid(topology=topology) if grid.tensor > 1 else None
-    optimizer = make_optimizer(module, specification.optimizer)
+    optimizer = make_optimizer(module.named_parameters(), specification.optimizer)
     engine, *_ = deepspeed.initialize(
         model=module, optimizer=optimizer, mpu=mpu, config=deepspeed_configuration(specification)
     )
@@ -244,24 +251,6 @@ def tensor_group(grid: Grid, *, sequence: bool) -> TensorGroup:
         if rank in ranks:
             own = group
     return TensorGroup(grid.tensor, grid.tensor_rank(rank), own, sequence)
-
-
-def make_optimizer(module: nn.Module, optimizer: OptimizerSection) -> torch.optim.AdamW:
-    """Returns AdamW over a module's parameters; norms and biases are not decayed.
-
-    An object, since DeepSpeed compiles its own AdamW (85 s) when asked for one by name.
-    """
-    parameters = list(module.parameters())
-    return torch.optim.AdamW(
-        [
-            {"params": [p for p in parameters if p.dim() > 1], "weight_decay": optimizer.weight_decay},
-            {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-        ],
-        lr=optimizer.lr,
-        betas=(optimizer.betas[0], optimizer.betas[1]),
-        eps=optimizer.eps,
-        fused=True,
-    )
 
 
 def deepspeed_configuration(specification: Specification) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from yuan_manifest.schema import TrainSection
-from yuan_model import Block, RMSNorm, RotaryTable, YuanConfig, blockwise_cross_entropy, initialize_
+from yuan_manifest.schema import LoraSection, TrainSection
+from yuan_model import Block, ModelFolder, RMSNorm, RotaryTable, YuanConfig, blockwise_cross_entropy, initialize_
 from yuan_parallel.tensor import (
     TensorGroup,
     VocabularyParallelEmbedding,
@@ -21,6 +21,7 @@ from yuan_parallel.tensor import (
     final_norm,
     shard_block_,
 )
+from yuan_trainer.lora import add_lora_
 
 Carried = Tensor | tuple[Tensor, Tensor]
 """The residual stream [b, s, h] (or this rank's part of the sequence, [b, p, h]), alone, or with the position of every
@@ -36,17 +37,32 @@ class LayerOptions:
         train: recompute, dropout, attention, compilation and the seed of first weights.
         tensor: the ranks that share each matrix.
         reset_position_ids: positions begin at 0 again after each `<eod>`.
+        start: the native model that first weights are read from; None: they are drawn.
+        lora: low-rank additions that are trained in place of the weights; None: the weights are.
     """
 
     config: YuanConfig
     train: TrainSection
     tensor: TensorGroup
     reset_position_ids: bool = False
+    start: ModelFolder | None = None
+    lora: LoraSection | None = None
 
     @property
     def knows_documents(self) -> bool:
         """Whether layers must be told where documents begin."""
         return self.reset_position_ids or self.config.attention_reset_at_eod
+
+
+def set_first_weights_(module: nn.Module, options: LayerOptions, prefix: str) -> None:
+    """Sets every parameter of a whole layer to its first values; freezes them where only additions are trained."""
+    if options.start is None:
+        initialize_(module, options.config, options.train.seed, prefix)
+    else:
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                parameter.copy_(options.start.tensor(prefix + name))
+    module.requires_grad_(options.lora is None)
 
 
 def document_positions(input_ids: Tensor, eod_token_id: int) -> Tensor:
@@ -67,7 +83,7 @@ class EmbeddingLayer(nn.Module):
         self.options = options
         config = options.config
         self.embed_tokens = cast("Any", nn.Embedding(config.vocab_size, config.hidden_size))
-        initialize_(self, config, options.train.seed, self.prefix)
+        set_first_weights_(self, options, self.prefix)
         if options.tensor.size > 1:
             self.embed_tokens = VocabularyParallelEmbedding(self.embed_tokens.weight, options.tensor)
 
@@ -90,8 +106,10 @@ class BlockLayer(nn.Module):
         self.prefix = f"model.layers.{index}."
         self.block = Block(config)
         self.rotary = RotaryTable(config)
-        initialize_(self.block, config, train.seed, self.prefix)
+        set_first_weights_(self.block, options, self.prefix)
         shard_block_(self.block, options.tensor)
+        if options.lora is not None:
+            add_lora_(self.block, options.lora, self.prefix, train.seed)
 
     def forward(self, carried: Carried) -> Carried:
         """Returns what the next layer takes."""
@@ -118,7 +136,7 @@ class NormLayer(nn.Module):
         super().__init__()
         norm = RMSNorm(options.config.hidden_size, options.config.rms_norm_eps)
         self.norm = final_norm(norm, options.tensor)
-        initialize_(self, options.config, options.train.seed, self.prefix)
+        set_first_weights_(self, options, self.prefix)
 
     def forward(self, carried: Carried) -> Tensor:
         """Returns normed hidden states [b, s, h]."""

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import torch
 import torch.distributed
+from deepspeed.runtime.zero import GatheredParameters
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
@@ -21,7 +22,6 @@ from deepspeed.utils import (
     safe_set_full_optimizer_state,
 )
 from deepspeed.utils.tensor_fragment import tensor_fragment
-from deepspeed.runtime.zero import GatheredParameters
 from torch import Tensor, nn
 
 from yuan_checkpoint.training_state import PARTS
@@ -64,7 +64,8 @@ def set_step_count(engine: Engine, step: int) -> None:
 
 def _gather_plain(engine: Engine, parameter: nn.Parameter) -> dict[str, Tensor]:
     state = _state(engine, parameter)
-    return {MASTER: parameter.detach().float(), **{part: state[part] for part in MOMENTS}}
+    # Copies: training goes on while a state is written.
+    return {MASTER: parameter.detach().float().clone(), **{part: state[part].clone() for part in MOMENTS}}
 
 
 def _scatter_plain(engine: Engine, parameter: nn.Parameter, parts: Mapping[str, Tensor]) -> None:

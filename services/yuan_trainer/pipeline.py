@@ -46,6 +46,11 @@ class YuanPipeline(PipelineModule):
         stage = cast("Any", self)._topo.get_coord(self.global_rank).pipe
         self._set_bounds(start=self.parts[stage], stop=self.parts[stage + 1])
 
+    def get_tied_weights_and_groups(self) -> list[tuple[nn.Parameter, Any]]:
+        """Returns the tied weights whose gradients DeepSpeed sums over their stages: a frozen one has none."""
+        tied = cast("list[tuple[nn.Parameter, Any]]", super().get_tied_weights_and_groups())
+        return [(weight, group) for weight, group in tied if weight.requires_grad]
+
     def native_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yields this stage's parameters under their global native names, in the order of its layers.
 

@@ -9,7 +9,6 @@ from yuan_corpus.special_tokens import PAD, SEP
 from yuan_events import InputError, Message
 from yuan_jobs import ArtifactHandle, WorkContext
 from yuan_manifest.schema import FinetuneJob, ModelSection, Packing, PretrainJob, TrainingJob
-from yuan_manifest.topology import check_division
 from yuan_model import YuanConfig
 from yuan_parallel import ParallelPlan, plan_parallel
 from yuan_trainer.datasets import DatasetFacts, read_facts
@@ -44,11 +43,7 @@ def prepare(context: WorkContext[TrainingJob], resume_from: Path | None) -> tupl
     """
     job = context.job
     finetune = job.finetune if isinstance(job, FinetuneJob) else None
-    handle = context.inputs["tokenizer"]
-    tokenizer = Tokenizer.load(handle.path)
-    start = find_start(context)
-    config = network(context, tokenizer, start)
-    check_inputs(context, tokenizer, config)
+    tokenizer, start, config = check_inputs(context)
     device = resolve_device(context.topology)
     job.train.precision = resolve_precision(job.train.precision, device)
     plan = plan_parallel(context.topology, config, job, job.train.precision)
@@ -80,11 +75,24 @@ def prepare(context: WorkContext[TrainingJob], resume_from: Path | None) -> tupl
         output=context.output,
         start_from=None if start is None else native_start(start, context),
         finetune=finetune,
-        tokenizer=handle.path,
+        tokenizer=context.inputs["tokenizer"].path,
         sep_token_id=None if finetune is None else tokenizer.sep_id,
         pad_token_id=None if finetune is None else tokenizer.pad_id,
     )
     return specification, plan
+
+
+def check_inputs(context: WorkContext[TrainingJob]) -> tuple[Tokenizer, Start | None, YuanConfig]:
+    """Returns the tokenizer, the model to start from if there is one, and the network, once they fit all else.
+
+    Raises:
+        InputError: if tokenizer, datasets, models and samples do not fit each other.
+    """
+    tokenizer = Tokenizer.load(context.inputs["tokenizer"].path)
+    start = find_start(context)
+    config = network(context, tokenizer, start)
+    check_data(context, tokenizer, config)
+    return tokenizer, start, config
 
 
 def network(context: WorkContext[TrainingJob], tokenizer: Tokenizer, start: Start | None) -> YuanConfig:
@@ -100,13 +108,14 @@ def network(context: WorkContext[TrainingJob], tokenizer: Tokenizer, start: Star
             check_same_network(start, config)
     elif start is not None:
         config = replace(start.config, eod_token_id=tokenizer.eod_id)
+        if isinstance(job, FinetuneJob) and job.model is not None:
+            check_same_network(start, network_of(job.model, tokenizer.eod_id))
         longest = config.max_position_embeddings
         if job.data.sequence_length > longest:
             raise InputError(
                 f"data.sequence_length: {job.data.sequence_length} is above the max_position_embeddings {longest} of "
                 f"{start.name}; lower it to at most that"
             )
-        check_division(job, context.topology, config)
     else:
         raise InputError("inputs.model: fine-tuning starts from a model; name an artifact or a folder")
     if tokenizer.vocab_size > config.vocab_size:
@@ -121,7 +130,7 @@ def network(context: WorkContext[TrainingJob], tokenizer: Tokenizer, start: Star
     return config
 
 
-def check_inputs(context: WorkContext[TrainingJob], tokenizer: Tokenizer, config: YuanConfig) -> None:
+def check_data(context: WorkContext[TrainingJob], tokenizer: Tokenizer, config: YuanConfig) -> None:
     """Checks that the tokenizer made the datasets, has the tokens that the job needs, and that there is enough text.
 
     Raises:

@@ -13,7 +13,7 @@ from yuan_trainer.batches import Samples, micro_batch, step_batches
 from yuan_trainer.engine import Engine, build_engine
 from yuan_trainer.link import ParentLink, RankReport
 from yuan_trainer.samples import open_samples
-from yuan_trainer.saving import restore_state, save_state, write_model
+from yuan_trainer.saving import StateWriter, restore_state, write_model
 from yuan_trainer.schedule import learning_rate
 from yuan_trainer.specification import Specification
 
@@ -61,7 +61,7 @@ def pretrain(specification: Specification, link: ParentLink) -> RankReport:
         if stopped:
             return RankReport("stopped", step=done)
     validate(run, step=done)
-    write_model(run.engine, specification, grid)
+    write_model(run.engine, specification, grid, specification.output)
     return RankReport("done", step=done)
 
 
@@ -152,7 +152,9 @@ def save(run: _Run, step: int) -> None:
         "replicas": run.specification.replicas,
         "precision": str(train.precision),
     }
-    folder = save_state(run.engine, run.specification, run.grid, step, metadata)
+    writer = StateWriter(run.engine, run.specification)
+    writer.begin(step, metadata)
+    _, folder = writer.finish()
     if run.is_first:
         run.link.emit(Checkpoint(step, str(folder)))
 

@@ -115,9 +115,7 @@ class _Hosts:
             self._lose_first(how)
         elif not self.ready and self.first_ready is not None and now - self.first_ready > START_SECONDS:
             late = next(host for host in self.all if host.last is None)
-            self._lose(
-                late, f"did not come within {START_SECONDS:.0f} s of the first; {self.starter.look()}".rstrip("; ")
-            )
+            self._lose(late, f"did not come within {START_SECONDS:.0f} s of the first: {self.starter.look()}")
 
     def _lose_first(self, how: str) -> None:
         for host in self.all:
@@ -126,7 +124,8 @@ class _Hosts:
                 return
 
     def _lose(self, host: _Host, what: str) -> None:
-        self.lost.append(Failure(Cause.host, f"{host.label} {what}; the same command resumes from the last checkpoint"))
+        again = "; the same command resumes from the last checkpoint" if self.ready else ""
+        self.lost.append(Failure(Cause.host, f"{host.label} {what}{again}"))
 
     def tell_waiting(self) -> None:
         """Says what is waited for, once for each thing."""

@@ -23,6 +23,7 @@ from yuan_trainer.joining import route_to
 
 TOOL_SECONDS = 60
 LOOK_SECONDS = 3.0
+ENDING_SECONDS = 10.0
 NOTE = "submitted.json"
 
 
@@ -72,7 +73,7 @@ class HostfileStarter:
         if self._runner is None:
             return
         try:
-            self._runner.wait(5.0)
+            self._runner.wait(ENDING_SECONDS)
         except subprocess.TimeoutExpired:
             with suppress(ProcessLookupError):
                 os.killpg(self._runner.pid, signal.SIGKILL)
@@ -95,7 +96,7 @@ class SlurmStarter:
         self._section = section
         self._job = ""
         self._state, self._reason = "", ""
-        self._looked = 0.0
+        self._looked = -LOOK_SECONDS
 
     def start(self) -> None:
         """Submits the script."""
@@ -122,8 +123,15 @@ class SlurmStarter:
         return f"Slurm job {self._job} is {self._state}{_last_line(log)}"
 
     def end(self) -> None:
-        """Cancels the job, if it is still there."""
-        if self._job:
+        """Cancels the job, unless it ends by itself: its agents have ended where it has run."""
+        if not self._job:
+            return
+        deadline = time.monotonic() + ENDING_SECONDS
+        while self._state not in self.ENDED and self._state != "PENDING" and time.monotonic() < deadline:
+            time.sleep(0.5)
+            self._looked = -LOOK_SECONDS
+            self._update()
+        if self._state not in self.ENDED:
             self.cancel({"job": self._job})
 
     @staticmethod
@@ -155,7 +163,7 @@ class KubernetesStarter:
         self._manifest = kubernetes_manifest(agents, section, home, self._name)
         self._folder = agents.folder
         self._state, self._end = "", ""
-        self._looked = 0.0
+        self._looked = -LOOK_SECONDS
         self._applied = False
 
     def start(self) -> None:

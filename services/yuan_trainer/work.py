@@ -11,7 +11,7 @@ from yuan_jobs import WorkContext, WorkResult
 from yuan_manifest.schema import TrainingJob
 from yuan_parallel import ParallelPlan
 from yuan_trainer.history import HISTORY_NAME, HistorySink, cut_history, read_history, series
-from yuan_trainer.launcher import run_ranks
+from yuan_trainer.launching import run_training
 from yuan_trainer.loss_curve import draw_loss_curve
 from yuan_trainer.preparation import prepare
 from yuan_trainer.samples import unigram_validation_loss
@@ -34,11 +34,13 @@ def training_work(context: WorkContext[TrainingJob]) -> WorkResult:
     cut_history(history, -1 if state is None else state.step)
     written = context.run / "specification.json"
     specification.write(written)
-    run_ranks(
+    run_training(
         written,
+        context.topology,
         plan.grid.ranks,
+        name=context.job.name,
+        run=context.run,
         device=specification.device,
-        logs=context.run / "logs",
         sink=HistorySink(history, context.sink, context.attempt),
         should_stop=context.should_stop,
     )

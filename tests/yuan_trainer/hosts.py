@@ -1,12 +1,16 @@
 """Two hosts on one machine: network namespaces joined by a veth pair, with a remote shell that enters them.
 
 What a namespace shares with its machine is what hosts of a cluster share: the file system. What it has of its own is
-the network: an interface, an address, a name, a loopback of its own.
+the network: an interface, an address, a name, a loopback of its own. On them: the remote shell that DeepSpeed's runner
+wants, a real Slurm, and a stand-in for Kubernetes.
 """
 
 import os
 import shutil
 import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +23,67 @@ REMOTE_SHELL = """\
 # ssh as far as DeepSpeed's runner and pdsh use it: the host is a network namespace.
 while [[ $1 == -* ]]; do [[ $1 == -[olp] ]] && shift; shift; done
 host=$1; shift
-exec ip netns exec "$host" bash -c "$*"
+exec ip netns exec "$host" unshare --uts bash -c 'hostname "$0"; eval "$1"' "$host" "$*"
+"""
+
+
+SLURM = """\
+ClusterName=yuan
+SlurmctldHost={first}(10.213.7.1)
+AuthType=auth/none
+CredType=cred/none
+SlurmUser=root
+SlurmdUser=root
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={spool}/%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/linear
+MpiDefault=none
+SwitchType=switch/none
+JobAcctGatherType=jobacct_gather/none
+NodeName={first} NodeAddr=10.213.7.1 CPUs=2 State=UNKNOWN
+NodeName={second} NodeAddr=10.213.7.2 CPUs=2 State=UNKNOWN
+PartitionName=main Nodes={first},{second} Default=YES State=UP
+"""
+
+KUBECTL = """\
+#!{python}
+import json, os, pathlib, signal, subprocess, sys, yaml
+HOSTS, FOLDER = {hosts!r}, pathlib.Path({folder!r})
+verb, arguments = sys.argv[1], sys.argv[2:]
+pods = FOLDER / "pods.json"
+if verb == "apply":
+    runtime, job = yaml.safe_load_all(sys.stdin)
+    name, spec = job["metadata"]["name"], runtime["spec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"]
+    container = spec["template"]["spec"]["containers"][0]
+    for host in HOSTS:
+        with open(f"/etc/netns/{{host}}/hosts", "a") as known:
+            known.write(f"10.213.7.1 {{name}}-node-0-0.{{name}}\\n")
+    started = []
+    for index, host in enumerate(HOSTS[: job["spec"]["trainer"]["numNodes"]]):
+        command = [sys.executable, *container["command"][1:]]
+        shell = ["ip", "netns", "exec", host, "unshare", "--uts", "sh", "-c", 'hostname "$0"; exec "$@"', host]
+        environment = {{**os.environ, container["env"][0]["name"]: str(index)}}
+        log = open(FOLDER / f"pod-{{index}}.log", "wb")
+        pod = subprocess.Popen(shell + command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        started.append(pod.pid)
+    pods.write_text(json.dumps({{"name": name, "pids": started}}))
+elif verb == "get":
+    if not pods.exists():
+        sys.exit('Error from server (NotFound): trainjobs.trainer.kubeflow.org "x" not found')
+    alive = [pid for pid in json.loads(pods.read_text())["pids"] if pathlib.Path(f"/proc/{{pid}}").exists()]
+    condition = {{"type": "Complete", "status": "False" if alive else "True", "message": "all pods have ended"}}
+    print(json.dumps({{"status": {{"conditions": [condition]}}}}))
+elif verb == "delete":
+    for pid in json.loads(pods.read_text())["pids"]:
+        try:
+            os.killpg(pid, signal.SIGTERM)
+        except ProcessLookupError:
+            pass
+    pods.rename(FOLDER / "deleted.json")
 """
 
 
@@ -33,6 +97,58 @@ class Hosts:
     def hostfile(self, path: Path, slots: int = 1) -> Path:
         path.write_text("# two hosts\n" + "".join(f"{name} slots={slots}\n" for name in self.names))
         return path
+
+    def command(self, host: str, *command: str) -> list[str]:
+        """Returns a command as it runs on a host."""
+        inside = ["unshare", "--uts", "sh", "-c", 'hostname "$0"; exec "$@"', host, *command]
+        return ["ip", "netns", "exec", host, *inside]
+
+    @contextmanager
+    def slurm(self, folder: Path) -> Iterator[None]:
+        """Runs Slurm on both hosts, its controller on the first; its commands stand in `programs`."""
+        if shutil.which("slurmctld") is None or shutil.which("slurmd") is None:
+            pytest.skip("Slurm (slurm-wlm) is not installed")
+        (folder / "state").mkdir(parents=True)
+        first, second = self.names
+        spool = Path(tempfile.mkdtemp(prefix="yuan-slurm-"))  # short: sockets, whose paths have a limit, lie in it
+        text = SLURM.format(first=first, second=second, folder=folder, spool=spool)
+        (folder / "slurm.conf").write_text(text)
+        # Inside a namespace of `ip netns exec` no cgroup hierarchy is to be seen.
+        (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
+        environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
+        for tool in ("sbatch", "squeue", "scancel", "sinfo"):
+            line = " ".join(f"'{part}'" for part in self.command(first, f"/usr/bin/{tool}"))
+            program = self.programs / tool
+            program.write_text(f"#!/bin/bash\nexport SLURM_CONF='{folder}/slurm.conf'\nexec {line} \"$@\"\n")
+            program.chmod(0o755)
+        daemons: list[subprocess.Popen[bytes]] = []
+        try:
+            for host, daemon in ((first, "slurmctld"), (first, "slurmd"), (second, "slurmd")):
+                with (folder / f"{daemon}-{host}.log").open("wb") as log:
+                    command = self.command(host, daemon, "-D")
+                    daemons.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+            deadline = time.monotonic() + 60
+            while self.slurm_says("sinfo", "--noheader", "--format=%T %D") != "idle 2":
+                assert time.monotonic() < deadline, "Slurm's hosts are not idle"
+                time.sleep(0.5)
+            yield
+        finally:
+            for process in daemons:
+                process.terminate()
+            for process in daemons:
+                process.wait()
+            shutil.rmtree(spool, ignore_errors=True)
+
+    def slurm_says(self, tool: str, *arguments: str) -> str:
+        done = subprocess.run([self.programs / tool, *arguments], capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    def kubectl(self, folder: Path) -> None:
+        """Puts a stand-in for kubectl and what is behind it into `programs`: it starts each pod on a host."""
+        folder.mkdir()
+        program = self.programs / "kubectl"
+        program.write_text(KUBECTL.format(python=sys.executable, hosts=self.names, folder=str(folder)))
+        program.chmod(0o755)
 
 
 def _ip(*arguments: str, check: bool = True) -> None:

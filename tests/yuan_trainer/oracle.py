@@ -5,7 +5,7 @@ from torch import Tensor
 
 from yuan_model import Yuan, cross_entropy, initialize_
 from yuan_trainer.batches import step_batches
-from yuan_trainer.engine import make_optimizer
+from yuan_trainer.optimizers import make_optimizer
 from yuan_trainer.samples import open_samples
 from yuan_trainer.schedule import learning_rate
 from yuan_trainer.specification import Specification
@@ -16,7 +16,7 @@ def oracle_losses(specification: Specification, steps: int) -> list[float]:
     train = specification.train
     model = Yuan(specification.model)
     initialize_(model, specification.model, train.seed)
-    optimizer = make_optimizer(model, specification.optimizer)
+    optimizer = make_optimizer(model.named_parameters(), specification.optimizer)
     samples = open_samples(specification).training
     losses: list[float] = []
     for step in range(1, steps + 1):

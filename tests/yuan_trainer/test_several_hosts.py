@@ -1,8 +1,7 @@
-"""Real ranks on two hosts of one machine, started by DeepSpeed's own runner over a remote shell."""
+"""Real ranks on two hosts of one machine: DeepSpeed's own runner over a remote shell, a real Slurm, pods' commands."""
 
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,21 +13,26 @@ import pytest
 from tests.yuan_trainer.conftest import Runner
 from tests.yuan_trainer.hosts import Hosts, two_hosts
 from yuan_checkpoint.training_state import newest_whole_state
-from yuan_events import Interrupted, Metrics, RecordingSink, WorkFailed
-from yuan_manifest.schema import Launcher, Nodes, Parallel, Topology
+from yuan_events import Interrupted, Message, Metrics, RecordingSink, WorkFailed
+from yuan_manifest.schema import KubernetesSection, Launcher, Nodes, Parallel, SlurmSection, Topology
 from yuan_trainer.launching import run_training
-from yuan_trainer.specification import Specification
+from yuan_trainer.specification import DatasetPart, Specification
+from yuan_trainer.starters import write_note
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
-    if shutil.which("pdsh") is None:
-        pytest.skip("DeepSpeed's runner needs pdsh")
     with two_hosts(tmp_path) as hosts:
         monkeypatch.setenv("PATH", f"{hosts.programs}:{os.environ['PATH']}")
         yield hosts
+
+
+@pytest.fixture
+def runner(hosts: Hosts) -> None:
+    if shutil.which("pdsh") is None:
+        pytest.skip("DeepSpeed's runner needs pdsh, which is not installed")
 
 
 class HostsRun:
@@ -69,6 +73,10 @@ class HostsRun:
         found = [event for event in self.sink.events if isinstance(event, Metrics) and "loss" in event.values]
         return {event.step: event.values["loss"] for event in found}
 
+    @property
+    def messages(self) -> list[Message]:
+        return [event for event in self.sink.events if isinstance(event, Message)]
+
     def processes(self, word: str) -> list[psutil.Process]:
         """Returns processes of this run whose command has a word."""
         found = []
@@ -87,36 +95,8 @@ def run_hosts(tmp_path: Path, hosts: Hosts) -> HostsRun:
     return HostsRun(tmp_path / "home", hosts)
 
 
-def test_two_hosts_train_what_one_host_trains(run: Runner, run_hosts: HostsRun, specification: Specification) -> None:
-    alone = run(specification, stages=(2, 2))
-    there = run_hosts(specification)
-    assert there == alone
-    assert len(there) == specification.train.steps
-    assert (specification.output / "model.safetensors.index.json").exists()
-    assert not run_hosts.processes("yuan_trainer.host")
-
-
-def test_the_end_of_one_hosts_agent_ends_the_other_hosts_ranks(
-    run_hosts: HostsRun, specification: Specification
-) -> None:
-    killed: list[float] = []
-
-    def kill_second() -> bool:
-        if run_hosts.losses and not killed:
-            second = [p for p in run_hosts.processes("yuan_trainer.host") if p.environ().get("CROSS_RANK") == "1"]
-            next(p for p in second if p.cmdline()[1:3] == ["-u", "-m"]).kill()
-            killed.append(time.monotonic())
-        return False
-
-    train = replace(specification.train, steps=100_000)
-    with pytest.raises(WorkFailed, match=r"^host 1 \(.*\) ended without a word; the same command resumes"):
-        run_hosts(specification, kill_second, train=train)
-    assert killed
-    assert not run_hosts.processes("yuan_trainer.rank")
-    assert not run_hosts.processes("yuan_trainer.host")
-
-
-def test_a_stop_on_two_hosts_leaves_a_state_from_which_both_go_on(
+@pytest.mark.usefixtures("runner")
+def test_two_hosts_stop_at_a_state_go_on_and_come_to_what_one_host_comes_to(
     run: Runner, run_hosts: HostsRun, specification: Specification
 ) -> None:
     alone = run(specification, stages=(2, 2))
@@ -126,5 +106,74 @@ def test_a_stop_on_two_hosts_leaves_a_state_from_which_both_go_on(
     assert state is not None
     assert damaged == []
     assert 3 <= state.step < specification.train.steps
-    run_hosts(specification, resume_from=state.folder)
-    assert run_hosts.losses == pytest.approx(alone, abs=1e-6)
+    assert run_hosts(specification, resume_from=state.folder) == alone
+    assert (specification.output / "model.safetensors.index.json").exists()
+    assert not run_hosts.processes("yuan_trainer.host")
+
+
+@pytest.mark.usefixtures("runner")
+def test_the_end_of_one_hosts_agent_ends_the_other_hosts_ranks(
+    hosts: Hosts, run_hosts: HostsRun, specification: Specification
+) -> None:
+    killed: list[psutil.Process] = []
+
+    def kill_second() -> bool:
+        if run_hosts.losses and not killed:
+            agents = [p for p in run_hosts.processes("yuan_trainer.host") if p.environ().get("CROSS_RANK") == "1"]
+            killed.extend(agent for agent in agents if "-c" not in agent.cmdline())
+            killed[0].kill()
+        return False
+
+    train = replace(specification.train, steps=100_000)
+    wanted = rf"^host 1 \({hosts.names[1]}\) ended without a word; the same command resumes from the last checkpoint$"
+    with pytest.raises(WorkFailed, match=wanted):
+        run_hosts(specification, kill_second, train=train)
+    assert killed
+    assert not run_hosts.processes("yuan_trainer.rank")
+    assert not run_hosts.processes("yuan_trainer.host")
+
+
+def test_slurm_runs_both_hosts_and_cancels_what_a_killed_run_had_left(
+    tmp_path: Path, hosts: Hosts, run_hosts: HostsRun, specification: Specification
+) -> None:
+    run_hosts.topology = replace(run_hosts.topology, launcher=Launcher.slurm, slurm=SlurmSection(time="0:10:00"))
+    with hosts.slurm(tmp_path / "slurm"):
+        left = hosts.slurm_says("sbatch", "--parsable", "--exclusive", "--nodes=2", "--wrap=sleep 600")
+        (run_hosts.folder / "launch-1").mkdir()
+        write_note(run_hosts.folder / "launch-1", {"launcher": "slurm", "job": left})
+        losses = run_hosts(specification, train=replace(specification.train, steps=6))
+        states = hosts.slurm_says("squeue", "--noheader", "--states=all", "--sort=i", "--format=%i %T").splitlines()
+    assert len(losses) == 6
+    assert states == [f"{left} CANCELLED", f"{int(left) + 1} COMPLETED"]
+    assert any(message.text.startswith(f"Slurm job {int(left) + 1}: ") for message in run_hosts.messages)
+
+
+def test_a_slurm_job_that_waits_is_cancelled_when_the_run_is_asked_to_stop(
+    tmp_path: Path, hosts: Hosts, run_hosts: HostsRun, specification: Specification
+) -> None:
+    run_hosts.topology = replace(run_hosts.topology, launcher=Launcher.slurm)
+    with hosts.slurm(tmp_path / "slurm"):
+        hosts.slurm_says("sbatch", "--parsable", "--exclusive", "--nodes=2", "--wrap=sleep 600")
+        with pytest.raises(Interrupted, match=r"^stopped after step 0"):
+            run_hosts(specification, lambda: any("PENDING" in e.text for e in run_hosts.messages))
+        assert hosts.slurm_says("squeue", "--noheader", "--jobs=2", "--format=%T") in ("", "CANCELLED")
+
+
+def test_a_trainjobs_pods_train_and_its_objects_are_deleted_afterwards(
+    tmp_path: Path, hosts: Hosts, run_hosts: HostsRun, specification: Specification
+) -> None:
+    hosts.kubectl(tmp_path / "kubernetes")
+    section = KubernetesSection(claim="yuan-home")
+    run_hosts.topology = replace(run_hosts.topology, launcher=Launcher.kubernetes, kubernetes=section)
+    output = run_hosts.folder / "output"
+    data = run_hosts.folder.parents[1] / "store" / "dataset"
+    shutil.copytree(specification.datasets[0].folder, data)
+    losses = run_hosts(
+        specification,
+        train=replace(specification.train, steps=6),
+        output=output,
+        datasets=(DatasetPart(data, 1.0),),
+    )
+    assert len(losses) == 6
+    assert (output / "model.safetensors.index.json").exists()
+    assert (tmp_path / "kubernetes" / "deleted.json").exists()
