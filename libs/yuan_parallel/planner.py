@@ -11,16 +11,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from yuan_parallel.memory import memory_of_stages, stage_memory
-from yuan_parallel.simulation import simulate
 from yuan_parallel.stages import StagePlan, uniform_stages
-from yuan_parallel.times import ends_seconds, seconds_of_stage, stage_seconds
+from yuan_parallel.times import quick_seconds, seconds_of_stage, simulated_seconds
 from yuan_parallel.training import Devices, Division, Training
 
 _PACES = 4
 """Paces that are looked at, from the quickest on."""
 
+_SIMULATED = 2
+"""Divisions that are simulated beside the even one."""
+
 _AS_QUICK = 1.005
 """A step that takes so much longer than the quickest is as quick: the one that needs less memory is taken."""
+
+
+_Seconds = Callable[[Training, Division, Devices], float]
 
 
 @dataclass(frozen=True)
@@ -30,23 +35,30 @@ class _Judged:
     peak: float
 
 
-def planned_stages(training: Training, division: Division, devices: Devices) -> StagePlan:
+def planned_stages(training: Training, division: Division, devices: Devices, *, quick: bool = False) -> StagePlan:
     """Returns the planner's division of the layers.
 
     Args:
         training: what is trained.
         division: whose stages are to be found; its own are not looked at.
         devices: as far as they are known (`given_devices`).
+        quick: nothing is simulated, so that what is found may be a little worse.
     """
     layers, pipeline = training.network.num_hidden_layers, division.pipeline
-    even = _judge(training, division.with_stages(uniform_stages(layers, pipeline)), devices)
+    even = uniform_stages(layers, pipeline)
     if pipeline in (1, layers):
-        return even.stages
-    found = {even.stages: even}
-    for stages in _candidates(training, division, devices):
-        if stages not in found:
-            found[stages] = _judge(training, division.with_stages(stages), devices)
-    return _best(even, list(found.values()), devices.memory).stages
+        return even
+    found = dict.fromkeys((even, *_candidates(training, division, devices)))
+    judged = [_judge(training, division.with_stages(stages), devices, quick_seconds) for stages in found]
+    best = _best(judged[0], judged, devices.memory)
+    if quick or best is judged[0]:
+        return best.stages
+    # Some of those that are about as quick are simulated, and so is the even one that they must not be worse than.
+    near = sorted(judged[1:], key=lambda one: (one is not best, one.seconds, one.peak))[:_SIMULATED]
+    simulated = [
+        _judge(training, division.with_stages(one.stages), devices, simulated_seconds) for one in (judged[0], *near)
+    ]
+    return _best(simulated[0], simulated, devices.memory).stages
 
 
 def _best(even: _Judged, found: Sequence[_Judged], memory: float | None) -> _Judged:
@@ -61,24 +73,17 @@ def _best(even: _Judged, found: Sequence[_Judged], memory: float | None) -> _Jud
     return min((one for one in fitting if one.seconds <= quickest * _AS_QUICK), key=lambda one: (one.peak, one.seconds))
 
 
-def _judge(training: Training, division: Division, devices: Devices) -> _Judged:
-    seconds = simulate(stage_seconds(training, division, devices), division.micro_batches(training)).seconds
+def _judge(training: Training, division: Division, devices: Devices, seconds: _Seconds) -> _Judged:
     peak = max(one.total for one in memory_of_stages(training, division))
-    return _Judged(division.stages, seconds + ends_seconds(training, division, devices), peak)
+    return _Judged(division.stages, seconds(training, division, devices), peak)
 
 
 def _candidates(training: Training, division: Division, devices: Devices) -> Iterator[StagePlan]:
     """Yields divisions: for each of the quickest paces the one that needs least memory, and the most even one."""
     layers, pipeline = training.network.num_hidden_layers, division.pipeline
     most = layers - pipeline + 1
-    # By stage and number of layers, from 1: a stage's place in the network only matters for its two ends here.
-    costs: list[list[float]] = [[] for _ in range(pipeline)]
-    sizes: list[list[float]] = [[] for _ in range(pipeline)]
-    for count in range(1, most + 1):
-        for stage, one in enumerate(_stages_of(count, layers, pipeline)):
-            seconds = seconds_of_stage(training, division.with_stages(one), devices, stage)
-            costs[stage].append(seconds.forward + seconds.backward)
-            sizes[stage].append(stage_memory(training, division.with_stages(one), stage).total)
+    costs = [_line(most, _pace(training, division, devices, stage, layers)) for stage in range(pipeline)]
+    sizes = [_line(most, _size(training, division, stage, layers)) for stage in range(pipeline)]
     paces = sorted({cost for stage in costs for cost in stage})
     quickest = _lowest(paces, lambda pace: _room(costs, pace) >= layers)
     limits = sorted({size for stage in sizes for size in stage})
@@ -91,11 +96,38 @@ def _candidates(training: Training, division: Division, devices: Devices) -> Ite
         yield _filled(within, costs, layers)
 
 
-def _stages_of(count: int, layers: int, pipeline: int) -> Iterator[StagePlan]:
-    """Yields, for every stage, a division in which that stage has `count` layers; the others share the rest."""
+def _pace(training: Training, division: Division, devices: Devices, stage: int, layers: int) -> Callable[[int], float]:
+    """Returns a stage's seconds a micro-batch by its number of layers."""
+
+    def seconds(count: int) -> float:
+        one = division.with_stages(_with_count(stage, count, layers, division.pipeline))
+        found = seconds_of_stage(training, one, devices, stage)
+        return found.forward + found.backward
+
+    return seconds
+
+
+def _size(training: Training, division: Division, stage: int, layers: int) -> Callable[[int], float]:
+    """Returns a stage's bytes by its number of layers."""
+
+    def size(count: int) -> float:
+        one = division.with_stages(_with_count(stage, count, layers, division.pipeline))
+        return stage_memory(training, one, stage).total
+
+    return size
+
+
+def _line(most: int, value: Callable[[int], float]) -> list[float]:
+    """Returns the values of 1 to `most` layers from those of the two ends, between which they rise evenly."""
+    low, high = value(1), value(most)
+    step = (high - low) / (most - 1) if most > 1 else 0.0
+    return [low + step * number for number in range(most)]
+
+
+def _with_count(stage: int, count: int, layers: int, pipeline: int) -> StagePlan:
+    """Returns a division in which a stage has `count` layers; the others share the rest."""
     rest = uniform_stages(layers - count, pipeline - 1).layers
-    for stage in range(pipeline):
-        yield StagePlan((*rest[:stage], count, *rest[stage:]))
+    return StagePlan((*rest[:stage], count, *rest[stage:]))
 
 
 def _count_within(sorted_values: Sequence[float], limit: float) -> int:

@@ -68,6 +68,20 @@ def exact_seconds(training: Training, division: Division, devices: Devices) -> S
     )
 
 
+def simulated_seconds(training: Training, division: Division, devices: Devices) -> float:
+    """Returns `exact_seconds(...).total`."""
+    step = simulate(stage_seconds(training, division, devices), division.micro_batches(training))
+    return step.seconds + ends_seconds(training, division, devices)
+
+
+def quick_seconds(training: Training, division: Division, devices: Devices) -> float:
+    """Returns about `exact_seconds(...).total` without simulating: as if the slowest stage alone set the pace."""
+    stages = stage_seconds(training, division, devices)
+    paces = [one.forward + one.backward + 2 * one.transfer for one in stages]
+    filled = sum(paces) + (division.micro_batches(training) - 1) * max(paces)
+    return filled + ends_seconds(training, division, devices)
+
+
 def ends_seconds(training: Training, division: Division, devices: Devices) -> float:
     """Returns the seconds of what follows a step's last micro-batch: its parts `data` and `optimizer`."""
     return _reduce_all(training, division, devices) + _gather_all(training, division, devices)

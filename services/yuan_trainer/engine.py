@@ -109,7 +109,8 @@ class Engine(ABC):
     def _decide(self) -> bool:
         self._loss = self._global_loss()
         self._norm = self._gradient_norm()
-        return math.isfinite(self._norm) and self._accept(self._loss, self._norm)
+        accepted = self._accept(self._loss, self._norm)  # asked in any case: it counts what goes wrong
+        return accepted and math.isfinite(self._norm)
 
     def _global_loss(self) -> float:
         """Returns the mean loss over all replicas, on every rank; a collective."""

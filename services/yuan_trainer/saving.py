@@ -31,6 +31,7 @@ from yuan_checkpoint.training_state import (
 from yuan_events import WorkFailed
 from yuan_parallel import Grid
 from yuan_trainer.engine import Engine
+from yuan_trainer.lora import finish_adapter, merged, write_adapter_part
 from yuan_trainer.optimizer_state import full_weight, gather_parts, scatter_parts, set_step_count
 from yuan_trainer.specification import Specification
 
@@ -140,6 +141,8 @@ class StateWriter:
         """Returns what this rank is to write: file to parameter to its tensors by part, on the processor."""
         files: dict[str, dict[str, dict[str, Tensor]]] = defaultdict(dict)
         for name, parameter in self._engine.module.native_parameters():
+            if not parameter.requires_grad:
+                continue
             # Putting tensors together is a collective of the ranks that share them: all take part, one keeps them.
             parts = gather_parts(self._engine, name, parameter)
             if self._grid.writes(self._rank):
@@ -159,14 +162,16 @@ def restore_state(engine: Engine, folder: Path) -> TrainingState:
         TrainingStateError: if the state lacks a tensor of this model.
     """
     state = open_state(folder)
-    parameters = dict([*engine.module.native_parameters(), *engine.module.tied_embedding()])
+    named = [*engine.module.native_parameters(), *engine.module.tied_embedding()]
+    parameters = {name: parameter for name, parameter in named if parameter.requires_grad}
     files: dict[str, list[str]] = defaultdict(list)
     for name in parameters:
         files[state_file_of(name)].append(name)
     for file, names in files.items():
         for name, parts in state.read(file, names):
             scatter_parts(engine, name, parameters[name], parts)
-    set_step_count(engine, state.step)
+    # Steps that were left out are no steps of the optimizer's.
+    set_step_count(engine, int(state.metadata.get("optimizer_steps", state.step)))
     return state
 
 
@@ -182,15 +187,24 @@ def write_model(engine: Engine, specification: Specification, grid: Grid, folder
         ends = dict([*engine.module.native_parameters(), *engine.module.tied_embedding()])
         files[None] = {name: parameter for name, parameter in ends.items() if not name.startswith("model.layers.")}
     failure: OSError | None = None
+    lora, additions = specification.lora, dict[str, Tensor]()
     for layer, parameters in files.items():
         tensors = {name: full_weight(engine, name, parameter) for name, parameter in parameters.items()}
         if not grid.writes(rank) or failure is not None:
             continue
+        if lora is not None:
+            tensors, added = merged(tensors, lora)
+            additions |= added
         try:
             if layer is None:
                 write_embedding_file(folder, tensors)
             else:
                 write_layer_file(folder, layer, tensors)
+        except OSError as error:
+            failure = error
+    if additions and failure is None:
+        try:
+            write_adapter_part(folder, grid.stage(rank), additions)
         except OSError as error:
             failure = error
 
@@ -201,6 +215,8 @@ def write_model(engine: Engine, specification: Specification, grid: Grid, folder
     def finish() -> None:
         if rank == 0:
             finish_native(folder, specification.model)
+            if lora is not None:
+                finish_adapter(folder, lora)
 
     together(outcome, "the model could not be written")
     together(finish, "the model could not be finished")

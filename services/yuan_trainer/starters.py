@@ -249,8 +249,16 @@ def run_tool(command: Sequence[str], *, text: str | None = None, cwd: Path | Non
         WorkFailed: if it fails; with the last line that it says.
     """
     try:
+        # A session of its own: a terminal's Ctrl-C is for the run, not for a submission that is under way.
         done = subprocess.run(
-            command, input=text, cwd=cwd, capture_output=True, text=True, timeout=TOOL_SECONDS, check=False
+            command,
+            input=text,
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=TOOL_SECONDS,
+            check=False,
+            start_new_session=True,
         )
     except subprocess.TimeoutExpired:
         raise WorkFailed(f"{command[0]}: no answer within {TOOL_SECONDS} s") from None

@@ -65,8 +65,8 @@ class Watchdog:
         sys.stderr.write(f"{what} has taken longer than {self._seconds} s; where its threads stand:\n")
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
         reason = (
-            f"{what} has hung for {self._seconds} s (train.step_timeout_seconds); "
-            "where every rank stood is in the logs beside this one"
+            f"{what} has hung for {self._seconds} s (train.step_timeout_seconds); it goes on from the last checkpoint "
+            "when the same command runs again; where every rank stood is in its log"
         )
         self._link.report(RankReport("failed", reason=reason, hung=True))
         sys.stderr.flush()
