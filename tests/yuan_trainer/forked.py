@@ -1,6 +1,6 @@
 """Ranks as forks of one process that has imported everything: a run in a second, where importing takes ten.
 
-    python forked.py    reads lines of JSON {"specification": PATH, "ranks": N, "logs": DIR} and answers each with {"codes": [...]}
+    python forked.py    takes lines of JSON, {"specification": PATH, "ranks": N, "logs": DIR}; answers {"codes": [...]}
 
 The ranks are the real ones (`yuan_trainer.rank`, gloo, DeepSpeed); only how they are started differs from the launcher,
 which other tests run. Rank n writes its events to DIR/events-n.jsonl.
@@ -36,7 +36,8 @@ def run(specification: str, ranks: int, logs: Path) -> list[int]:
         child = os.fork()
         if child == 0:
             os.close(held)
-            become(rank, ranks, specification, logs, alive, meeting)
+            os.environ |= {"YUAN_CONTROL_FD": str(alive), "YUAN_MEETING_FILE": f"/proc/self/fd/{meeting}"}
+            become(rank, ranks, specification, logs)
         children[child] = rank
     codes = [0] * ranks
     while children:
@@ -50,16 +51,14 @@ def run(specification: str, ranks: int, logs: Path) -> list[int]:
     return codes
 
 
-def become(rank: int, ranks: int, specification: str, logs: Path, control: int, meeting: int) -> None:
+def become(rank: int, ranks: int, specification: str, logs: Path) -> None:
     """Makes this process a rank; does not return."""
     events = os.open(logs / f"events-{rank}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     output = os.open(logs / f"rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.environ |= {
-        "YUAN_CONTROL_FD": str(control),
         "YUAN_EVENTS_FD": str(events),
-        "YUAN_MEETING_FILE": f"/proc/self/fd/{meeting}",
         "GLOO_SOCKET_IFNAME": "lo",
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

@@ -1,12 +1,13 @@
 """The trajectory of a run does not depend on how its work is divided over ranks."""
 
+import shutil
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from yuan_manifest.schema import Precision
+from yuan_manifest.schema import Precision, Recompute, RecomputeSection
 from yuan_model import cross_entropy, load_model
 from yuan_trainer.batches import micro_batch
 from yuan_trainer.samples import open_samples
@@ -127,3 +128,29 @@ def test_the_written_model_has_the_loss_that_validation_measured(
         loss = cross_entropy(model(inputs), labels)
     assert float(loss) == pytest.approx(measured[20], abs=1e-5)
     assert measured[20] < measured[0] - 0.2
+
+
+@pytest.mark.parametrize(
+    "topology",
+    [
+        pytest.param({"stages": (1, 3)}, id="pipeline 2"),
+        pytest.param({"tensor": 2, "sequence": True}, id="tensor 2, sequence", marks=SLOW),
+        pytest.param({"zero_stage": 3, "replicas": 2}, id="ZeRO 3", marks=SLOW),
+    ],
+)
+@pytest.mark.parametrize("mode", [pytest.param(Recompute.selective, marks=SLOW), Recompute.full])
+def test_what_is_computed_again_changes_no_loss(
+    specification: Specification, quick_run: ForkingRunner, topology: dict[str, Any], mode: Recompute
+) -> None:
+    expected = oracle_losses(specification, 20)
+    recompute = RecomputeSection(mode=mode, every_layers=2)
+    losses = quick_run(specification, train=replace(specification.train, recompute=recompute), **topology)
+    assert list(losses.values()) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the processor")
+def test_compiled_blocks_train_alike(specification: Specification, quick_run: ForkingRunner) -> None:
+    expected = oracle_losses(specification, 20)
+    losses = quick_run(specification, train=replace(specification.train, compile=True), stages=(1, 3))
+    assert list(losses.values()) == pytest.approx(expected, abs=1e-4)
