@@ -15,7 +15,7 @@ from rich.progress import Progress as Bars
 from rich.text import Text as Styled
 
 from yuan_events import Checkpoint, Event, Message, Metrics, Progress, Text, event_to_json
-from yuan_events.printing import without_controls
+from yuan_events.printing import duration, without_controls
 from yuan_jobs.failures import silence
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -233,8 +233,14 @@ def _metrics_line(event: Metrics, *, with_step: bool = True) -> str:
 
 
 def _metric(name: str, value: float) -> str:
-    """Returns `loss 5.312`, `learning rate 9.8e-04`, `12,345 tokens/s`."""
+    """Returns `loss 5.312`, `learning rate 9.8e-04`, `12,345 tokens/s`, `MFU 41.2%`, `memory 1.20 GiB`."""
     words = name.replace("_", " ")
+    if name == "mfu":
+        return f"MFU {value:.1%}"
+    if name == "seconds_left":
+        return f"{duration(value)} left"
+    if words.endswith(" gib"):
+        return f"{words.removesuffix(' gib')} {value:.2f} GiB"
     if words.endswith(" per second"):
         return f"{_number(value)} {words.removesuffix(' per second')}/s"
     return f"{words} {_number(value)}"

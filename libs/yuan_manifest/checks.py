@@ -14,7 +14,8 @@ from yuan_manifest.errors import ManifestError, Origins
 from yuan_manifest.rules import Problem
 from yuan_manifest.values import KeyPath, children, is_list, parse_path, shown
 
-OPTIMIZERS = ("adamw",)
+OPTIMIZERS = ("adamw", "muon")
+WANDB_MODES = ("online", "offline")
 SUITES = ("perplexity",)
 DTYPES = ("fp32", "bf16", "fp16")
 LORA_TARGETS = ("qk_proj", "v_proj", "o_proj", "up_proj", "gate_proj", "down_proj")
@@ -135,12 +136,34 @@ def _train(train: schema.TrainSection) -> Iterator[Problem]:
     for name in ("hidden_dropout", "attention_dropout"):
         if not 0 <= getattr(train, name) < 1:
             yield name, f"expected at least 0 and less than 1, found {getattr(train, name)}"
+    yield from rules.at_least(train, 0, "loss_block_tokens")
+    yield from rules.at_least(train, 1, "step_timeout_seconds")
+
+
+def _recompute(recompute: schema.RecomputeSection) -> Iterator[Problem]:
+    yield from rules.at_least(recompute, 1, "every_layers")
+
+
+def _guard(guard: schema.GuardSection) -> Iterator[Problem]:
+    if guard.nonfinite == schema.BadStep.ignore:
+        yield "nonfinite", "ignore would spoil every weight with the first such step; expected skip, rollback or stop"
+    if not guard.spike_factor > 1:
+        yield "spike_factor", f"expected more than 1, found {guard.spike_factor}; it is a multiple of the mean loss"
+    yield from rules.at_least(guard, 1, "spike_window", "most")
+
+
+def _wandb(wandb: schema.WandbSection) -> Iterator[Problem]:
+    yield from rules.some_text(wandb, "project", "name")
+    yield from rules.one_of("mode", wandb.mode, WANDB_MODES)
 
 
 def _optimizer(optimizer: schema.OptimizerSection) -> Iterator[Problem]:
     yield from rules.one_of("name", optimizer.name, OPTIMIZERS)
     yield from rules.above_zero(optimizer, "lr", "eps")
-    yield from rules.at_least(optimizer, 0, "min_lr", "warmup_steps", "weight_decay", "clip_grad")
+    yield from rules.at_least(optimizer, 0, "min_lr", "warmup_steps", "restart_steps", "weight_decay", "clip_grad")
+    if 0 < optimizer.restart_steps <= optimizer.warmup_steps:
+        problem = f"{optimizer.restart_steps} ends before optimizer.warmup_steps {optimizer.warmup_steps} are over"
+        yield "restart_steps", f"{problem}; expected more, or 0 for a schedule that does not begin anew"
     if optimizer.min_lr > optimizer.lr:
         yield "min_lr", f"{optimizer.min_lr} is above optimizer.lr {optimizer.lr}"
     if len(optimizer.betas) != 2:
@@ -171,6 +194,9 @@ def _training(job: schema.TrainingJob) -> Iterator[Problem]:
             "raise the first or set the second to 0"
         )
         yield "data.split[1]", problem
+    if job.checkpoint.best and not job.evaluation.samples:
+        problem = "the best weights are those of the lowest validation loss, but evaluation.samples is 0"
+        yield "checkpoint.best", f"{problem}; raise it, or set checkpoint.best=false"
 
 
 def _pretrain(job: schema.PretrainJob) -> Iterator[Problem]:
@@ -485,6 +511,9 @@ _CHECKS: dict[type, Callable[[Any], Iterator[Problem]]] = {
     schema.TrainingInputs: _training_inputs,
     schema.DataSection: _data,
     schema.TrainSection: _train,
+    schema.RecomputeSection: _recompute,
+    schema.GuardSection: _guard,
+    schema.WandbSection: _wandb,
     schema.OptimizerSection: _optimizer,
     schema.CheckpointSection: _checkpoint,
     schema.EvaluationSection: _evaluation,

@@ -29,7 +29,13 @@ def resolve_device(topology: Topology) -> str:
 
 
 def resolve_precision(wanted: Precision, device: str) -> Precision:
-    """Returns the number format that `auto` means on a device: bf16 only where the hardware multiplies in it."""
+    """Returns the number format that `auto` means on a device: bf16 only where the hardware multiplies in it.
+
+    Raises:
+        InputError: if fp16 is asked for on the processor.
+    """
+    if wanted == Precision.fp16 and device == "cpu":
+        raise InputError("train.precision: fp16 needs a CUDA device and this run is on the processor; use bf16 or fp32")
     if wanted != Precision.auto:
         return wanted
     return Precision.bf16 if computes_bf16(device) else Precision.fp32

@@ -11,16 +11,23 @@ HISTORY_NAME = "metrics.jsonl"
 
 
 class HistorySink:
-    """Passes every event on and keeps metrics in a file, one line each: `{"attempt": 1, "step": 3, "loss": 5.1, …}`."""
+    """Passes every event on and keeps metrics in a file, one line each: `{"attempt": 1, "step": 3, "loss": 5.1, …}`.
+
+    A run that goes back some steps measures them anew: what lay there before is forgotten.
+    """
 
     def __init__(self, path: Path, sink: EventSink, attempt: int = 1) -> None:
         self.path = path
         self._sink = sink
         self._attempt = attempt
+        self._last = 0
 
     def emit(self, event: Event) -> None:
         """Keeps a metrics event and passes every event on."""
         if isinstance(event, Metrics):
+            if event.step < self._last:
+                cut_history(self.path, event.step - 1)
+            self._last = event.step
             line = json.dumps({"attempt": self._attempt, "step": event.step, **event.values})
             with self.path.open("a", encoding="utf-8") as opened:
                 opened.write(line + "\n")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from yuan_events.printing import duration
 from yuan_manifest.schema import Precision
 from yuan_model import YuanConfig
 from yuan_trainer.network import BlockLayer
@@ -86,21 +87,6 @@ class Pace:
         """Returns the seconds to the last step, after one that took so many."""
         self._recent.append(seconds)
         return (self._steps - step) * sum(self._recent) / len(self._recent)
-
-
-def duration(seconds: float) -> str:
-    """Returns a time for a person: `48 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
-    whole = round(seconds)
-    if whole < 100:
-        return f"{whole} s"
-    minutes = round(seconds / 60)
-    if minutes < 100:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min"
-    days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h"
 
 
 def step_words(values: Mapping[str, float]) -> str:

@@ -50,6 +50,7 @@ def prepare(context: WorkContext[TrainingJob], resume_from: Path | None) -> tupl
     plan = plan_parallel(context.topology, config, job, job.train.precision)
     check_combination(job.train, context.topology.parallel.zero_stage)
     job.train.attention = resolve_attention(job.train.attention, device, job.train.precision)
+    rate = context.topology.nodes.peak_tflops or context.topology.nodes.tflops
     # Whole global batches: the samples measured must not depend on the topology.
     batch = job.train.global_batch_size
     specification = Specification(
@@ -80,6 +81,8 @@ def prepare(context: WorkContext[TrainingJob], resume_from: Path | None) -> tupl
         tokenizer=context.inputs["tokenizer"].path,
         sep_token_id=None if finetune is None else tokenizer.sep_id,
         pad_token_id=None if finetune is None else tokenizer.pad_id,
+        checkpoint=job.checkpoint,
+        device_flops=None if rate is None else rate * 1e12,
     )
     return specification, plan
 

@@ -4,13 +4,16 @@ Both are written by the process that starts the ranks, as the ranks' events pass
 """
 
 import importlib.util
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from yuan_events import Event, EventSink, InputError, Metrics, TeeSink
 from yuan_manifest.schema import TrackingSection, WandbSection
+
+TENSORBOARD_FOLDER = "tensorboard"
+"""Below the run folder, and of the model that the run makes."""
 
 
 def check_tracking(section: TrackingSection) -> None:
@@ -42,7 +45,7 @@ def tracked(
     sinks: list[EventSink] = [sink]
     trackers: list[_TensorBoard | _Wandb] = []
     if section.tensorboard:
-        trackers.append(_TensorBoard(run / "tensorboard"))
+        trackers.append(_TensorBoard(run / TENSORBOARD_FOLDER))
     if section.wandb is not None:
         trackers.append(_Wandb(section.wandb, run, name, recipe))
     try:
@@ -58,15 +61,25 @@ class _TensorBoard:
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter  # noqa: PLC0415 - a second, and some runs want none
 
-        self._writer: Any = SummaryWriter(str(folder))
+        self._make: Callable[..., Any] = SummaryWriter
+        self._folder = folder
+        self._writer: Any = None
+        self._last = -1
 
     def emit(self, event: Event) -> None:
-        if isinstance(event, Metrics):
-            for name, value in event.values.items():
-                self._writer.add_scalar(name, value, event.step)
+        if not isinstance(event, Metrics):
+            return
+        if self._writer is None or event.step < self._last:
+            # A run that was taken up or has gone back measures steps anew: what lies there is shown no more.
+            self.close()
+            self._writer = self._make(str(self._folder), purge_step=event.step)
+        self._last = event.step
+        for name, value in event.values.items():
+            self._writer.add_scalar(name, value, event.step)
 
     def close(self) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 class _Wandb:

@@ -57,8 +57,14 @@ def test_metrics_are_one_readable_line() -> None:
         "gradient_norm": 0.5,
         "tokens_per_second": 12345.6,
         "tokens": 8192.0,
+        "mfu": 0.4123,
+        "memory_gib": 1.5,
+        "seconds_left": 12000.0,
     }
-    expected = "step 12  loss 5.312  learning rate 9.8e-04  gradient norm 0.500  12,346 tokens/s  tokens 8192\n"
+    expected = (
+        "step 12  loss 5.312  learning rate 9.8e-04  gradient norm 0.500  12,346 tokens/s  tokens 8192  MFU 41.2%  "
+        "memory 1.50 GiB  3 h 20 min left\n"
+    )
     assert shown(Metrics(12, values)) == expected
 
 
