@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from yuan_manifest.schema import LoraSection, TrainSection
+from yuan_manifest.schema import AttentionBackend, LoraSection, TrainSection
 from yuan_model import Block, ModelFolder, RMSNorm, RotaryTable, YuanConfig, blockwise_cross_entropy, initialize_
 from yuan_parallel.tensor import (
     TensorGroup,
@@ -110,6 +110,13 @@ class BlockLayer(nn.Module):
         shard_block_(self.block, options.tensor)
         if options.lora is not None:
             add_lora_(self.block, options.lora, self.prefix, train.seed)
+        self.block.hidden_dropout = train.hidden_dropout
+        self.block.self_attn.dropout = train.attention_dropout
+        self.block.self_attn.backend = "flash" if train.attention == AttentionBackend.flash else "sdpa"
+        if index % train.recompute.every_layers == 0:
+            self.block.recompute = train.recompute.mode.value
+        if train.compile:
+            self.block.compile()  # in place: parameters keep their names
 
     def forward(self, carried: Carried) -> Carried:
         """Returns what the next layer takes."""

@@ -11,6 +11,7 @@ from yuan_jobs import ArtifactHandle, WorkContext
 from yuan_manifest.schema import FinetuneJob, ModelSection, Packing, PretrainJob, TrainingJob
 from yuan_model import YuanConfig
 from yuan_parallel import ParallelPlan, plan_parallel
+from yuan_trainer.combinations import check_combination
 from yuan_trainer.datasets import DatasetFacts, read_facts
 from yuan_trainer.hardware import resolve_attention, resolve_device, resolve_precision
 from yuan_trainer.samples import TRAINING, VALIDATION, documents_of
@@ -47,6 +48,7 @@ def prepare(context: WorkContext[TrainingJob], resume_from: Path | None) -> tupl
     device = resolve_device(context.topology)
     job.train.precision = resolve_precision(job.train.precision, device)
     plan = plan_parallel(context.topology, config, job, job.train.precision)
+    check_combination(job.train, context.topology.parallel.zero_stage)
     job.train.attention = resolve_attention(job.train.attention, device, job.train.precision)
     rate = context.topology.nodes.peak_tflops or context.topology.nodes.tflops
     # Whole global batches: the samples measured must not depend on the topology.

@@ -17,6 +17,7 @@ from yuan_events import Checkpoint, Message, Metrics, Progress, WorkFailed
 from yuan_manifest.schema import BadStep, Precision
 from yuan_parallel import Grid
 from yuan_trainer.batches import MicroBatch, Samples, micro_batch, step_batches
+from yuan_trainer.combinations import step_seed
 from yuan_trainer.engine import Engine, StepResult, build_engine
 from yuan_trainer.guard import Guard
 from yuan_trainer.link import ParentLink, RankReport
@@ -166,7 +167,7 @@ def train_step(run: _Run, step: int) -> StepResult:
     specification = run.specification
     train = specification.train
     # What is random inside a step depends on the step alone, so that a resumed run draws the same.
-    torch.manual_seed(train.seed + step)
+    torch.manual_seed(step_seed(specification, step, torch.distributed.get_rank()))
     replica = run.grid.replica(torch.distributed.get_rank())
     batches = step_batches(
         run.training,
