@@ -18,8 +18,6 @@ from deepspeed.runtime.zero import GatheredParameters
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
-    safe_set_full_fp32_param,
-    safe_set_full_optimizer_state,
 )
 from deepspeed.utils.tensor_fragment import tensor_fragment
 from torch import Tensor, nn
@@ -131,10 +129,18 @@ def _gather_weights(engine: Engine, parameter: nn.Parameter) -> dict[str, Tensor
 
 
 def _scatter_weights(engine: Engine, parameter: nn.Parameter, parts: Mapping[str, Tensor]) -> None:
-    list(_states(engine))
-    safe_set_full_fp32_param(parameter, parts[MASTER])
-    for part in MOMENTS:
-        safe_set_full_optimizer_state(parameter, parts[part], part)
+    # DeepSpeed's own `safe_set_full_fp32_param` leaves the weights that the next step computes with as they are, and
+    # fails where a parameter's size is no multiple of the ranks (0.19.8).
+    optimizer = engine.deepspeed.optimizer
+    group, start, count = optimizer.grad_position[optimizer.get_param_id(parameter)]
+    first = count * torch.distributed.get_rank(engine.deepspeed.seq_data_parallel_group)
+    flat = optimizer.fp32_partitioned_groups_flat[group]
+    for part in PARTS:
+        whole = flat.data if part == MASTER else _state(engine, flat)[part]
+        piece = parts[part].flatten()[first : first + count]  # the last one is padded
+        whole.narrow(0, start, piece.numel()).copy_(piece)
+    with GatheredParameters([parameter], modifier_rank=0):
+        parameter.copy_(parts[MASTER])
 
 
 # -------------------------------------------------------------------------------------------------------------------
