@@ -24,7 +24,7 @@ from yuan_manifest import (
     split_overrides,
     to_yaml,
 )
-from yuan_manifest.schema import ClusterManifest, PipelineJob, TrainingJob, as_plain
+from yuan_manifest.schema import ClusterManifest, PipelineJob, PlanJob, TrainingJob, as_plain
 from yuan_stack.planning import check_order, steps_of
 from yuan_stack.tables import aligned
 
@@ -70,7 +70,8 @@ def print_validated(manifest: Path, overrides: Sequence[str], cluster_path: Path
     else:
         _, kind, _, takes, makes = _row(steps[0])
         service = SERVICE_OF_KIND[job.kind]
-        rows = [("kind", f"{kind}, done by yuan_{service}"), ("takes", takes), ("makes", makes)]
+        doer = "yuan plan" if service is None else f"yuan_{service}"
+        rows = [("kind", f"{kind}, done by {doer}"), ("takes", takes), ("makes", makes)]
         lines = aligned((), rows)
     for line in [*lines, *(text for step in steps if (text := _division(step.job, cluster)))]:
         typer.echo(f"  {line}")
@@ -84,7 +85,8 @@ def _load(
     cluster = load_cluster(cluster_path, cluster_overrides)
     job = load_job(manifest, job_overrides)
     steps = steps_of(job, manifest, job_overrides, cluster)
-    check_order(steps)
+    if not isinstance(job, PlanJob):
+        check_order(steps)
     return job, steps, cluster
 
 
@@ -97,6 +99,8 @@ def _takes(job: Job) -> list[str]:
 
 
 def _makes(job: Job) -> str:
+    if isinstance(job, PlanJob):
+        return "nothing"
     output = output_of(job)
     if output.kind:
         return f"{output.kind}/{output.name}"

@@ -215,9 +215,12 @@ class JsonLinesSink:
 
 
 def _amount(event: Progress) -> str:
-    done = f"{event.done:,.0f}"
+    size = event.done if event.total is None else event.total
+    # Parts of a small whole (0.01/0.04 MB) would all be 0.
+    digits = 0 if size >= 100 or size == int(size) else 1 if size >= 1 else 2
+    done = f"{event.done:,.{digits}f}"
     unit = f" {event.unit}" if event.unit else ""
-    return f"{done}{unit}" if event.total is None else f"{done}/{event.total:,.0f}{unit}"
+    return f"{done}{unit}" if event.total is None else f"{done}/{event.total:,.{digits}f}{unit}"
 
 
 def _progress_line(event: Progress) -> str:

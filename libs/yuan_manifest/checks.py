@@ -421,6 +421,12 @@ def _plan(plan: schema.PlanSection) -> Iterator[Problem]:
         yield "tokens", f"expected at least 1, found {plan.tokens}"
 
 
+def _plan_job(job: schema.PlanJob) -> Iterator[Problem]:
+    longest = job.model.max_position_embeddings
+    if job.data.sequence_length > longest:
+        yield "data.sequence_length", f"{job.data.sequence_length} is above model.max_position_embeddings {longest}"
+
+
 def _cluster(cluster: schema.Cluster) -> Iterator[Problem]:
     yield from rules.some_text(cluster, "home", "registry", "broker", "store")
     if cluster.broker != "embedded" and not re.match(r"rediss?://[^/\s]", cluster.broker):
@@ -537,6 +543,7 @@ _CHECKS: dict[type, Callable[[Any], Iterator[Problem]]] = {
     schema.Nodes: _nodes,
     schema.Parallel: _parallel,
     schema.PlanSection: _plan,
+    schema.PlanJob: _plan_job,
     schema.Cluster: _cluster,
     schema.Services: _services,
     schema.ServiceSection: _service,

@@ -3,6 +3,9 @@
 Shape suffixes: b batch, s new tokens, k all tokens (past and new), h hidden.
 """
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,7 +28,23 @@ class FeedForward(nn.Module):
 
     def forward(self, input_bsh: Tensor) -> Tensor:
         """Returns [b, s, h] from the normalised input [b, s, h]."""
-        return self.down_proj(functional.silu(self.up_proj(input_bsh)) * self.gate_proj(input_bsh))
+        return self.down_proj(_Gated.apply(self.up_proj(input_bsh), self.gate_proj(input_bsh)))
+
+
+class _Gated(torch.autograd.Function):
+    """silu(up) * gate, of which silu(up) is not kept: it costs less to compute it again than to hold it."""
+
+    @staticmethod
+    def forward(ctx: Any, up: Tensor, gate: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(up, gate)
+        return functional.silu(up).mul_(gate)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        up, gate = ctx.saved_tensors
+        up_gradient = torch.ops.aten.silu_backward(upstream * gate, up)
+        return up_gradient, functional.silu(up).mul_(upstream)
 
 
 class Block(nn.Module):

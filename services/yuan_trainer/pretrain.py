@@ -148,7 +148,7 @@ def take_up(run: _Run) -> int:
     """Restores the state to continue from, if there is one; returns the steps it contains."""
     folder = run.specification.resume_from
     if folder is None:
-        if run.specification.train.precision != Precision.fp16:
+        if run.specification.train.precision == Precision.bf16:
             # Adam makes its moments in its first step, which the guard may leave out; DeepSpeed wants them after it.
             set_step_count(run.engine, 0)
         return 0
@@ -225,7 +225,8 @@ def go_back(run: _Run, step: int) -> int:
 
     def amend() -> None:
         if run.is_first:
-            finish_state(state.folder, state.step, {**state.metadata, "guard": run.guard.state()}, state.files)
+            metadata = {**state.metadata, "guard": run.guard.state(), "best": run.best}
+            finish_state(state.folder, state.step, metadata, state.files)
 
     together(amend, "the checkpoint gone back to cannot be marked")
     run.tell(f"goes on after step {state.step}, with the samples behind those of step {step}")

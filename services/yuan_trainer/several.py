@@ -106,7 +106,7 @@ class _Hosts:
         """Notices hosts that are silent, that did not come, or whose starter has ended."""
         for host in self.all:
             if host.last is not None and not host.ended and host.watch.silent_seconds > self.launch.lease_seconds:
-                self._lose(host, f"has not been heard of for {self.launch.lease_seconds} s")
+                self.lose(host, f"has not been heard of for {self.launch.lease_seconds} s")
                 return
         now = time.monotonic()
         if (how := self.starter.ended()) and self.starter_ended is None:
@@ -115,16 +115,17 @@ class _Hosts:
             self._lose_first(how)
         elif not self.ready and self.first_ready is not None and now - self.first_ready > START_SECONDS:
             late = next(host for host in self.all if host.last is None)
-            self._lose(late, f"did not come within {START_SECONDS:.0f} s of the first: {self.starter.look()}")
+            self.lose(late, f"did not come within {START_SECONDS:.0f} s of the first: {self.starter.look()}")
 
     def _lose_first(self, how: str) -> None:
         for host in self.all:
             if not host.ended:
-                self._lose(host, f"ended without a word: {how}" if host.last else f"did not start: {how}")
+                self.lose(host, f"ended without a word: {how}" if host.last else f"did not start: {how}")
                 return
 
-    def _lose(self, host: _Host, what: str) -> None:
-        again = "; the same command resumes from the last checkpoint" if self.ready else ""
+    def lose(self, host: _Host, what: str) -> None:
+        """Notes that a host is gone, and how that was seen."""
+        again = f"; the same command resumes from the last checkpoint (logs: {self.launch.logs})" if self.ready else ""
         self.lost.append(Failure(Cause.host, f"{host.label} {what}{again}"))
 
     def tell_waiting(self) -> None:
@@ -206,11 +207,8 @@ def _hear_out(hosts: _Hosts) -> None:
         # An agent moves its counter every second.
         silent = [host for host in begun if host.watch.silent_seconds > CAUSE_SECONDS + LAST_WORDS_SECONDS]
         if len(begun) == len(silent):
-            hosts.lost += [_gone(host) for host in silent] if hosts.failures() else []
+            if hosts.failures():
+                for host in silent:
+                    hosts.lose(host, "ended without a word")
             return
         time.sleep(_POLL_SECONDS)
-
-
-def _gone(host: _Host) -> Failure:
-    text = f"{host.label} ended without a word; the same command resumes from the last checkpoint"
-    return Failure(Cause.host, text)

@@ -171,3 +171,10 @@ def test_the_command_has_help(toys: Toys) -> None:
     assert ended.returncode == 0
     assert "Usage: yuan plan" in ended.stdout
     assert "--sweep" in ended.stdout
+
+
+def test_a_plan_is_validated_and_never_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["validate", "configs/paper/table5.yaml"]) == 0
+    assert "done by yuan plan" in capsys.readouterr().out
+    with pytest.raises(InputError, match="table5 is a plan, which is only computed; yuan plan MANIFEST does that"):
+        run(["run", "configs/paper/table5.yaml"])

@@ -68,6 +68,13 @@ def test_metrics_are_one_readable_line() -> None:
     assert shown(Metrics(12, values)) == expected
 
 
+def test_parts_of_a_small_whole_are_seen() -> None:
+    told = shown(
+        Progress("cut", 0.04, 0.04, "MB"), Progress("read", 2.5, 2.5, "MB"), Progress("train", 300, 300, "steps")
+    )
+    assert told.splitlines() == ["cut: 0.04/0.04 MB (100%)", "read: 2.5/2.5 MB (100%)", "train: 300/300 steps (100%)"]
+
+
 def test_metrics_become_a_line_every_so_often_and_at_the_end() -> None:
     out, clock = io.StringIO(), Clock()
     with TerminalSink(out, clock=clock) as sink:

@@ -126,7 +126,7 @@ def test_the_end_of_one_hosts_agent_ends_the_other_hosts_ranks(
         return False
 
     train = replace(specification.train, steps=100_000)
-    wanted = rf"^host 1 \({hosts.names[1]}\) ended without a word; the same command resumes from the last checkpoint$"
+    wanted = rf"^host 1 \({hosts.names[1]}\) ended without a word; the same command resumes from the last checkpoint"
     with pytest.raises(WorkFailed, match=wanted):
         run_hosts(specification, kill_second, train=train)
     assert killed
