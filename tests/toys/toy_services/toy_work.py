@@ -3,7 +3,8 @@
 A folder, TOY_CONTROL, steers it: `calls` gets a line a call. While `NAME.hold` exists the job named NAME goes on
 working, and writes `NAME.working` once it does; `NAME.stubborn` makes it deaf to a request to stop. With the file's
 text, `NAME.fail` makes it fail, `NAME.hang` break down as a hung step does, `NAME.refuse` refuse its input, `NAME.say`
-say it, `NAME.print` print it; `NAME.litter` makes it leave a process behind. State that outlives an attempt is the number of turns in its run folder.
+say it, `NAME.print` print it; `NAME.litter` makes it leave a process behind. State that outlives an attempt is the
+number of turns in its run folder.
 """
 
 import os
