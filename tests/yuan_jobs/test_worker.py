@@ -96,6 +96,20 @@ def test_jobs_fail_are_cancelled_are_drained_and_go_on(stack: QueueStack) -> Non
     assert log.exists()
 
 
+def test_a_job_that_hangs_is_taken_up_again_by_itself_three_times_at_most(stack: QueueStack) -> None:
+    stack.start_reconciler()
+    stack.start_worker()
+    hang = stack.toys.control / "first.hang"
+    hang.write_text("step 7 has hung")
+    job_id = stack.submit("tokenizer.yaml")
+    failed = stack.await_state(job_id, JobState.FAILED)
+    assert failed.reason == "step 7 has hung; attempts were lost 3 times"
+    assert [attempt.outcome for attempt in attempts(stack.registry, job_id)] == [AttemptOutcome.LOST] * 3
+    hang.unlink()
+    resume(stack.registry, job_id)
+    assert stack.await_state(job_id, JobState.SUCCEEDED).attempt == 4
+
+
 def test_a_job_is_cancelled_with_no_worker_and_no_broker_up(stack: QueueStack) -> None:
     stack.broker.stop()
     stack.start_reconciler()

@@ -2,8 +2,9 @@
 
 A folder, TOY_CONTROL, steers it: `calls` gets a line a call. While `NAME.hold` exists the job named NAME goes on
 working, and writes `NAME.working` once it does; `NAME.stubborn` makes it deaf to a request to stop. With the file's
-text, `NAME.fail` makes it fail, `NAME.refuse` refuse its input, `NAME.say` say it, `NAME.print` print it; `NAME.litter`
-makes it leave a process behind. State that outlives an attempt is the number of turns in its run folder.
+text, `NAME.fail` makes it fail, `NAME.hang` break down as a hung step does, `NAME.refuse` refuse its input, `NAME.say`
+say it, `NAME.print` print it; `NAME.litter` makes it leave a process behind. State that outlives an attempt is the
+number of turns in its run folder.
 """
 
 import os
@@ -13,7 +14,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from yuan_events import InputError, Message, Metrics, Progress, Text
+from yuan_events import AttemptLost, InputError, Message, Metrics, Progress, Text
 from yuan_jobs import Work, WorkContext, WorkResult, digest_of_files, service_main
 from yuan_manifest.schema import Job, Kind
 
@@ -51,6 +52,8 @@ def work(context: WorkContext[Job]) -> WorkResult:
         sys.stdout.flush()
     if control(f"{name}.fail").exists():
         raise ValueError(control(f"{name}.fail").read_text())
+    if control(f"{name}.hang").exists():
+        raise AttemptLost(control(f"{name}.hang").read_text())
     if control(f"{name}.refuse").exists():
         raise InputError(control(f"{name}.refuse").read_text())
     if context.job.kind == Kind.generate:
