@@ -4,7 +4,7 @@ The result depends on the files, the tokenizer and nothing else: documents keep 
 whatever the number of workers.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from yuan_corpus.documents import SLICE_BYTES, DocumentMode, TextSlice, read_documents, slice_files
+from yuan_corpus.documents import SLICE_BYTES, Reading, SkipLog, TextSlice, expand, read_documents, slice_files
 from yuan_corpus.errors import TextError
 from yuan_corpus.indexed_dataset_writer import IndexedDatasetWriter
 from yuan_corpus.indexed_layout import dtype_for_vocabulary
+from yuan_corpus.sources import Source
 from yuan_corpus.statistics import DatasetStatistics, ShardStatistics, write_counts
 from yuan_corpus.tokenizer import Tokenizer
 from yuan_corpus.worker_processes import ordered_map
@@ -36,20 +37,23 @@ class EncodedText:
         lengths: int32, tokens of each document.
         text_bytes: UTF-8 bytes of the documents.
         source_bytes: of the slices.
+        skipped: what was left out of them because it is broken.
     """
 
     ids: npt.NDArray[Any]
     lengths: npt.NDArray[np.int32]
     text_bytes: int
     source_bytes: int
+    skipped: SkipLog
 
 
 def tokenize_corpus(
-    paths: Sequence[Path],
+    paths: Sequence[Source],
     tokenizer: Tokenizer,
     output_folder: Path,
     *,
-    mode: DocumentMode = DocumentMode.AUTO,
+    reading: Reading | None = None,
+    skipped: SkipLog | None = None,
     workers: int = 1,
     sink: EventSink | None = None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -61,7 +65,8 @@ def tokenize_corpus(
         paths: source files, in order.
         tokenizer: cuts the text; every document gets its `<eod>`.
         output_folder: exists; a killed run leaves files that end in `.tmp` and whole shards there, but no statistics.
-        mode: what one document is.
+        reading: how text is read; None: as it is by default.
+        skipped: counts what is broken, if that is to be skipped.
         workers: processes; the result does not depend on it.
         sink: gets progress in MB of source text.
         should_stop: asked several times a second.
@@ -75,11 +80,14 @@ def tokenize_corpus(
         Interrupted: if `should_stop()`.
         WorkFailed: if the disk is full or a worker died.
     """
-    slices = slice_files(paths, mode)
-    units = list(_units(slices))
+    reading, skipped = reading or Reading(), skipped or SkipLog()
+    slices = slice_files(paths, reading)
+    units = _units(expand(slices, reading))
+    if not any(part.streamed for part in slices):
+        units = list(units)  # their number is known, and no more processes than that are started
     source_bytes = sum(part.size for part in slices)
     dtype = dtype_for_vocabulary(tokenizer.vocab_size)
-    start = partial(_start_encoding, tokenizer, dtype)
+    start = partial(_start_encoding, tokenizer, dtype, reading)
     writer = _ShardWriter(output_folder, dtype, shard_bytes)
     counts = np.zeros(tokenizer.vocab_size, np.int64)
     text_bytes = done_bytes = 0
@@ -92,6 +100,7 @@ def tokenize_corpus(
                 counts += np.bincount(text.ids, minlength=tokenizer.vocab_size)
                 text_bytes += text.text_bytes
                 done_bytes += text.source_bytes
+                skipped.add(text.skipped)
                 progress(done_bytes)
             if not writer.documents:
                 raise TextError(f"no document in {_number(len(paths), 'file')}: all of their text is whitespace")
@@ -115,39 +124,43 @@ def tokenize_corpus(
     return statistics
 
 
-def _units(slices: Sequence[TextSlice]) -> Iterator[list[TextSlice]]:
+def _units(slices: Iterable[TextSlice]) -> Iterator[list[TextSlice]]:
     """Yields slices in groups of about SLICE_BYTES, so that small files do not cost a message each."""
     unit: list[TextSlice] = []
     size = 0
     for part in slices:
-        if unit and size + part.size > SLICE_BYTES:
+        weight = max(part.size, len(part.data or b""))
+        if unit and size + weight > SLICE_BYTES:
             yield unit
             unit, size = [], 0
         unit.append(part)
-        size += part.size
+        size += weight
     if unit:
         yield unit
 
 
-def _start_encoding(tokenizer: Tokenizer, dtype: np.dtype[Any]) -> Callable[[list[TextSlice]], EncodedText]:
+def _start_encoding(
+    tokenizer: Tokenizer, dtype: np.dtype[Any], reading: Reading
+) -> Callable[[list[TextSlice]], EncodedText]:
     """Is called once in every worker; the tokenizer has just been unpickled there."""
-    return partial(_encode, tokenizer, dtype)
+    return partial(_encode, tokenizer, dtype, reading)
 
 
-def _encode(tokenizer: Tokenizer, dtype: np.dtype[Any], slices: Sequence[TextSlice]) -> EncodedText:
+def _encode(tokenizer: Tokenizer, dtype: np.dtype[Any], reading: Reading, slices: Sequence[TextSlice]) -> EncodedText:
+    skipped = SkipLog()
     ids: list[int] = []
     lengths: list[int] = []
     text_bytes = 0
     before = 0
     for part in slices:
-        for document in read_documents(part):
+        for document in read_documents(part, reading, skipped):
             ids.extend(tokenizer.encode(document))
             ids.append(tokenizer.eod_id)
             lengths.append(len(ids) - before)
             before = len(ids)
             text_bytes += len(document) if document.isascii() else len(document.encode())
     source_bytes = sum(part.size for part in slices)
-    return EncodedText(np.array(ids, dtype), np.array(lengths, np.int32), text_bytes, source_bytes)
+    return EncodedText(np.array(ids, dtype), np.array(lengths, np.int32), text_bytes, source_bytes, skipped)
 
 
 class _ShardWriter:

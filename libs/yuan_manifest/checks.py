@@ -85,6 +85,17 @@ def _tokenizer(section: schema.TokenizerSection) -> Iterator[Problem]:
 
 def _text_inputs(inputs: schema.TextInputs) -> Iterator[Problem]:
     yield from rules.filled(inputs, "text")
+    yield from rules.some_text(inputs, "text_field")
+    if inputs.encoding != "auto" and not _is_encoding(inputs.encoding):
+        yield "encoding", f"expected auto, utf-8 or another that Python knows, found {shown(inputs.encoding)}"
+
+
+def _is_encoding(name: str) -> bool:
+    try:
+        "".encode(name)  # codecs.lookup also finds codecs of bytes to bytes (`gzip`), which this does not take
+    except LookupError:
+        return False
+    return True
 
 
 def _tokenize_inputs(inputs: schema.TokenizeInputs) -> Iterator[Problem]:

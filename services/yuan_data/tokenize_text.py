@@ -3,7 +3,8 @@
 import os
 
 from yuan_corpus import Tokenizer, tokenize_corpus
-from yuan_data.text import document_mode, text_files
+from yuan_corpus.documents import SkipLog
+from yuan_data.text import reading, skipped_line, text_files
 from yuan_events import Message
 from yuan_jobs import WorkContext, WorkResult
 from yuan_manifest.schema import TokenizeJob
@@ -17,11 +18,13 @@ def tokenize_work(context: WorkContext[TokenizeJob]) -> WorkResult:
         Interrupted: if it was asked to stop; nothing of it is kept.
     """
     inputs = context.job.inputs
+    skipped = SkipLog()
     statistics = tokenize_corpus(
         text_files(inputs),
         Tokenizer.load(context.inputs["tokenizer"].path),
         context.output,
-        mode=document_mode(inputs),
+        reading=reading(inputs),
+        skipped=skipped,
         workers=context.job.tokenize.workers or available_cores(),
         sink=context.sink,
         should_stop=context.should_stop,
@@ -32,6 +35,8 @@ def tokenize_work(context: WorkContext[TokenizeJob]) -> WorkResult:
             f"{statistics.bytes_per_token:.2f} bytes of text a token"
         )
     )
+    if skipped.count:
+        context.sink.emit(Message(skipped_line(skipped)))
     return WorkResult(
         {
             "documents": statistics.documents,
@@ -39,6 +44,7 @@ def tokenize_work(context: WorkContext[TokenizeJob]) -> WorkResult:
             "bytes_per_token": statistics.bytes_per_token,
             "files": statistics.files,
             "source_bytes": statistics.source_bytes,
+            "skipped": skipped.count,
             "vocab_size": statistics.vocab_size,
             "tokenizer_digest": statistics.tokenizer_digest,
         }
