@@ -16,7 +16,6 @@ from typing import IO, Any
 
 from yuan_corpus import encodings
 from yuan_corpus.errors import TextError
-from yuan_corpus.parquet import read_rows, row_groups
 from yuan_corpus.sources import (
     BrokenStream,
     Source,
@@ -152,6 +151,8 @@ def _slices_of(path: Source, reading: Reading) -> Iterator[TextSlice]:
         return
     try:
         if layout is Format.PARQUET:
+            from yuan_corpus.parquet import row_groups  # noqa: PLC0415 - services that read no text do without pyarrow
+
             groups = row_groups(path, reading.text_field)
             rows = groups[-1][1] if groups else 0
             for start, stop in groups:
@@ -328,6 +329,8 @@ def _documents_of(part: TextSlice, reading: Reading, log: SkipLog) -> Iterator[s
     if part.broken is not None and part.data is None:
         return
     if part.format is Format.PARQUET:
+        from yuan_corpus.parquet import read_rows  # noqa: PLC0415
+
         yield from _kept(read_rows(part.path, reading.text_field, part.start, part.stop), reading, log)
         return
     try:

@@ -5,8 +5,6 @@ Nothing is repaired in silence: a byte that has no meaning is reported with its 
 
 import codecs
 
-from charset_normalizer import from_bytes
-
 from yuan_corpus.errors import TextError
 
 
@@ -57,6 +55,8 @@ def encoding_of(sample: bytes, declared: str, where: object) -> str:
     han = [character for character in chinese if "\u4e00" <= character <= "\u9fff"]
     if han and _decodes(sample, "gb18030") and sum(map(_COMMON_CHARACTERS.__contains__, han)) >= len(han) * 0.1:
         return "gb18030"
+    from charset_normalizer import from_bytes  # noqa: PLC0415 - services that read no text do without
+
     best = from_bytes(sample).best()
     if best is None:
         raise TextError(

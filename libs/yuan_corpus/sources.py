@@ -13,7 +13,6 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol, cast
 
 import fsspec
-import zstandard
 
 from yuan_corpus.errors import TextError
 
@@ -133,11 +132,18 @@ def decompressed(raw: IO[bytes], compression: str) -> Iterator[bytes]:
         BrokenStream: if it is damaged or ends too early, once what is good has been yielded.
         OSError: if it cannot be read.
     """
+    if compression == "gz":
+        broken: type[Exception] = zlib.error
 
-    def begin() -> _Decompressor:
-        if compression == "gz":
+        def begin() -> _Decompressor:
             return cast("_Decompressor", zlib.decompressobj(zlib.MAX_WBITS | 16))
-        return cast("_Decompressor", zstandard.ZstdDecompressor().decompressobj())
+    else:
+        import zstandard  # noqa: PLC0415 - services that read no text do without
+
+        broken = zstandard.ZstdError
+
+        def begin() -> _Decompressor:
+            return cast("_Decompressor", zstandard.ZstdDecompressor().decompressobj())
 
     machine: _Decompressor | None = None
     position = 0
@@ -147,7 +153,7 @@ def decompressed(raw: IO[bytes], compression: str) -> Iterator[bytes]:
             machine = machine or begin()
             try:
                 plain = machine.decompress(rest)
-            except (zlib.error, zstandard.ZstdError) as error:
+            except broken as error:
                 where = position + len(chunk) - len(rest)
                 raise BrokenStream(f"damaged .{compression} data ({error})", where) from None
             if plain:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from yuan_manifest import rules, schema
+from yuan_manifest.cleaning import check_stage
 from yuan_manifest.errors import ManifestError, Origins
 from yuan_manifest.rules import Problem
 from yuan_manifest.values import KeyPath, children, is_list, parse_path, shown
@@ -104,6 +105,12 @@ def _tokenize_inputs(inputs: schema.TokenizeInputs) -> Iterator[Problem]:
 
 def _tokenize(section: schema.TokenizeSection) -> Iterator[Problem]:
     yield from rules.at_least(section, 1, "workers")
+
+
+def _tokenize_job(job: schema.TokenizeJob) -> Iterator[Problem]:
+    for index, item in enumerate(job.cleaning):
+        for key, problem in check_stage(item):
+            yield ("cleaning", index, *(parse_path(key) if isinstance(key, str) else key)), problem
 
 
 def _dataset(dataset: schema.WeightedDataset) -> Iterator[Problem]:
@@ -431,6 +438,7 @@ _CHECKS: dict[type, Callable[[Any], Iterator[Problem]]] = {
     schema.TextInputs: _text_inputs,
     schema.TokenizeInputs: _tokenize_inputs,
     schema.TokenizeSection: _tokenize,
+    schema.TokenizeJob: _tokenize_job,
     schema.WeightedDataset: _dataset,
     schema.TrainingInputs: _training_inputs,
     schema.DataSection: _data,

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from yuan_corpus import DocumentMode, Reading, RemoteFile, Source, TextError, find_text_files
+from yuan_corpus.cleaning import StageSpec
 from yuan_corpus.documents import SkipLog
 from yuan_corpus.sources import open_source
 from yuan_jobs import digest_of_files
@@ -32,6 +33,13 @@ def reading(inputs: TextInputs) -> Reading:
     )
 
 
+def stages(job: TokenizeJob) -> list[StageSpec]:
+    """Returns the job's stages of cleaning."""
+    return [
+        StageSpec(item["stage"], {key: value for key, value in item.items() if key != "stage"}) for item in job.cleaning
+    ]
+
+
 def fingerprint_of_text(job: TextJob) -> Mapping[str, str]:
     """Returns a digest of the text's names and content, so that changed text is a new job.
 
@@ -39,6 +47,8 @@ def fingerprint_of_text(job: TextJob) -> Mapping[str, str]:
         TextError: if there is no text, or it cannot be read.
     """
     files = text_files(job.inputs)
+    if isinstance(job, TokenizeJob):  # what cleaning reads (word lists, benchmarks) decides on the output too
+        files += [file for item in job.cleaning if (named := item.get("files")) for file in find_text_files(named)]
     local = [path for path in files if isinstance(path, Path)]
     remote = [file for file in files if isinstance(file, RemoteFile)]
     try:
