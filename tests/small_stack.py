@@ -75,10 +75,18 @@ class SmallStack:
 
     def calls(self, service: str, method: str) -> int:
         """Returns how many calls of a method a server has answered well, from its metrics."""
-        port = getattr(self.manifest.cluster.services, service).metrics_port
-        page = urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+        page = self._metrics(service)
         pattern = rf'^yuan_rpc_handled_total{{grpc_code="OK",grpc_method="{method}",grpc_service="[^"]*"}} (\S+)$'
         return sum(int(float(count)) for count in re.findall(pattern, page, re.MULTILINE))
+
+    def metric(self, service: str, name: str) -> float:
+        """Returns a server's metric, by its name with its labels."""
+        pattern = rf"^{re.escape(name)} (\S+)$"
+        return next(float(value) for value in re.findall(pattern, self._metrics(service), re.MULTILINE))
+
+    def _metrics(self, service: str) -> str:
+        port = getattr(self.manifest.cluster.services, service).metrics_port
+        return urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
 
     def _publish(self) -> None:
         text = {"text": [str(self._text)]}

@@ -21,6 +21,7 @@ from yuan_cli.options import (
     OverridesArgument,
     cluster_of,
 )
+from yuan_cli.plan_command import add_commands as add_plan_command
 from yuan_cli.serving import add_commands as add_serving_commands
 from yuan_cli.stack import add_commands
 from yuan_events import InputError
@@ -89,10 +90,16 @@ def validate(
     *,
     cluster: ClusterOption = None,
     json: JsonOption = False,
+    render: Annotated[
+        bool,
+        typer.Option("--render", help="Only print what its launcher would be handed: a script, a manifest."),
+    ] = False,
 ) -> int:
     """Checks a manifest."""
-    from yuan_cli.manifests import print_validated  # noqa: PLC0415
+    from yuan_cli.manifests import print_rendered, print_validated  # noqa: PLC0415
 
+    if render:
+        return print_rendered(manifest, overrides or [], cluster_of(context, cluster))
     return print_validated(manifest, overrides or [], cluster_of(context, cluster), as_json=json)
 
 
@@ -146,6 +153,7 @@ def version() -> int:
     return 0
 
 
+add_plan_command(app)
 add_job_commands(app)
 add_serving_commands(app)
 add_commands(app)

@@ -193,6 +193,20 @@ def _print_job(name: str, cluster: Cluster, missing: InputError, *, as_json: boo
     return print_job(reply, as_json=as_json)
 
 
+def artifact_folder(reference: str, cluster: Cluster) -> Path:
+    """Returns where the files of a model artifact lie, as seen from this machine.
+
+    Raises:
+        YuanError: if there is no such artifact, or no registry and no server to ask.
+    """
+    name = f"{ArtifactKind.model}/{reference}"
+    client = client_of(cluster)
+    if client is None:
+        return Path(_read(name, cluster, verify=False).path)
+    with client:
+        return Path(_view_of_message(client.artifact(name)).path)
+
+
 def _read(name: str, cluster: Cluster, *, verify: bool) -> ArtifactView:
     with _store(cluster) as store:
         record = store.find(name)

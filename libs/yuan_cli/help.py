@@ -3,6 +3,7 @@
 COMMAND_NAMES = (
     "run",
     "validate",
+    "plan",
     "artifacts",
     "show",
     "generate",
@@ -46,6 +47,7 @@ Without a stack, in the foreground:
   yuan generate demo "def main(" --stream                     ask the model yourself
   yuan run configs/jobs/pretrain-demo.yaml train.steps=50     any value can be changed on the way
   yuan validate MANIFEST                                      check a manifest and see what it comes to
+  yuan plan MANIFEST                                          predict a training: memory, time, days, and what to mend
   cp configs/jobs/pretrain-demo.yaml mine.yaml                the start of your own
 
 \b

@@ -7,12 +7,15 @@ from typing import Any
 
 import typer
 
+from yuan_events import InputError
 from yuan_jobs.wiring import artifact_inputs, model_folder, output_of
+from yuan_launch import render
 from yuan_manifest import (
     SERVICE_OF_KIND,
     Job,
     PretrainJob,
     Step,
+    check_run,
     data_size,
     load_cluster,
     load_job,
@@ -21,7 +24,7 @@ from yuan_manifest import (
     split_overrides,
     to_yaml,
 )
-from yuan_manifest.schema import ClusterManifest, PipelineJob, as_plain
+from yuan_manifest.schema import ClusterManifest, PipelineJob, PlanJob, TrainingJob, as_plain
 from yuan_stack.planning import check_order, steps_of
 from yuan_stack.tables import aligned
 
@@ -30,6 +33,21 @@ def print_resolved(manifest: Path, overrides: Sequence[str], cluster_path: Path 
     """Prints the job's manifest with `extends`, overrides and defaults filled in; it loads to the same job."""
     job, _, _ = _load(manifest, overrides, cluster_path)
     typer.echo(to_yaml(job), nl=False)
+    return 0
+
+
+def print_rendered(manifest: Path, overrides: Sequence[str], cluster_path: Path | None) -> int:
+    """Prints what the launcher of the job's topology would be handed: a batch script, a manifest, a command.
+
+    Raises:
+        InputError: if that is nothing, since the job is no training, or its launcher is `local`.
+    """
+    job, _, cluster = _load(manifest, overrides, cluster_path)
+    if not isinstance(job, TrainingJob):
+        raise InputError(f"{manifest}: kind {job.kind.value} has no launcher; name a manifest that trains")
+    topology = resolve_topology(job, cluster)
+    check_run(job, topology)
+    typer.echo(render(job.name, topology, Path(cluster.cluster.home).expanduser().absolute()), nl=False)
     return 0
 
 
@@ -52,7 +70,8 @@ def print_validated(manifest: Path, overrides: Sequence[str], cluster_path: Path
     else:
         _, kind, _, takes, makes = _row(steps[0])
         service = SERVICE_OF_KIND[job.kind]
-        rows = [("kind", f"{kind}, done by yuan_{service}"), ("takes", takes), ("makes", makes)]
+        doer = "yuan plan" if service is None else f"yuan_{service}"
+        rows = [("kind", f"{kind}, done by {doer}"), ("takes", takes), ("makes", makes)]
         lines = aligned((), rows)
     for line in [*lines, *(text for step in steps if (text := _division(step.job, cluster)))]:
         typer.echo(f"  {line}")
@@ -66,7 +85,8 @@ def _load(
     cluster = load_cluster(cluster_path, cluster_overrides)
     job = load_job(manifest, job_overrides)
     steps = steps_of(job, manifest, job_overrides, cluster)
-    check_order(steps)
+    if not isinstance(job, PlanJob):
+        check_order(steps)
     return job, steps, cluster
 
 
@@ -79,6 +99,8 @@ def _takes(job: Job) -> list[str]:
 
 
 def _makes(job: Job) -> str:
+    if isinstance(job, PlanJob):
+        return "nothing"
     output = output_of(job)
     if output.kind:
         return f"{output.kind}/{output.name}"

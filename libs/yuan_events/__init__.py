@@ -4,7 +4,7 @@ Work (tokenizing, training, converting) reports what it does through an `EventSi
 `YuanError`. Who listens, a terminal, a file, or a job's worker, is not known here, nor is what an event is about.
 """
 
-from yuan_events.errors import InputError, Interrupted, WorkFailed, YuanError, one_line
+from yuan_events.errors import AttemptLost, InputError, Interrupted, WorkFailed, YuanError, one_line
 from yuan_events.events import (
     Checkpoint,
     Event,
@@ -21,6 +21,7 @@ from yuan_events.events import (
 )
 
 __all__ = [
+    "AttemptLost",
     "Checkpoint",
     "Event",
     "EventSink",

@@ -23,6 +23,10 @@ class WorkFailed(YuanError):
     """The input was right and the work failed all the same."""
 
 
+class AttemptLost(WorkFailed):
+    """The work broke down by no fault of its own (a hung step): in a stack another attempt goes on, a few times."""
+
+
 class Interrupted(YuanError):
     """The user or the system asked the work to stop (Ctrl-C, SIGTERM); it can be resumed."""
 

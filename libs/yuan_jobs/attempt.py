@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from yuan_events import EventSink, Interrupted, Message, TeeSink, WorkFailed, YuanError, one_line
+from yuan_events import AttemptLost, EventSink, Interrupted, Message, TeeSink, WorkFailed, YuanError, one_line
 from yuan_jobs.artifacts import ArtifactStore, Publication
 from yuan_jobs.context import ArtifactHandle, JobT, Work, WorkContext
 from yuan_jobs.home import Home
@@ -64,6 +64,7 @@ class Attempt:
         cluster: the stack whose worker runs it; None in the foreground. The work gets it.
         again: what a user does to go on after a failure, said in messages.
         interrupted: what becomes of the job when its work was stopped; None: it is CANCELLED.
+        lost: what becomes of the job when its work broke down by no fault of its own; None: it is FAILED.
         keep_telling: asked whether to tell the registry again how the attempt ended, where it did not listen.
     """
 
@@ -77,6 +78,7 @@ class Attempt:
     cluster: Cluster | None = None
     again: str = "run it again"
     interrupted: Callable[[Claim, str], None] | None = None
+    lost: Callable[[Claim, str], None] | None = None
     keep_telling: Callable[[], bool] = lambda: False
 
     def run(
@@ -179,7 +181,9 @@ class Attempt:
         shown = self._shown(error, job)
         reason = one_line(shown)
         finish = self.store.registry.finish
-        if not isinstance(shown, Interrupted):
+        if isinstance(shown, AttemptLost) and (give_back := self.lost) is not None:
+            tell_registry(lambda: give_back(claim, reason), self.keep_telling)
+        elif not isinstance(shown, Interrupted):
             tell_registry(lambda: finish(claim, JobState.FAILED, reason=reason), self.keep_telling)
         elif (settle := self.interrupted) is not None:
             tell_registry(lambda: settle(claim, reason), self.keep_telling)

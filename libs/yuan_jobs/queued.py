@@ -22,6 +22,7 @@ from yuan_jobs.heartbeat import Heartbeat, StopReason
 from yuan_jobs.home import Home
 from yuan_jobs.identity import job_identity
 from yuan_jobs.queries import children
+from yuan_jobs.reconciler import give_back_lost
 from yuan_jobs.records import Claim, JobRecord, NewJob
 from yuan_jobs.references import Reference
 from yuan_jobs.states import JobState
@@ -96,6 +97,7 @@ def _do(claim: Claim, record: JobRecord, work: Work[Any], place: Place, heartbea
         cluster=place.cluster,
         again=f"`yuan resume {claim.job_id}`",
         interrupted=_interrupted(store, heartbeat),
+        lost=lambda claim, reason: give_back_lost(registry, claim, reason),
         keep_telling=heartbeat.keep_telling,
     )
     attempt.run(job, topology, work, sink, heartbeat.should_stop)

@@ -28,6 +28,8 @@ from yuan_jobs.worker_identity import this_process
 from yuan_manifest import ClusterManifest, device_count
 
 LEASE = "reconciler"
+LOST_WORKER = "its worker was lost"
+
 MOST_LOST = 3
 RESEND_SECONDS = 5.0
 MOST_PATIENCE_SECONDS = 60.0
@@ -226,8 +228,13 @@ class BrokerSilent(YuanError):
     """The broker does not take messages; they wait in the outbox."""
 
 
-def give_back_lost(registry: Registry, claim: Claim) -> None:
-    """Puts a job back on the queue whose worker is gone; after MOST_LOST times it has FAILED.
+def give_back_lost(registry: Registry, claim: Claim, what: str = LOST_WORKER) -> None:
+    """Puts a job back on the queue whose attempt came to nothing; after MOST_LOST times it has FAILED.
+
+    Args:
+        registry: of the job.
+        claim: the attempt.
+        what: happened to it.
 
     Raises:
         StaleAttemptError: if it is not the job's current attempt any more.
@@ -237,13 +244,13 @@ def give_back_lost(registry: Registry, claim: Claim) -> None:
         lost = row.lost_attempts + 1
         if row.desired == Desired.CANCEL:
             values = {"state": JobState.CANCELLED, "finished": now()}
-            reason = "cancelled by the user; its worker was lost"
+            reason = f"cancelled by the user; {what}"
         elif lost >= MOST_LOST:
             values = {"state": JobState.FAILED, "finished": now()}
-            reason = f"its worker was lost {lost} times"
+            reason = f"{what} {lost} times" if what == LOST_WORKER else f"{what}; attempts were lost {lost} times"
         else:
             values = {"state": JobState.QUEUED, "desired": Desired.RUN}
-            reason = f"its worker was lost ({lost} of at most {MOST_LOST} times)"
+            reason = f"{what} ({lost} of at most {MOST_LOST} times)"
         leave_attempt(session, claim, AttemptOutcome.LOST, reason, {**values, "lost_attempts": lost})
         session.refresh(row)
         if row.state == JobState.QUEUED:

@@ -15,7 +15,7 @@ from rich.progress import Progress as Bars
 from rich.text import Text as Styled
 
 from yuan_events import Checkpoint, Event, Message, Metrics, Progress, Text, event_to_json
-from yuan_events.printing import without_controls
+from yuan_events.printing import duration, without_controls
 from yuan_jobs.failures import silence
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -215,9 +215,12 @@ class JsonLinesSink:
 
 
 def _amount(event: Progress) -> str:
-    done = f"{event.done:,.0f}"
+    size = event.done if event.total is None else event.total
+    # Parts of a small whole (0.01/0.04 MB) would all be 0.
+    digits = 0 if size >= 100 or size == int(size) else 1 if size >= 1 else 2
+    done = f"{event.done:,.{digits}f}"
     unit = f" {event.unit}" if event.unit else ""
-    return f"{done}{unit}" if event.total is None else f"{done}/{event.total:,.0f}{unit}"
+    return f"{done}{unit}" if event.total is None else f"{done}/{event.total:,.{digits}f}{unit}"
 
 
 def _progress_line(event: Progress) -> str:
@@ -233,8 +236,14 @@ def _metrics_line(event: Metrics, *, with_step: bool = True) -> str:
 
 
 def _metric(name: str, value: float) -> str:
-    """Returns `loss 5.312`, `learning rate 9.8e-04`, `12,345 tokens/s`."""
+    """Returns `loss 5.312`, `learning rate 9.8e-04`, `12,345 tokens/s`, `MFU 41.2%`, `memory 1.20 GiB`."""
     words = name.replace("_", " ")
+    if name == "mfu":
+        return f"MFU {value:.1%}"
+    if name == "seconds_left":
+        return f"{duration(value)} left"
+    if words.endswith(" gib"):
+        return f"{words.removesuffix(' gib')} {value:.2f} GiB"
     if words.endswith(" per second"):
         return f"{_number(value)} {words.removesuffix(' per second')}/s"
     return f"{words} {_number(value)}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from yuan_events import InputError
 from yuan_jobs.placing import placed
 from yuan_jobs.references import ArtifactKind, check_name
-from yuan_manifest.schema import DeployJob, Job, TrainingJob
+from yuan_manifest.schema import DeployJob, Job, PlanJob, TrainingJob
 
 # An absolute path, one below a user's own folder, or `s3://…`, `python-stdlib:`.
 _BEGINS_ELSEWHERE = re.compile(r"[/~]|[A-Za-z][A-Za-z0-9+.-]+:")
@@ -76,7 +76,7 @@ def output_of(job: Job) -> Output:
     """Returns what a job makes.
 
     Raises:
-        InputError: if the artifact's name cannot be one.
+        InputError: if the artifact's name cannot be one; for a plan, which is only computed.
         ValueError: for a pipeline, which is only an order of other jobs.
     """
     outputs = getattr(job, "outputs", None)
@@ -90,6 +90,8 @@ def output_of(job: Job) -> Output:
         return Output(path=Path(path).expanduser().absolute())
     if isinstance(job, DeployJob):
         return Output()
+    if isinstance(job, PlanJob):
+        raise InputError(f"kind: {job.name} is a plan, which is only computed; yuan plan MANIFEST does that")
     raise ValueError(f"a job of kind {job.kind} makes no artifact")
 
 

@@ -15,7 +15,8 @@ from yuan_manifest.errors import ManifestError, Origins
 from yuan_manifest.rules import Problem
 from yuan_manifest.values import KeyPath, children, is_list, parse_path, shown
 
-OPTIMIZERS = ("adamw",)
+OPTIMIZERS = ("adamw", "muon")
+WANDB_MODES = ("online", "offline")
 SUITES = ("perplexity",)
 DTYPES = ("fp32", "bf16", "fp16")
 LORA_TARGETS = ("qk_proj", "v_proj", "o_proj", "up_proj", "gate_proj", "down_proj")
@@ -153,12 +154,34 @@ def _train(train: schema.TrainSection) -> Iterator[Problem]:
     for name in ("hidden_dropout", "attention_dropout"):
         if not 0 <= getattr(train, name) < 1:
             yield name, f"expected at least 0 and less than 1, found {getattr(train, name)}"
+    yield from rules.at_least(train, 0, "loss_block_tokens")
+    yield from rules.at_least(train, 1, "step_timeout_seconds")
+
+
+def _recompute(recompute: schema.RecomputeSection) -> Iterator[Problem]:
+    yield from rules.at_least(recompute, 1, "every_layers")
+
+
+def _guard(guard: schema.GuardSection) -> Iterator[Problem]:
+    if guard.nonfinite == schema.BadStep.ignore:
+        yield "nonfinite", "ignore would spoil every weight with the first such step; expected skip, rollback or stop"
+    if not guard.spike_factor > 1:
+        yield "spike_factor", f"expected more than 1, found {guard.spike_factor}; it is a multiple of the mean loss"
+    yield from rules.at_least(guard, 1, "spike_window", "most")
+
+
+def _wandb(wandb: schema.WandbSection) -> Iterator[Problem]:
+    yield from rules.some_text(wandb, "project", "name")
+    yield from rules.one_of("mode", wandb.mode, WANDB_MODES)
 
 
 def _optimizer(optimizer: schema.OptimizerSection) -> Iterator[Problem]:
     yield from rules.one_of("name", optimizer.name, OPTIMIZERS)
     yield from rules.above_zero(optimizer, "lr", "eps")
-    yield from rules.at_least(optimizer, 0, "min_lr", "warmup_steps", "weight_decay", "clip_grad")
+    yield from rules.at_least(optimizer, 0, "min_lr", "warmup_steps", "restart_steps", "weight_decay", "clip_grad")
+    if 0 < optimizer.restart_steps <= optimizer.warmup_steps:
+        problem = f"{optimizer.restart_steps} ends before optimizer.warmup_steps {optimizer.warmup_steps} are over"
+        yield "restart_steps", f"{problem}; expected more, or 0 for a schedule that does not begin anew"
     if optimizer.min_lr > optimizer.lr:
         yield "min_lr", f"{optimizer.min_lr} is above optimizer.lr {optimizer.lr}"
     if len(optimizer.betas) != 2:
@@ -189,6 +212,9 @@ def _training(job: schema.TrainingJob) -> Iterator[Problem]:
             "raise the first or set the second to 0"
         )
         yield "data.split[1]", problem
+    if job.checkpoint.best and not job.evaluation.samples:
+        problem = "the best weights are those of the lowest validation loss, but evaluation.samples is 0"
+        yield "checkpoint.best", f"{problem}; raise it, or set checkpoint.best=false"
 
 
 def _pretrain(job: schema.PretrainJob) -> Iterator[Problem]:
@@ -312,6 +338,67 @@ def _cycle(job: schema.PipelineJob) -> list[str]:
 # --- topology and cluster ----------------------------------------------------------------------------------------
 
 
+def _topology(topology: schema.Topology) -> Iterator[Problem]:
+    yield from rules.some_text(topology, "hostfile")
+    if not 1 <= topology.port <= 65535:
+        yield "port", f"expected 1 to 65535, found {topology.port}"
+    if topology.launcher == schema.Launcher.hostfile and topology.hostfile is None:
+        yield "hostfile", "missing; launcher hostfile needs a file of lines HOST slots=N"
+    if topology.launcher == schema.Launcher.kubernetes and topology.kubernetes is None:
+        yield "kubernetes", "missing; launcher kubernetes needs its section, with claim: NAME"
+
+
+_SLURM_TIME = re.compile(r"\d+(:\d{1,2}){0,2}|\d+-\d{1,2}(:\d{1,2}){0,2}")
+_SLURM_OPTION = re.compile(r"--(?P<name>[a-z][a-z0-9-]*)(=[^\x00-\x1f]+)?")
+_SLURM_OURS = {
+    "nodes": "topology.nodes.count",
+    "ntasks": "topology.nodes",
+    "ntasks-per-node": "topology.nodes",
+    "gpus-per-node": "topology.nodes.devices",
+    "partition": "topology.slurm.partition",
+    "account": "topology.slurm.account",
+    "time": "topology.slurm.time",
+}
+"""Options of sbatch that follow from other keys."""
+
+
+def _slurm(section: schema.SlurmSection) -> Iterator[Problem]:
+    for name in ("partition", "account"):
+        value = getattr(section, name)
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9_.,+-]+", value):
+            yield name, f"expected a name as Slurm has it, found {shown(value)}"
+    if section.time is not None and not _SLURM_TIME.fullmatch(section.time):
+        yield "time", f"expected minutes, HH:MM:SS or DAYS-HH:MM:SS, found {shown(section.time)}"
+    for index, option in enumerate(section.options):
+        match = _SLURM_OPTION.fullmatch(option)
+        if match is None:
+            yield f"options[{index}]", f"expected --NAME or --NAME=VALUE, found {shown(option)}"
+        elif match["name"] in _SLURM_OURS:
+            yield f"options[{index}]", f"--{match['name']} follows from {_SLURM_OURS[match['name']]}; set that"
+        elif match["name"] in ("output", "job-name", "parsable", "wrap", "array"):
+            yield f"options[{index}]", f"--{match['name']} is set by the launcher; leave it out"
+    for index, line in enumerate(section.prologue):
+        if "\0" in line:
+            yield f"prologue[{index}]", f"expected a line of shell, found {shown(line)}"
+
+
+_DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_DNS_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_RESOURCE = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+
+
+def _kubernetes(section: schema.KubernetesSection) -> Iterator[Problem]:
+    if not _DNS_LABEL.fullmatch(section.namespace):
+        yield "namespace", f"expected a name of a-z 0-9 -, found {shown(section.namespace)}"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*", section.image):
+        yield "image", f"expected an image as in registry/name:tag, found {shown(section.image)}"
+    if not _DNS_NAME.fullmatch(section.claim):
+        yield "claim", f"expected the name of a persistent volume claim, found {shown(section.claim)}"
+    if section.device_resource is not None and not _RESOURCE.fullmatch(section.device_resource):
+        problem = f"expected a resource like nvidia.com/gpu, or null, found {shown(section.device_resource)}"
+        yield "device_resource", problem
+
+
 def _nodes(nodes: schema.Nodes) -> Iterator[Problem]:
     yield from rules.at_least(nodes, 1, "count", "devices")
     speeds = ("tflops", "peak_tflops", "link_gbps", "network_gbps")
@@ -350,6 +437,12 @@ def _is_count(value: object) -> bool:
 def _plan(plan: schema.PlanSection) -> Iterator[Problem]:
     if plan.tokens is not None and plan.tokens < 1:  # a training is of more tokens than a count can be
         yield "tokens", f"expected at least 1, found {plan.tokens}"
+
+
+def _plan_job(job: schema.PlanJob) -> Iterator[Problem]:
+    longest = job.model.max_position_embeddings
+    if job.data.sequence_length > longest:
+        yield "data.sequence_length", f"{job.data.sequence_length} is above model.max_position_embeddings {longest}"
 
 
 def _cluster(cluster: schema.Cluster) -> Iterator[Problem]:
@@ -443,6 +536,9 @@ _CHECKS: dict[type, Callable[[Any], Iterator[Problem]]] = {
     schema.TrainingInputs: _training_inputs,
     schema.DataSection: _data,
     schema.TrainSection: _train,
+    schema.RecomputeSection: _recompute,
+    schema.GuardSection: _guard,
+    schema.WandbSection: _wandb,
     schema.OptimizerSection: _optimizer,
     schema.CheckpointSection: _checkpoint,
     schema.EvaluationSection: _evaluation,
@@ -460,9 +556,13 @@ _CHECKS: dict[type, Callable[[Any], Iterator[Problem]]] = {
     schema.TargetSection: _target,
     schema.EvaluateJob: _evaluate,
     schema.PipelineJob: _pipeline,
+    schema.Topology: _topology,
+    schema.SlurmSection: _slurm,
+    schema.KubernetesSection: _kubernetes,
     schema.Nodes: _nodes,
     schema.Parallel: _parallel,
     schema.PlanSection: _plan,
+    schema.PlanJob: _plan_job,
     schema.Cluster: _cluster,
     schema.Services: _services,
     schema.ServiceSection: _service,

@@ -427,8 +427,9 @@ class PretrainJob(TrainingJob):
 
 @dataclass
 class FinetuneJob(TrainingJob):
-    """Teaches a model to answer; its sizes are those of the model that it starts from."""
+    """Teaches a model to answer. model: the sizes that the model it starts from must have; null: those that it has."""
 
+    model: ModelSection | None = None
     inputs: FinetuneInputs = field(default_factory=FinetuneInputs)  # pyright: ignore[reportIncompatibleVariableOverride]
     finetune: FinetuneSection = field(default_factory=FinetuneSection)
 

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any, Protocol
 
 from yuan_manifest.checks import check
-from yuan_manifest.choices import CostModel, FinetuneMethod, Launcher
+from yuan_manifest.choices import CostModel, Device, FinetuneMethod, Launcher
 from yuan_manifest.errors import ManifestError, Origin, Origins, attach, origins_of
 from yuan_manifest.interpolation import build
 from yuan_manifest.merging import Layers
@@ -104,7 +104,7 @@ def check_run(job: Job, topology: Topology) -> None:
     if isinstance(job, TrainingJob):
         for key, problem in _launching(topology):
             raise _error(topology, key, problem)
-    check_division(job, topology, job.model if isinstance(job, PretrainJob | PlanJob) else None)
+    check_division(job, topology, job.model if isinstance(job, PretrainJob | FinetuneJob | PlanJob) else None)
 
 
 def check_division(job: TrainingJob | PlanJob, topology: Topology, sizes: NetworkSizes | None) -> None:
@@ -141,6 +141,9 @@ def _launching(topology: Topology) -> _Found:
     if count > 1 and topology.launcher == Launcher.local:
         others = ", ".join(launcher for launcher in Launcher if launcher != Launcher.local)
         yield ("nodes", "count"), f"{count} hosts, but launcher local starts ranks on this one; expected 1, or {others}"
+    if topology.launcher != Launcher.local and topology.nodes.device == Device.auto:
+        problem = f"what the hosts of launcher {topology.launcher} compute on is not known here; expected cpu or cuda"
+        yield ("nodes", "device"), problem
 
 
 def _stage_lists(topology: Topology, sizes: NetworkSizes | None) -> _Found:

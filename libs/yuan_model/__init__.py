@@ -11,7 +11,7 @@ from yuan_model.config import YuanConfig
 from yuan_model.flash import flash_installed
 from yuan_model.folder import ModelFolder, ModelFolderError, StoredTensor, parameter_shapes
 from yuan_model.generation import generate
-from yuan_model.initialization import initialize_
+from yuan_model.initialization import generator_of, initialize_
 from yuan_model.loading import load_model
 from yuan_model.localized_filter import CausalConvolution, LocalizedFilter
 from yuan_model.loss import VocabularyShard, blockwise_cross_entropy, cross_entropy
@@ -48,6 +48,7 @@ __all__ = [
     "document_segments",
     "flash_installed",
     "generate",
+    "generator_of",
     "initialize_",
     "load_model",
     "paged_logits",

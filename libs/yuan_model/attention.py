@@ -13,7 +13,7 @@ from yuan_model.config import YuanConfig
 from yuan_model.flash import flash_attend
 from yuan_model.localized_filter import LocalizedFilter
 from yuan_model.recompute import recomputed
-from yuan_model.rotary import Rotary, apply_rotary
+from yuan_model.rotary import Rotary, rotate_pairs
 
 
 class Attention(nn.Module):
@@ -76,9 +76,7 @@ class Attention(nn.Module):
         """Returns the heads' outputs side by side [b, s, h]: rotary and attention, nothing that has weights."""
         batch, new, _ = values_bsh.shape
         values_bnsd = values_bsh.view(batch, new, -1, self.head_dim).transpose(1, 2)
-        heads_bnse = pairs_bse.view(batch, new, -1, 2 * self.head_dim).transpose(1, 2)
-        queries_bnsd, keys_bnsd = heads_bnse.chunk(2, dim=-1)
-        queries_bnsd, keys_bnsd = apply_rotary(queries_bnsd, rotary), apply_rotary(keys_bnsd, rotary)
+        queries_bnsd, keys_bnsd = rotate_pairs(pairs_bse, rotary, self.head_dim)
         dropout = self.dropout if self.training else 0.0
         if cache is not None:
             output_bnsd = cache.attend(queries_bnsd, keys_bnsd, values_bnsd, segments_bk)

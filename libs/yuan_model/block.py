@@ -3,6 +3,9 @@
 Shape suffixes: b batch, s new tokens, k all tokens (past and new), h hidden.
 """
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,7 +28,23 @@ class FeedForward(nn.Module):
 
     def forward(self, input_bsh: Tensor) -> Tensor:
         """Returns [b, s, h] from the normalised input [b, s, h]."""
-        return self.down_proj(functional.silu(self.up_proj(input_bsh)) * self.gate_proj(input_bsh))
+        return self.down_proj(_Gated.apply(self.up_proj(input_bsh), self.gate_proj(input_bsh)))
+
+
+class _Gated(torch.autograd.Function):
+    """silu(up) * gate, of which silu(up) is not kept: it costs less to compute it again than to hold it."""
+
+    @staticmethod
+    def forward(ctx: Any, up: Tensor, gate: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(up, gate)
+        return functional.silu(up).mul_(gate)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        up, gate = ctx.saved_tensors
+        up_gradient = torch.ops.aten.silu_backward(upstream * gate, up)
+        return up_gradient, functional.silu(up).mul_(upstream)
 
 
 class Block(nn.Module):
@@ -33,6 +52,7 @@ class Block(nn.Module):
 
     Attributes:
         recompute: what the backward pass computes again instead of keeping.
+        draws_inside: whether a module put into the block draws random numbers while training.
         hidden_dropout: share of what attention and feed-forward add to the residual stream that is dropped while
             training.
     """
@@ -44,6 +64,7 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = FeedForward(config)
         self.recompute: Recompute = "none"
+        self.draws_inside = False
         self.hidden_dropout = 0.0
 
     def forward(
@@ -58,7 +79,7 @@ class Block(nn.Module):
             cache: this layer's past; the new tokens are added to it.
         """
         if self.recompute == "full" and cache is None:
-            draws = self.training and (self.hidden_dropout > 0 or self.self_attn.dropout > 0)
+            draws = self.training and (self.draws_inside or self.hidden_dropout > 0 or self.self_attn.dropout > 0)
             return recomputed(self._forward, hidden_bsh, rotary, segments_bk, draws=draws)
         return self._forward(hidden_bsh, rotary, segments_bk, cache)
 

@@ -40,6 +40,10 @@ def initial_values(name: str, shape: torch.Size, config: YuanConfig, seed: int) 
     if name.endswith(".bias"):
         return torch.zeros(shape)
     scale = 1.0 / math.sqrt(2 * config.num_hidden_layers) if name.endswith(RESIDUAL_PROJECTIONS) else 1.0
+    return torch.normal(0.0, config.initializer_range * scale, shape, generator=generator_of(name, seed))
+
+
+def generator_of(name: str, seed: int) -> torch.Generator:
+    """Returns the generator that a parameter's first values are drawn from."""
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
-    generator = torch.Generator(device="cpu").manual_seed(int.from_bytes(digest[:8], "little", signed=True))
-    return torch.normal(0.0, config.initializer_range * scale, shape, generator=generator)
+    return torch.Generator(device="cpu").manual_seed(int.from_bytes(digest[:8], "little", signed=True))

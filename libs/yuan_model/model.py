@@ -52,24 +52,30 @@ class Yuan(nn.Module):
         """The norm before the output projection."""
         return self.model.norm
 
-    def forward(self, input_ids: Tensor, cache: DecodeCache | None = None) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, cache: DecodeCache | None = None, *, position_ids: Tensor | None = None
+    ) -> Tensor:
         """Returns logits [b, s, v] for int64 token ids [b, s], in the weights' dtype.
 
         Args:
             input_ids: tokens; with a cache, only those that it does not hold yet. However a sequence is cut into
                 such chunks, its logits are the same.
             cache: the tokens before; these are added to it.
+            position_ids: int64 [b, s], where positions do not simply count on (packed documents that each begin at 0).
 
         Raises:
             ValueError: if the sequence is empty or longer than max_position_embeddings.
         """
-        return functional.linear(self.hidden_states(input_ids, cache), self.embed_tokens.weight)
+        hidden_bsh = self.hidden_states(input_ids, cache, position_ids=position_ids)
+        return functional.linear(hidden_bsh, self.embed_tokens.weight)
 
     def next_token_logits(self, input_ids: Tensor, cache: DecodeCache | None = None) -> Tensor:
         """Returns the last position's logits [b, v] alone: a prompt's other logits are never computed."""
         return functional.linear(self.hidden_states(input_ids, cache)[:, -1], self.embed_tokens.weight)
 
-    def hidden_states(self, input_ids: Tensor, cache: DecodeCache | None = None) -> Tensor:
+    def hidden_states(
+        self, input_ids: Tensor, cache: DecodeCache | None = None, *, position_ids: Tensor | None = None
+    ) -> Tensor:
         """Returns the last normed hidden states [b, s, h]: `forward` without the output projection."""
         past = 0 if cache is None else cache.length
         new, longest = input_ids.shape[1], self.config.max_position_embeddings
@@ -77,7 +83,10 @@ class Yuan(nn.Module):
             raise ValueError("input_ids holds no token")
         if past + new > longest:
             raise ValueError(f"sequence of {past + new} tokens is longer than max_position_embeddings {longest}")
-        rotary = self.rotary.between(past, past + new, input_ids.device)
+        if position_ids is None:
+            rotary = self.rotary.between(past, past + new, input_ids.device)
+        else:
+            rotary = self.rotary(position_ids)
         segments_bk = self._segments(input_ids, cache)
         hidden_bsh = self.embed_tokens(input_ids)
         for index, block in enumerate(self.layers):

@@ -5,6 +5,8 @@ cosine and sine. That is variant (b) of the three that Yuan's published code has
 one of `from_pretrained(torch_dtype=bfloat16)`: bf16 angles would round every position above 256.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -67,10 +69,53 @@ class RotaryTable:
         return angles.cos().to(device), angles.sin().to(device)
 
 
-def apply_rotary(heads_bnsd: Tensor, rotary: Rotary) -> Tensor:
-    """Rotates queries or keys [batch, heads, sequence, head_dim] to their positions; same shape and dtype."""
-    cosine, sine = (part.to(heads_bnsd.dtype) for part in rotary)
-    if cosine.dim() == 3:
-        cosine, sine = cosine.unsqueeze(1), sine.unsqueeze(1)
-    first, second = heads_bnsd.chunk(2, dim=-1)
-    return heads_bnsd * cosine + torch.cat((-second, first), dim=-1) * sine
+def rotate_pairs(pairs_bse: Tensor, rotary: Rotary, head_dim: int) -> tuple[Tensor, Tensor]:
+    """Rotates queries and keys to their positions.
+
+    Args:
+        pairs_bse: per head its query, then its key: [b, s, heads * 2 * head_dim].
+        rotary: of the positions.
+        head_dim: width of one head.
+
+    Returns:
+        Queries and keys, each [b, heads, s, head_dim], of one dtype with the pairs.
+    """
+    half = head_dim // 2
+    parts = (part[..., :half].to(pairs_bse.dtype) for part in rotary)  # both halves of a head turn by the same angles
+    cosine, sine = (part.unsqueeze(1) if part.dim() == 3 else part for part in parts)
+    return _Rotation.apply(pairs_bse, cosine, sine, head_dim)  # type: ignore[no-any-return]
+
+
+class _Rotation(torch.autograd.Function):
+    """Rotation of halves: written once, straight to where attention wants it; keeps nothing but the tables."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, pairs_bse: Tensor, cosine: Tensor, sine: Tensor, head_dim: int
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(cosine, sine)
+        batch, length, width = pairs_bse.shape
+        ctx.shape = (batch, length, width // (2 * head_dim), 2, head_dim)
+        pairs_2bnsd = pairs_bse.view(ctx.shape).permute(3, 0, 2, 1, 4)
+        rotated = torch.empty(pairs_2bnsd.shape, dtype=pairs_bse.dtype, device=pairs_bse.device)
+        _rotate(pairs_2bnsd, cosine, sine, rotated)
+        return rotated[0], rotated[1]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(  # type: ignore[override]
+        ctx: Any, queries_bnsd: Tensor, keys_bnsd: Tensor
+    ) -> tuple[Tensor, None, None, None]:
+        cosine, sine = ctx.saved_tensors
+        gradient = torch.empty(ctx.shape, dtype=keys_bnsd.dtype, device=keys_bnsd.device)
+        for place, heads_bnsd in enumerate((queries_bnsd, keys_bnsd)):
+            _rotate(heads_bnsd, cosine, -sine, gradient[:, :, :, place].transpose(1, 2))  # the inverse turns back
+        return gradient.flatten(2), None, None, None
+
+
+def _rotate(heads: Tensor, cosine: Tensor, sine: Tensor, out: Tensor) -> None:
+    """Writes heads [..., s, d] turned by angles [s, d/2] into `out`."""
+    half = heads.shape[-1] // 2
+    first, second = heads[..., :half], heads[..., half:]
+    torch.mul(first, cosine, out=out[..., :half]).addcmul_(second, sine, value=-1.0)
+    torch.mul(second, cosine, out=out[..., half:]).addcmul_(first, sine)

@@ -1,20 +1,26 @@
 """How ranks share one model: the grid of ranks, the division of layers into stages, and what a division costs.
 
-Values only: nothing here starts a process, opens a connection or knows of jobs.
+What is exported are values and arithmetic, and needs no torch: nothing of it starts a process, opens a connection or
+knows of jobs. The tensor-parallel layers are in `yuan_parallel.tensor`.
 """
 
-from yuan_parallel.cost import layer_flops_per_token, logits_flops_per_token
 from yuan_parallel.grid import Grid
-from yuan_parallel.plan import ParallelPlan, plan_parallel
-from yuan_parallel.stages import StagePlan, balanced_stages, uniform_stages
+from yuan_parallel.plan import ParallelPlan, plan_parallel, resolve_division
+from yuan_parallel.prediction import Prediction
+from yuan_parallel.stages import StagePlan, uniform_stages
+from yuan_parallel.training import Devices, Division, Network, Training, training_of
 
 __all__ = [
+    "Devices",
+    "Division",
     "Grid",
+    "Network",
     "ParallelPlan",
+    "Prediction",
     "StagePlan",
-    "balanced_stages",
-    "layer_flops_per_token",
-    "logits_flops_per_token",
+    "Training",
     "plan_parallel",
+    "resolve_division",
+    "training_of",
     "uniform_stages",
 ]

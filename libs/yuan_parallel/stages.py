@@ -1,6 +1,5 @@
 """The division of transformer layers into pipeline stages, as a value with its own parse, print and check."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -63,46 +62,6 @@ def uniform_stages(layers: int, stages: int) -> StagePlan:
     _check_enough(layers, stages)
     small, larger = divmod(layers, stages)
     return StagePlan(tuple(small + (stage >= stages - larger) for stage in range(stages)))
-
-
-def balanced_stages(layer_cost: Sequence[float], first_extra: float, last_extra: float, stages: int) -> StagePlan:
-    """Divides layers so that the slowest stage is as fast as it can be.
-
-    An exact dynamic programme over contiguous divisions: a pipeline is paced by its slowest stage. Among equal
-    divisions the one with the smallest sum of squares of stage costs wins (the evenest), then the one with fewer
-    layers on the early stages, which keep more micro-batches in flight.
-
-    Args:
-        layer_cost: cost of each layer, in any unit.
-        first_extra: cost that only the first stage has (embedding).
-        last_extra: cost that only the last stage has (final norm, logits, loss).
-        stages: pipeline stages.
-
-    Raises:
-        ValueError: if there are fewer layers than stages.
-    """
-    layers = len(layer_cost)
-    _check_enough(layers, stages)
-    prefix = [0.0, *accumulate(layer_cost)]
-
-    def cost(stage: int, start: int, end: int) -> float:
-        extra = (first_extra if stage == 0 else 0.0) + (last_extra if stage == stages - 1 else 0.0)
-        return prefix[end] - prefix[start] + extra
-
-    # best[end] = (slowest stage, sum of squares, layers per stage) over the stages so far
-    best: dict[int, tuple[float, float, tuple[int, ...]]] = {0: (0.0, 0.0, ())}
-    for stage in range(stages):
-        reached: dict[int, tuple[float, float, tuple[int, ...]]] = {}
-        for start, (slowest, squares, counts) in best.items():
-            latest_end = layers - (stages - 1 - stage)
-            ends = range(start + 1, latest_end + 1) if stage < stages - 1 else (layers,)
-            for end in ends:
-                stage_cost = cost(stage, start, end)
-                found = (max(slowest, stage_cost), squares + stage_cost**2, (*counts, end - start))
-                if end not in reached or found < reached[end]:
-                    reached[end] = found
-        best = reached
-    return StagePlan(best[layers][2])
 
 
 def _check_enough(layers: int, stages: int) -> None:

@@ -265,15 +265,15 @@ class VocabularyShard:
         self.offset = group.rank * rows
         self._group = group.group
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def sum(self, values: Tensor) -> Tensor:
         """Returns the sum over the group, in place; nothing flows back through it."""
-        _collectives.all_reduce(tensor, group=self._group)
-        return tensor
+        _collectives.all_reduce(values, group=self._group)
+        return values
 
-    def max(self, tensor: Tensor) -> Tensor:
+    def max(self, values: Tensor) -> Tensor:
         """Returns the largest over the group, in place; nothing flows back through it."""
-        _collectives.all_reduce(tensor, op=_collectives.ReduceOp.MAX, group=self._group)
-        return tensor
+        _collectives.all_reduce(values, op=_collectives.ReduceOp.MAX, group=self._group)
+        return values
 
 
 def shard_block_(block: Block, group: TensorGroup) -> None:

@@ -4,7 +4,7 @@ import torch
 
 from yuan_events import InputError
 from yuan_manifest.choices import AttentionBackend
-from yuan_manifest.schema import Device, Precision, Topology
+from yuan_manifest.schema import Device, Launcher, Precision, Topology
 from yuan_model import flash_installed
 
 
@@ -15,6 +15,8 @@ def resolve_device(topology: Topology) -> str:
         InputError: if CUDA is asked for and there is too little of it.
     """
     wanted = topology.nodes.device
+    if topology.launcher != Launcher.local:
+        return str(wanted)  # of other hosts: each finds out for itself whether it has it
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted == Device.cpu or (wanted == Device.auto and available == 0):
         return "cpu"
@@ -27,7 +29,13 @@ def resolve_device(topology: Topology) -> str:
 
 
 def resolve_precision(wanted: Precision, device: str) -> Precision:
-    """Returns the number format that `auto` means on a device: bf16 only where the hardware multiplies in it."""
+    """Returns the number format that `auto` means on a device: bf16 only where the hardware multiplies in it.
+
+    Raises:
+        InputError: if fp16 is asked for on the processor.
+    """
+    if wanted == Precision.fp16 and device == "cpu":
+        raise InputError("train.precision: fp16 needs a CUDA device and this run is on the processor; use bf16 or fp32")
     if wanted != Precision.auto:
         return wanted
     return Precision.bf16 if computes_bf16(device) else Precision.fp32
@@ -67,6 +75,8 @@ def _what_hinders_flash(device: str, precision: Precision) -> str | None:
 def computes_bf16(device: str) -> bool:
     """Tells whether a device has bf16 arithmetic of its own (not emulated by conversion to fp32)."""
     if device == "cuda":
+        if not torch.cuda.is_available():
+            return True  # the run is on other hosts: every device since 2020 (Ampere) has it
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))

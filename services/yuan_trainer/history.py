@@ -8,19 +8,28 @@ from typing import Any
 from yuan_events import Event, EventSink, Metrics
 
 HISTORY_NAME = "metrics.jsonl"
+_LAST_PART = 1 << 18
+"""Bytes: some hundred steps."""
 
 
 class HistorySink:
-    """Passes every event on and keeps metrics in a file, one line each: `{"attempt": 1, "step": 3, "loss": 5.1, …}`."""
+    """Passes every event on and keeps metrics in a file, one line each: `{"attempt": 1, "step": 3, "loss": 5.1, …}`.
+
+    A run that goes back some steps measures them anew: what lay there before is forgotten.
+    """
 
     def __init__(self, path: Path, sink: EventSink, attempt: int = 1) -> None:
         self.path = path
         self._sink = sink
         self._attempt = attempt
+        self._last = 0
 
     def emit(self, event: Event) -> None:
         """Keeps a metrics event and passes every event on."""
         if isinstance(event, Metrics):
+            if event.step < self._last:
+                cut_history(self.path, event.step - 1)
+            self._last = event.step
             line = json.dumps({"attempt": self._attempt, "step": event.step, **event.values})
             with self.path.open("a", encoding="utf-8") as opened:
                 opened.write(line + "\n")
@@ -79,6 +88,21 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     return [json.loads(line) for line in _whole_lines(path.read_bytes())]
+
+
+def latest(path: Path) -> dict[str, Any]:
+    """Returns the newest value of every metric in the last part of a history; nothing while there is none."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _LAST_PART))
+            lines = _whole_lines(file.read())
+    except FileNotFoundError:
+        return {}
+    values: dict[str, Any] = {}
+    for line in lines[1:] if size > _LAST_PART else lines:  # the first one may be cut
+        values |= json.loads(line)
+    return values
 
 
 def cut_history(path: Path, step: int) -> None:

@@ -14,12 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import Any, cast
 
 from yuan_events import InputError, WorkFailed
-
-if TYPE_CHECKING:  # torch takes seconds to import, and those who start ranks need none
-    import torch.distributed
 
 FILE = "YUAN_MEETING_FILE"
 ADDRESS = "YUAN_MEETING_ADDRESS"
@@ -40,6 +37,10 @@ class Meeting:
 
     environment: dict[str, str]
     descriptors: tuple[int, ...] = ()
+
+
+class NameUnknown(WorkFailed):
+    """The first host's name means nothing here, perhaps not yet."""
 
 
 @contextmanager
@@ -66,12 +67,13 @@ def meeting_of_hosts(address: str, port: int) -> Meeting:
         port: at which its first rank waits.
 
     Raises:
-        WorkFailed: if the address means nothing here, or is one that no other host can reach.
+        NameUnknown: if the name means nothing here.
+        WorkFailed: if it means an address that no other host can reach.
     """
     try:
         numeric = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][4][0]
     except OSError as error:
-        raise WorkFailed(f"the first host, {address}, is not known here: {error.strerror or error}") from None
+        raise NameUnknown(f"the first host, {address}, is not known here: {error.strerror or error}") from None
     interface, own = route_to(str(numeric))
     if own == "::1" or own.startswith("127."):
         raise WorkFailed(
@@ -140,14 +142,14 @@ def join_processes(device: str) -> None:
     deepspeed.init_distributed(dist_backend=backend, verbose=False)
 
 
-def _store(rank: int, ranks: int) -> "torch.distributed.Store":
+def _store(rank: int, ranks: int) -> Any:
     import torch.distributed  # noqa: PLC0415
 
     if FILE in os.environ:
-        return torch.distributed.FileStore(os.environ[FILE], ranks)
+        return torch.distributed.FileStore(os.environ[FILE], ranks)  # pyright: ignore[reportPrivateImportUsage]
     address, port = os.environ[ADDRESS], int(os.environ[PORT])
     try:
-        return torch.distributed.TCPStore(
+        return torch.distributed.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
             address,
             port,
             ranks,

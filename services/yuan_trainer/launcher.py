@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 
-from yuan_events import EventSink, InputError, Interrupted, WorkFailed, YuanError, event_from_json
+from yuan_events import AttemptLost, EventSink, InputError, Interrupted, WorkFailed, YuanError, event_from_json
 from yuan_trainer.joining import Meeting, meeting_on_one_host
 from yuan_trainer.link import CONTROL_FD, EVENTS_FD, HEARTBEAT, STOP, RankReport, report_from_json
 
@@ -37,10 +37,11 @@ class Cause(IntEnum):
 
     input = 0
     signal = 1
-    reason = 2
-    host = 3
-    code = 4
-    connection = 5
+    hung = 2
+    reason = 3
+    host = 4
+    code = 5
+    connection = 6
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class Failure:
 
     def error(self) -> YuanError:
         """Returns it as the error that ends the run."""
-        return InputError(self.text) if self.cause == Cause.input else WorkFailed(self.text)
+        kind = {Cause.input: InputError, Cause.hung: AttemptLost}.get(self.cause, WorkFailed)
+        return kind(self.text)
 
 
 @dataclass(frozen=True)
@@ -268,6 +270,8 @@ def _failure_of(rank: _Rank) -> Failure | None:
         name = signal.Signals(-code).name
         text = f"was ended by {name}; the same command resumes from the last checkpoint"
         return Failure(Cause.signal, f"rank {rank.number} {text} (log: {rank.log})")
+    if said is not None and said.hung:
+        return Failure(Cause.hung, f"rank {rank.number}: {said.reason} (log: {rank.log})")
     if said is not None:
         cause = Cause.connection if _BROKEN_CONNECTION.search(said.reason) else Cause.reason
         return Failure(cause, f"rank {rank.number} failed: {said.reason} (log: {rank.log})")

@@ -34,12 +34,14 @@ class RankReport:
         step: steps finished.
         reason: one line, where it failed.
         bad_input: whether the reason lies in what the user gave.
+        hung: whether a step has hung, which another attempt may not do.
     """
 
     state: str
     step: int = 0
     reason: str = ""
     bad_input: bool = False
+    hung: bool = False
 
 
 def report_to_json(report: RankReport) -> str:

@@ -9,9 +9,9 @@ from yuan_corpus.special_tokens import PAD, SEP
 from yuan_events import InputError, Message
 from yuan_jobs import ArtifactHandle, WorkContext
 from yuan_manifest.schema import FinetuneJob, ModelSection, Packing, PretrainJob, TrainingJob
-from yuan_manifest.topology import check_division
 from yuan_model import YuanConfig
 from yuan_parallel import ParallelPlan, plan_parallel
+from yuan_trainer.combinations import check_combination
 from yuan_trainer.datasets import DatasetFacts, read_facts
 from yuan_trainer.hardware import resolve_attention, resolve_device, resolve_precision
 from yuan_trainer.samples import TRAINING, VALIDATION, documents_of
@@ -44,21 +44,13 @@ def prepare(context: WorkContext[TrainingJob], resume_from: Path | None) -> tupl
     """
     job = context.job
     finetune = job.finetune if isinstance(job, FinetuneJob) else None
-    handle = context.inputs["tokenizer"]
-    tokenizer = Tokenizer.load(handle.path)
-    start = find_start(context)
-    config = network(context, tokenizer, start)
-    check_inputs(context, tokenizer, config)
+    tokenizer, start, config = check_inputs(context)
     device = resolve_device(context.topology)
-    plan = plan_parallel(
-        context.topology,
-        config,
-        sequence_length=job.data.sequence_length,
-        global_batch_size=job.train.global_batch_size,
-        micro_batch_size=job.train.micro_batch_size,
-    )
     job.train.precision = resolve_precision(job.train.precision, device)
+    plan = plan_parallel(context.topology, config, job, job.train.precision)
+    check_combination(job.train, context.topology.parallel.zero_stage)
     job.train.attention = resolve_attention(job.train.attention, device, job.train.precision)
+    rate = context.topology.nodes.peak_tflops or context.topology.nodes.tflops
     # Whole global batches: the samples measured must not depend on the topology.
     batch = job.train.global_batch_size
     specification = Specification(
@@ -72,6 +64,9 @@ def prepare(context: WorkContext[TrainingJob], resume_from: Path | None) -> tupl
         optimizer=job.optimizer,
         stages=plan.stages.layers,
         replicas=plan.grid.data,
+        tensor=plan.grid.tensor,
+        sequence=context.topology.parallel.sequence,
+        zero_stage=context.topology.parallel.zero_stage,
         device=device,
         checkpoint_steps=job.checkpoint.every_steps,
         checkpoint_keep=job.checkpoint.keep,
@@ -83,11 +78,26 @@ def prepare(context: WorkContext[TrainingJob], resume_from: Path | None) -> tupl
         output=context.output,
         start_from=None if start is None else native_start(start, context),
         finetune=finetune,
-        tokenizer=handle.path,
+        tokenizer=context.inputs["tokenizer"].path,
         sep_token_id=None if finetune is None else tokenizer.sep_id,
         pad_token_id=None if finetune is None else tokenizer.pad_id,
+        checkpoint=job.checkpoint,
+        device_flops=None if rate is None else rate * 1e12,
     )
     return specification, plan
+
+
+def check_inputs(context: WorkContext[TrainingJob]) -> tuple[Tokenizer, Start | None, YuanConfig]:
+    """Returns the tokenizer, the model to start from if there is one, and the network, once they fit all else.
+
+    Raises:
+        InputError: if tokenizer, datasets, models and samples do not fit each other.
+    """
+    tokenizer = Tokenizer.load(context.inputs["tokenizer"].path)
+    start = find_start(context)
+    config = network(context, tokenizer, start)
+    check_data(context, tokenizer, config)
+    return tokenizer, start, config
 
 
 def network(context: WorkContext[TrainingJob], tokenizer: Tokenizer, start: Start | None) -> YuanConfig:
@@ -103,13 +113,14 @@ def network(context: WorkContext[TrainingJob], tokenizer: Tokenizer, start: Star
             check_same_network(start, config)
     elif start is not None:
         config = replace(start.config, eod_token_id=tokenizer.eod_id)
+        if isinstance(job, FinetuneJob) and job.model is not None:
+            check_same_network(start, network_of(job.model, tokenizer.eod_id))
         longest = config.max_position_embeddings
         if job.data.sequence_length > longest:
             raise InputError(
                 f"data.sequence_length: {job.data.sequence_length} is above the max_position_embeddings {longest} of "
                 f"{start.name}; lower it to at most that"
             )
-        check_division(job, context.topology, config)
     else:
         raise InputError("inputs.model: fine-tuning starts from a model; name an artifact or a folder")
     if tokenizer.vocab_size > config.vocab_size:
@@ -124,7 +135,7 @@ def network(context: WorkContext[TrainingJob], tokenizer: Tokenizer, start: Star
     return config
 
 
-def check_inputs(context: WorkContext[TrainingJob], tokenizer: Tokenizer, config: YuanConfig) -> None:
+def check_data(context: WorkContext[TrainingJob], tokenizer: Tokenizer, config: YuanConfig) -> None:
     """Checks that the tokenizer made the datasets, has the tokens that the job needs, and that there is enough text.
 
     Raises:

@@ -10,12 +10,14 @@ from pathlib import Path
 from yuan_events import InputError, one_line
 from yuan_trainer.link import ParentLink, RankReport
 from yuan_trainer.specification import Specification
+from yuan_trainer.watchdog import write_stacks_at_end
 
 
 def main() -> None:
     """Trains, says how it ended, and ends the process without waiting for anything that may hang."""
     # The parent decides when to stop and says so over the link; a terminal's Ctrl-C reaches the whole group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    write_stacks_at_end()
     link = ParentLink.from_environment()
     code = 0
     try:

@@ -1,4 +1,4 @@
-"""The learning rate of a step: linear warm-up, then decay to the minimum at the last step."""
+"""The learning rate of a step: linear warm-up, then decay to the minimum at the last step; perhaps over and over."""
 
 import math
 
@@ -11,8 +11,11 @@ def learning_rate(step: int, steps: int, optimizer: OptimizerSection) -> float:
     Args:
         step: the optimizer step, the first is 1. It depends on nothing else, so a resumed run has the same rates.
         steps: the last step.
-        optimizer: peak, minimum, warm-up and shape.
+        optimizer: peak, minimum, warm-up, shape, and after how many steps all that begins anew.
     """
+    if (period := optimizer.restart_steps) > 0:
+        begun = (step - 1) // period * period
+        step, steps = step - begun, min(period, steps - begun)
     warmup = optimizer.warmup_steps
     if step <= warmup:
         return optimizer.lr * step / warmup

@@ -1,4 +1,4 @@
-"""The trainer service's own call: a run's metrics from its first step on, as they are measured."""
+"""The trainer service's own: a run's metrics from its first step on, as a stream; where runs stand, for Prometheus."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -13,6 +13,7 @@ from yuan_jobs.states import JobState
 from yuan_manifest import Kind
 from yuan_rpc import InvalidArgument, Mount
 from yuan_rpc.trainer.v1 import trainer_pb2, trainer_pb2_grpc
+from yuan_trainer.gauges import gauges_of
 from yuan_trainer.history import HISTORY_NAME, HistoryReader
 
 SERVICE = "yuan.trainer.v1.TrainerService"
@@ -23,6 +24,7 @@ _ENDED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 
 def mounts(context: ServerContext) -> Sequence[Mount]:
     """Returns what the trainer server serves beside jobs."""
+    context.on_ready.append(lambda server: server.registry.register(gauges_of(context.home, context.registry)))
     add = trainer_pb2_grpc.add_TrainerServiceServicer_to_server
     return [Mount(add, TrainerServicer(context.home, context.registry), SERVICE)]
 

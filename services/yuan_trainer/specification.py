@@ -1,14 +1,23 @@
 """What a rank is told: one frozen value, handed over as a JSON file, in which every choice is already made."""
 
 import json
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import EnumType
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
-from yuan_manifest.schema import DataSection, FinetuneSection, OptimizerSection, TrainSection
+from yuan_manifest.schema import (
+    CheckpointSection,
+    DataSection,
+    FinetuneMethod,
+    FinetuneSection,
+    LoraSection,
+    OptimizerSection,
+    TrainSection,
+)
 from yuan_model import YuanConfig
+from yuan_parallel import Grid
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,9 @@ class Specification:
         optimizer: AdamW and its schedule.
         stages: transformer layers per pipeline stage.
         replicas: data-parallel size.
+        tensor: tensor-parallel size.
+        sequence: tensor-parallel ranks share the sequence, too.
+        zero_stage: what data-parallel ranks share: 0 nothing, 1 the optimizer's state, 2 gradients, 3 weights as well.
         device: `cpu` or `cuda`.
         checkpoint_steps: a training state is written every so many steps; 0: only on a stop.
         checkpoint_keep: finished states kept.
@@ -45,6 +57,8 @@ class Specification:
         tokenizer: its folder, where samples are tokenized anew (`data.fim_rate`).
         sep_token_id: ends a question, for fine-tuning.
         pad_token_id: fills samples, for fine-tuning.
+        checkpoint: how states are written, and whether the best weights are kept.
+        device_flops: floating-point operations a second of a device, for MFU; None: measured.
     """
 
     model: YuanConfig
@@ -68,6 +82,22 @@ class Specification:
     tokenizer: Path | None = None
     sep_token_id: int | None = None
     pad_token_id: int | None = None
+    tensor: int = 1
+    sequence: bool = False
+    zero_stage: int = 1
+    checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
+    device_flops: float | None = None
+
+    @property
+    def grid(self) -> Grid:
+        """The ranks of the run."""
+        return Grid(pipeline=len(self.stages), data=self.replicas, tensor=self.tensor)
+
+    @property
+    def lora(self) -> LoraSection | None:
+        """Low-rank additions; None where all weights are trained."""
+        is_lora = self.finetune is not None and self.finetune.method == FinetuneMethod.lora
+        return self.finetune.lora if self.finetune is not None and is_lora else None
 
     @property
     def micro_batches(self) -> int:

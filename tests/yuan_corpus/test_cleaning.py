@@ -254,7 +254,8 @@ def test_the_first_of_nearly_equal_documents_stays(text: str) -> None:
 def test_a_stage_counts_what_it_gets_drops_and_changes_and_shows_some() -> None:
     documents = ["first  \n", "first", "no", "mail a@example.com now"]
     left, stages = survivors(
-        documents, StageSpec("unicode"), StageSpec("exact_duplicates"), StageSpec("length", {"min_characters": 3}), StageSpec("pii")
+        documents, StageSpec("unicode"), StageSpec("exact_duplicates"),
+        StageSpec("length", {"min_characters": 3}), StageSpec("pii"),
     )  # fmt: skip
 
     assert left == ["first\n", "mail <EMAIL> now"]

@@ -57,9 +57,22 @@ def test_metrics_are_one_readable_line() -> None:
         "gradient_norm": 0.5,
         "tokens_per_second": 12345.6,
         "tokens": 8192.0,
+        "mfu": 0.4123,
+        "memory_gib": 1.5,
+        "seconds_left": 12000.0,
     }
-    expected = "step 12  loss 5.312  learning rate 9.8e-04  gradient norm 0.500  12,346 tokens/s  tokens 8192\n"
+    expected = (
+        "step 12  loss 5.312  learning rate 9.8e-04  gradient norm 0.500  12,346 tokens/s  tokens 8192  MFU 41.2%  "
+        "memory 1.50 GiB  3 h 20 min left\n"
+    )
     assert shown(Metrics(12, values)) == expected
+
+
+def test_parts_of_a_small_whole_are_seen() -> None:
+    told = shown(
+        Progress("cut", 0.04, 0.04, "MB"), Progress("read", 2.5, 2.5, "MB"), Progress("train", 300, 300, "steps")
+    )
+    assert told.splitlines() == ["cut: 0.04/0.04 MB (100%)", "read: 2.5/2.5 MB (100%)", "train: 300/300 steps (100%)"]
 
 
 def test_metrics_become_a_line_every_so_often_and_at_the_end() -> None:

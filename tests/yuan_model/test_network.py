@@ -196,3 +196,44 @@ def test_a_model_that_has_decoded_can_still_be_trained(small_model: Callable[...
     with torch.inference_mode():
         model(tokens(1, 4))
     model(tokens(1, 4)).sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_of_a_block_are_those_of_its_formulas_in_torchs_own_operations(
+    dtype: torch.dtype, small_model: Callable[..., Yuan]
+) -> None:
+    block, table = small_model(localized_filtering=False).layers[0], RotaryTable(small_model().config)
+    attention, mlp = block.self_attn, block.mlp
+    cosine, sine = table(torch.arange(9))
+
+    def normed(norm: RMSNorm, hidden: Tensor) -> Tensor:
+        return functional.rms_norm(hidden.float(), (24,), norm.weight.float(), norm.eps).to(hidden.dtype)
+
+    def rotated(heads: Tensor) -> Tensor:
+        swapped = torch.cat((-heads[..., 4:], heads[..., :4]), dim=-1)
+        return heads * cosine.to(dtype) + swapped * sine.to(dtype)
+
+    def by_formulas(hidden: Tensor) -> Tensor:
+        inner = normed(block.input_layernorm, hidden)
+        fused = attention.qk_proj(inner).view(2, 9, 3, 16).transpose(1, 2)
+        values = attention.v_proj(inner).view(2, 9, 3, 8).transpose(1, 2)
+        mixed = functional.scaled_dot_product_attention(
+            rotated(fused[..., :8]), rotated(fused[..., 8:]), values, is_causal=True
+        )
+        hidden = hidden + attention.o_proj(mixed.transpose(1, 2).reshape(2, 9, 24))
+        inner = normed(block.post_attention_layernorm, hidden)
+        return hidden + mlp.down_proj(functional.silu(mlp.up_proj(inner)) * mlp.gate_proj(inner))
+
+    block.to(dtype)
+    start = torch.randn(2, 9, 24, generator=torch.Generator().manual_seed(0)).to(dtype)
+    found: list[dict[str, Tensor]] = []
+    for function in (by_formulas, lambda hidden: block(hidden, (cosine, sine))):
+        block.zero_grad()
+        hidden = start.clone().requires_grad_()
+        function(hidden).float().square().sum().backward()
+        gradients = {"input": hidden.grad, **{name: part.grad for name, part in block.named_parameters()}}
+        found.append({name: part for name, part in gradients.items() if part is not None})
+    bound = 1e-5 if dtype == torch.float32 else 3e-2
+    assert len(found[0]) == len(found[1]) == 9
+    for name, wanted in found[0].items():
+        assert (found[1][name] - wanted).norm() <= bound * wanted.norm(), name

@@ -1,7 +1,7 @@
 """The grid of ranks."""
 
 import pytest
-from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
+from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,14 +10,15 @@ from yuan_parallel import Grid
 SIZES = st.integers(1, 6)
 
 
-@given(SIZES, SIZES)
-def test_ranks_lie_where_deepspeed_puts_them(pipeline: int, data: int) -> None:
-    grid = Grid(pipeline=pipeline, data=data)
-    theirs = PipeDataParallelTopology(num_pp=pipeline, num_dp=data)
+@given(SIZES, SIZES, SIZES)
+def test_ranks_lie_where_deepspeed_puts_them(pipeline: int, data: int, tensor: int) -> None:
+    grid = Grid(pipeline=pipeline, data=data, tensor=tensor)
+    theirs = PipeModelDataParallelTopology(num_pp=pipeline, num_dp=data, num_mp=tensor)
     for rank in range(grid.ranks):
         coordinates = theirs.get_coord(rank)
-        assert (grid.stage(rank), grid.replica(rank)) == (coordinates.pipe, coordinates.data)
-        assert grid.rank(grid.stage(rank), grid.replica(rank)) == rank
+        found = (grid.stage(rank), grid.replica(rank), grid.tensor_rank(rank))
+        assert found == (coordinates.pipe, coordinates.data, coordinates.model)
+        assert grid.rank(*found) == rank
 
 
 @given(SIZES, st.integers(1, 5))
@@ -38,5 +39,5 @@ def test_ranks_and_sizes_outside_the_grid_are_refused() -> None:
         Grid(pipeline=0, data=1)
     with pytest.raises(ValueError, match="rank 4 is outside"):
         Grid(pipeline=2, data=2).stage(4)
-    with pytest.raises(ValueError, match="stage 2, replica 0 is outside"):
+    with pytest.raises(ValueError, match="stage 2, replica 0, tensor rank 0 is outside"):
         Grid(pipeline=2, data=2).rank(2, 0)

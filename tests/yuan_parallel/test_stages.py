@@ -1,40 +1,10 @@
 """The division of layers into stages."""
 
-from itertools import combinations, pairwise
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yuan_parallel import StagePlan, balanced_stages, uniform_stages
-
-
-def slowest(plan: StagePlan, costs: list[float], first: float, last: float) -> float:
-    bounds = plan.bounds
-    stages = [sum(costs[start:end]) for start, end in pairwise(bounds)]
-    stages[0] += first
-    stages[-1] += last
-    return max(stages)
-
-
-@given(
-    st.lists(st.integers(1, 9).map(float), min_size=1, max_size=8),
-    st.integers(0, 20).map(float),
-    st.integers(0, 20).map(float),
-    st.data(),
-)
-def test_a_balanced_division_is_as_fast_as_any(
-    costs: list[float], first: float, last: float, data: st.DataObject
-) -> None:
-    stages = data.draw(st.integers(1, len(costs)))
-    found = balanced_stages(costs, first, last, stages)
-    assert found.total == len(costs)
-    assert len(found.layers) == stages
-    every = [
-        StagePlan(tuple(b - a for a, b in zip((0, *cuts), (*cuts, len(costs)), strict=True)))
-        for cuts in combinations(range(1, len(costs)), stages - 1)
-    ]
-    assert slowest(found, costs, first, last) == min(slowest(plan, costs, first, last) for plan in every)
+from yuan_parallel import StagePlan, uniform_stages
 
 
 @given(st.integers(1, 60), st.data())
@@ -44,10 +14,6 @@ def test_a_uniform_division_differs_by_one_layer_at_most(layers: int, data: st.D
     assert plan.total == layers
     assert max(plan.layers) - min(plan.layers) <= 1
     assert list(plan.layers) == sorted(plan.layers)
-
-
-def test_a_costly_last_stage_gets_fewer_layers() -> None:
-    assert balanced_stages([1.0] * 8, 0.0, 3.0, 2).layers == (5, 3)
 
 
 def test_every_layer_belongs_to_the_stage_whose_bounds_hold_it() -> None:

@@ -1,6 +1,9 @@
 """A tiny real dataset and runs of real ranks on it."""
 
-from collections.abc import Callable
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +12,11 @@ import numpy as np
 import pytest
 
 from yuan_corpus import IndexedDatasetWriter
-from yuan_events import Metrics, RecordingSink
+from yuan_events import Metrics, RecordingSink, event_from_json
 from yuan_manifest.schema import DataSection, OptimizerSection, Precision, TrainSection
 from yuan_model import YuanConfig
 from yuan_trainer.launcher import run_ranks
+from yuan_trainer.link import report_from_json
 from yuan_trainer.specification import DatasetPart, Specification
 
 EOD = 3
@@ -78,12 +82,14 @@ class Runner:
         path = self.root / "specification.json"
         specification.write(path)
         self.sink = RecordingSink()
-        ranks = len(specification.stages) * specification.replicas
         try:
-            run_ranks(path, ranks, device="cpu", logs=self.root / "logs", sink=self.sink, should_stop=should_stop)
+            self._run(path, specification.grid.ranks, should_stop)
         finally:
             self.losses = self.metric("loss")
         return self.losses
+
+    def _run(self, path: Path, ranks: int, should_stop: Callable[[], bool]) -> None:
+        run_ranks(path, ranks, device="cpu", logs=self.root / "logs", sink=self.sink, should_stop=should_stop)
 
     def metric(self, name: str) -> dict[int, float]:
         """Returns one metric of the last run by step."""
@@ -95,3 +101,40 @@ class Runner:
 def run(tmp_path: Path) -> Runner:
     """Runs specifications."""
     return Runner(tmp_path)
+
+
+class ForkingRunner(Runner):
+    """Runs ranks as forks of one process (`forked.py`): a tenth of the time; cannot be stopped."""
+
+    def __init__(self, root: Path, server: "subprocess.Popen[str]") -> None:
+        super().__init__(root)
+        self._server = server
+
+    def _run(self, path: Path, ranks: int, should_stop: Callable[[], bool]) -> None:
+        logs = self.root / "logs"
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        print(json.dumps({"specification": str(path), "ranks": ranks, "logs": str(logs)}), file=self._server.stdin)
+        self._server.stdin.flush()
+        codes = json.loads(self._server.stdout.readline())["codes"]
+        tails = [(logs / f"rank-{rank}.log").read_text()[-2000:] for rank in range(ranks)]
+        assert codes == [0] * ranks, "\n".join(tails)
+        for line in (logs / "events-0.jsonl").read_text().splitlines():
+            if report_from_json(line) is None:
+                self.sink.emit(event_from_json(line))
+
+
+@pytest.fixture(scope="session")
+def forking_server() -> "Iterator[subprocess.Popen[str]]":
+    """A process that has imported what ranks need."""
+    command = [sys.executable, str(Path(__file__).with_name("forked.py"))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        yield server
+        assert server.stdin is not None
+        server.stdin.close()
+
+
+@pytest.fixture
+def quick_run(tmp_path: Path, forking_server: "subprocess.Popen[str]") -> ForkingRunner:
+    """Runs specifications as `run` does, only faster."""
+    return ForkingRunner(tmp_path, forking_server)

@@ -8,15 +8,18 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from yuan_checkpoint.training_state import finished_states, newest_whole_state
 from yuan_events import Interrupted, WorkFailed
+from yuan_manifest.schema import Precision
 from yuan_trainer.specification import Specification
 
-from .conftest import Runner
+from .conftest import ForkingRunner, Runner
+from .oracle import oracle_losses
 
 
 def stop_after(run: Runner, steps: int) -> Callable[[], bool]:
@@ -49,22 +52,67 @@ def test_a_stopped_run_resumes_bit_for_bit(specification: Specification, run: Ru
 
 
 @pytest.mark.parametrize(
-    ("stages", "replicas"),
+    "topology",
     [
-        ((3, 1), 1),
-        pytest.param((1, 1, 2), 1, marks=pytest.mark.slow),
-        pytest.param((4,), 2, marks=pytest.mark.slow),
+        pytest.param({"stages": (1, 3), "replicas": 2}, id="pipeline 2, data 2"),
+        pytest.param({"tensor": 2, "sequence": True}, id="tensor 2, sequence"),
+        pytest.param({"replicas": 2, "zero_stage": 0}, id="ZeRO 0"),
+        pytest.param({"replicas": 2, "zero_stage": 2}, id="ZeRO 2"),
+        pytest.param({"replicas": 2, "zero_stage": 3}, id="ZeRO 3"),
+        pytest.param({"stages": (1, 3), "train": {"precision": Precision.bf16}}, id="bf16"),
+        pytest.param({"replicas": 2, "zero_stage": 3, "train": {"precision": Precision.bf16}}, id="ZeRO 3, bf16"),
     ],
-    ids=["3 and 1", "three stages", "two replicas"],
 )
-def test_a_run_of_stages_1_and_3_goes_on_under_another_topology(
-    specification: Specification, run: Runner, stages: tuple[int, ...], replicas: int
+@pytest.mark.slow
+def test_the_same_topology_resumes_bit_for_bit_with_dropout(
+    specification: Specification, quick_run: ForkingRunner, topology: dict[str, Any]
 ) -> None:
-    whole = run(specification, stages=(1, 3), checkpoint_steps=10)
+    train = {"hidden_dropout": 0.1, "attention_dropout": 0.1, **topology.pop("train", {})}
+    specification = replace(specification, train=replace(specification.train, **train))
+    whole = quick_run(specification, checkpoint_steps=10, **topology)
     state = finished_states(specification.state_root)[0]
-    after = run(specification, stages=stages, replicas=replicas, resume_from=state)
+    after = quick_run(specification, resume_from=state, **topology)
     assert list(after) == list(range(11, 21))
-    assert list(after.values()) == pytest.approx([whole[step] for step in after], abs=1e-5)
+    assert after == {step: whole[step] for step in after}
+
+
+def test_dropout_changes_what_is_learned(specification: Specification, quick_run: ForkingRunner) -> None:
+    specification = replace(specification, train=replace(specification.train, steps=3))
+    without = quick_run(specification)
+    with_dropout = quick_run(specification, train=replace(specification.train, hidden_dropout=0.3))
+    assert all(abs(without[step] - with_dropout[step]) > 1e-3 for step in without)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param({"stages": (1, 3)}, {"tensor": 2, "sequence": True}, id="pipeline 2 -> tensor 2"),
+        *(
+            pytest.param(before, after, id=name, marks=pytest.mark.slow)
+            for name, before, after in (
+                ("stages 1 and 3 -> 3 and 1", {"stages": (1, 3)}, {"stages": (3, 1)}),
+                ("pipeline 2 -> pipeline 3", {"stages": (1, 3)}, {"stages": (1, 1, 2)}),
+                ("pipeline 2 -> data 2", {"stages": (1, 3)}, {"replicas": 2}),
+                ("data 2 -> tensor 2", {"replicas": 2}, {"tensor": 2}),
+                ("2 ranks -> 4", {"stages": (1, 3)}, {"stages": (2, 2), "tensor": 2}),
+                ("4 ranks -> 1", {"stages": (2, 2), "tensor": 2, "sequence": True}, {}),
+                ("ZeRO 3 -> pipeline 2", {"replicas": 2, "zero_stage": 3}, {"stages": (1, 3)}),
+                ("pipeline 2 -> ZeRO 3", {"stages": (1, 3)}, {"replicas": 2, "zero_stage": 3}),
+                ("ZeRO 2 -> ZeRO 0", {"replicas": 2, "zero_stage": 2}, {"zero_stage": 0}),
+                ("ZeRO 0 -> ZeRO 2", {"replicas": 2, "zero_stage": 0}, {"replicas": 2, "zero_stage": 2}),
+            )
+        ),
+    ],
+)
+def test_a_run_goes_on_under_another_topology_on_the_same_trajectory(
+    specification: Specification, quick_run: ForkingRunner, before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    expected = oracle_losses(specification, 20)
+    quick_run(specification, checkpoint_steps=10, **before)
+    state = finished_states(specification.state_root)[0]
+    resumed = quick_run(specification, resume_from=state, **after)
+    assert list(resumed) == list(range(11, 21))
+    assert list(resumed.values()) == pytest.approx(expected[10:], abs=1e-4)
 
 
 def test_a_killed_rank_ends_the_run_and_the_next_one_resumes_with_the_same_losses(

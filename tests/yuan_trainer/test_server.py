@@ -123,6 +123,7 @@ def test_metrics_are_streamed_from_the_first_step_until_the_run_ends(stack: Smal
             stub = connection.stub(trainer_pb2_grpc.TrainerServiceStub)
             stream = stub.WatchMetrics(trainer_pb2.WatchMetricsRequest(job_id=job_id), timeout=60)
             first = next(stream)
+            assert stack.metric("trainer", f'yuan_trainer_loss{{job="{job_id}",name="watched"}}') == 5.0
             assert (first.step, first.attempt, dict(first.values)) == (1, 1, {"loss": 5.0, "learning_rate": 0.1})
             go_on.set()
             assert [(row.step, dict(row.values)) for row in stream] == [(2, {"loss": 4.0})]

@@ -1,7 +1,7 @@
 """Documents made better or left out, by named stages with counts of what each did.
 
 A stage that judges a document by itself has one method, `clean`; one that must know the documents before it
-(duplicates) has `sign`, done in the worker processes, and `admit`, done in order by the one that collects. `pipeline.py` runs
+(duplicates) has `sign`, done in the worker processes, and `admit`, done in order by the collector. `pipeline.py` runs
 them.
 """
 

@@ -68,7 +68,7 @@ class NearDuplicates:
         return sketch
 
     def sign(self, text: str) -> Any:
-        """Returns MinHash values, uint32, or None for a document shorter than one n-gram, which is no near-duplicate."""
+        """Returns MinHash values, uint32, or None for a document shorter than one n-gram: like no other."""
         found = units(text)
         size = self._ngram * (2 if is_chinese(text) else 1)
         if len(found) < size:
