@@ -6,7 +6,7 @@ Nothing here knows of jobs, services or torch. Failures are `CorpusError`s of on
 
 from yuan_corpus.blending import BlendedDataset, samples_per_dataset
 from yuan_corpus.decoding import Decoding, StreamDecoder
-from yuan_corpus.documents import DocumentMode
+from yuan_corpus.documents import DocumentMode, Reading
 from yuan_corpus.errors import (
     CorpusError,
     IndexedDatasetError,
@@ -23,6 +23,7 @@ from yuan_corpus.infilling import Infilling
 from yuan_corpus.masks import answer_flags, document_position_ids, finetuning_loss_mask, pretraining_loss_mask
 from yuan_corpus.packing import PackedDataset, SampleKey, TokenSource, split_bounds
 from yuan_corpus.sharded_dataset import ShardedDataset, open_dataset
+from yuan_corpus.sources import RemoteFile, Source
 from yuan_corpus.statistics import DatasetStatistics, count_tokens, read_counts, unigram_cross_entropy
 from yuan_corpus.text_files import find_text_files
 from yuan_corpus.tokenization import tokenize_corpus
@@ -44,9 +45,12 @@ __all__ = [
     "Infilling",
     "MaskedSample",
     "PackedDataset",
+    "Reading",
+    "RemoteFile",
     "SampleKey",
     "SamplingError",
     "ShardedDataset",
+    "Source",
     "StreamDecoder",
     "TextError",
     "TokenSource",

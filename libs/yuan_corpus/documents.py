@@ -1,92 +1,472 @@
 """Files to documents, in slices that any process can read on its own.
 
-A `.txt` file holds one document a line, by the original's per-line rules (YUAN_FACTS B1); every other file is one
-document. Text is UTF-8, strictly: what is not is reported with its place and never repaired in silence.
+What a document is follows from a file's name: a line of `.txt`, by the original's per-line rules (YUAN_FACTS B1); a
+record's text field in `.jsonl`, `.csv` and `.parquet`; the whole of any other file. Each may also be `.gz` or `.zst`.
+What is no text is reported with its place and never repaired in silence.
 """
 
+import codecs
+import csv
 import io
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from pathlib import Path
+from typing import IO, Any
 
+from yuan_corpus import encodings
 from yuan_corpus.errors import TextError
+from yuan_corpus.sources import (
+    BrokenStream,
+    Source,
+    compression_of,
+    decompressed,
+    format_suffix,
+    open_source,
+    read_error,
+    size_of,
+)
 
 SLICE_BYTES = 1 << 20
-"""Text that is read, cut and handed on at once; what bounds memory, but for files and lines that are longer."""
+"""Text that is read, cut and handed on at once; what bounds memory, but for files, lines and row groups longer."""
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_GUESSES = (("utf-16", "UTF-16"), ("gb18030", "GB18030"), ("big5", "BIG5"), ("shift_jis", "SHIFT_JIS"))
+MOST_NAMED = 20
+"""Places of broken records that a log keeps; more are only counted."""
+
+_NEWLINE = b"\n"
 
 
 class DocumentMode(StrEnum):
-    """What one document is. AUTO: a line in `.txt` files, the file elsewhere."""
+    """What one document is. AUTO: what the file's name tells."""
 
     AUTO = "auto"
     LINES = "lines"
     FILES = "files"
 
 
+class Format(StrEnum):
+    """How documents lie in a file."""
+
+    LINES = "lines"
+    FILE = "file"
+    JSONL = "jsonl"
+    CSV = "csv"
+    PARQUET = "parquet"
+
+
+_FORMATS = {".txt": Format.LINES, ".jsonl": Format.JSONL, ".csv": Format.CSV, ".parquet": Format.PARQUET}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How text is read.
+
+    Attributes:
+        mode: what a document is.
+        text_field: of records, holds their text.
+        encoding: `utf-8`, another that Python knows, or `auto`: detected for each file.
+        skip_broken: what cannot be read is left out and counted, else it is an error.
+    """
+
+    mode: DocumentMode = DocumentMode.AUTO
+    text_field: str = "text"
+    encoding: str = encodings.UTF8
+    skip_broken: bool = False
+
+
+@dataclass
+class SkipLog:
+    """What was left out because it is broken. count: records or files; first: where the first of them are, and why."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list[str])
+
+    def add(self, other: "SkipLog") -> None:
+        """Appends what was skipped after this."""
+        self.count += other.count
+        self.first.extend(other.first[: MOST_NAMED - len(self.first)])
+
+    def note(self, error: TextError) -> None:
+        """Counts one broken record."""
+        self.add(SkipLog(1, [str(error)]))
+
+
 @dataclass(frozen=True)
 class TextSlice:
-    """A part of a file: whole, or the lines that begin from byte `start` on and before byte `stop`.
+    """A part of a file.
 
     Attributes:
         path: the file.
-        lines: whether a document is a line.
-        start: where it begins, 0 for whole files.
-        stop: where it ends.
+        format: how documents lie in it.
+        start: where it begins: a byte of the text; a row of `.parquet`, whose slices are row groups.
+        stop: where it ends; the last line may reach beyond.
+        size: bytes of the stored file that it stands for, about.
+        encoding: of the text; `auto`: is to be detected from it.
+        streamed: a file that can only be read from its beginning; `expand` makes slices with data of it.
+        data: its bytes, where they have been read.
+        first_line: of `.csv` data, counted from 1.
+        header: of `.csv` data, the file's first record.
+        broken: why the file cannot be read from here on.
     """
 
-    path: Path
-    lines: bool
+    path: Source
+    format: Format
     start: int
     stop: int
+    size: int
+    encoding: str = encodings.UTF8
+    streamed: bool = False
+    data: bytes | None = None
+    first_line: int = 1
+    header: bytes = b""
+    broken: str | None = None
 
     @property
-    def size(self) -> int:
-        """Its bytes, about; the last line may reach beyond."""
-        return self.stop - self.start
+    def lines(self) -> bool:
+        """Whether a document is a line or a record of one."""
+        return self.format is not Format.FILE
 
 
-def slice_files(paths: Sequence[Path], mode: DocumentMode = DocumentMode.AUTO) -> list[TextSlice]:
-    """Returns all text of some files as slices, in order; it depends on names and sizes only.
+def slice_files(paths: Sequence[Source], reading: Reading | DocumentMode = DocumentMode.AUTO) -> list[TextSlice]:
+    """Returns all text of some files as slices, in order; it depends on the files only.
 
     Raises:
         TextError: if a file is missing, unreadable, a folder, or all are empty.
     """
-    slices: list[TextSlice] = []
-    for path in paths:
-        lines = mode is DocumentMode.LINES or (mode is DocumentMode.AUTO and path.suffix.lower() == ".txt")
-        size = _size_of(path)
-        if not lines:
-            slices.append(TextSlice(path, False, 0, size))
-            continue
-        starts = range(0, size, SLICE_BYTES)
-        slices.extend(TextSlice(path, True, start, min(size, start + SLICE_BYTES)) for start in starts)
+    if isinstance(reading, DocumentMode):
+        reading = Reading(reading)
+    slices = [part for path in paths for part in _slices_of(path, reading)]
     if not sum(part.size for part in slices):
         named = f"{paths[0]} is" if len(paths) == 1 else f"all {len(paths)} files are"
         raise TextError(f"{named} empty; there is no text in it" if paths else "no files, so no text")
     return slices
 
 
-def read_documents(part: TextSlice) -> Iterator[str]:
-    """Yields the documents of a slice; empty ones (only whitespace) are left out.
+def _slices_of(path: Source, reading: Reading) -> Iterator[TextSlice]:
+    size = size_of(path)
+    layout = _format_of(path.name, reading.mode)
+    whole = TextSlice(path, layout, 0, size, size, reading.encoding)
+    if layout is Format.FILE or not size:
+        yield whole
+        return
+    try:
+        if layout is Format.PARQUET:
+            from yuan_corpus.parquet import row_groups  # noqa: PLC0415 - services that read no text do without pyarrow
+
+            groups = row_groups(path, reading.text_field)
+            rows = groups[-1][1] if groups else 0
+            for start, stop in groups:
+                bytes_of_rows = size * stop // rows - size * start // rows
+                yield replace(whole, start=start, stop=stop, size=bytes_of_rows)
+            return
+        if compression_of(path.name) or layout is Format.CSV:
+            yield replace(whole, streamed=True)
+            return
+        encoding = encodings.encoding_of(_head(path), reading.encoding, path)
+    except TextError as error:
+        if not reading.skip_broken:
+            raise
+        yield replace(whole, broken=str(error))
+        return
+    if encodings.is_wide(encoding):
+        yield replace(whole, streamed=True, encoding=encoding)
+        return
+    for start in range(0, size, SLICE_BYTES):
+        stop = min(size, start + SLICE_BYTES)
+        yield replace(whole, start=start, stop=stop, size=stop - start, encoding=encoding)
+
+
+def _format_of(name: str, mode: DocumentMode) -> Format:
+    if mode is DocumentMode.AUTO:
+        return _FORMATS.get(format_suffix(name), Format.FILE)
+    return Format.LINES if mode is DocumentMode.LINES else Format.FILE
+
+
+def _head(path: Source) -> bytes:
+    try:
+        with open_source(path) as file:
+            return file.read(encodings.SAMPLE_BYTES)
+    except OSError as error:
+        raise read_error(path, error) from None
+
+
+# --- files that are read from their beginning ---------------------------------------------------------------------
+
+
+def expand(slices: Iterable[TextSlice], reading: Reading) -> Iterator[TextSlice]:
+    """Yields slices, those of a file that can only be read from its beginning with their data.
 
     Raises:
-        TextError: if the file is unreadable, not UTF-8, or holds a NUL byte, with file and byte offset.
+        TextError: if such a file cannot be read and what is broken is not to be skipped.
     """
-    start, data = _read(part)
-    text = _decode(part.path, start, data)
-    if not part.lines:
-        if text.strip():
-            yield text
-        return
-    # As a file opened for text: \r\n and a lone \r end lines too.
-    for line in io.StringIO(text, newline=None):
-        document = clean_line(line)
-        if document is not None:
+    for part in slices:
+        if part.streamed:
+            yield from _stream(part, reading)
+        else:
+            yield part
+
+
+def _stream(part: TextSlice, reading: Reading) -> Iterator[TextSlice]:
+    """Cuts a file into slices of about SLICE_BYTES that end with a record."""
+    whole, done, position, line = replace(part, streamed=False), 0, 0, 1
+    rest = b""
+    header = b""
+    try:
+        with open_source(part.path) as raw:
+            encoding, pieces = _plain_pieces(part, raw)
+            whole = replace(whole, encoding=encoding)
+            for piece in pieces:
+                rest += piece
+                if len(rest) < SLICE_BYTES:
+                    continue
+                if part.format is Format.CSV and not header:
+                    header = rest[: _record_end(rest, True)]
+                end = _last_record_end(rest, part.format)
+                if not end:
+                    continue  # a record longer than a slice
+                stored = min(raw.tell(), part.size)
+                yield replace(
+                    whole, start=position, stop=position + end, size=stored - done, data=rest[:end],
+                    first_line=line, header=header if position else b"",
+                )  # fmt: skip
+                position, done, line = position + end, stored, line + rest.count(_NEWLINE, 0, end)
+                rest = rest[end:]
+    except (BrokenStream, OSError, TextError) as error:
+        problem = _stream_error(part.path, error)
+        if not reading.skip_broken:
+            raise problem from None
+        # The records before the damage are whole; the last, cut one goes with the rest of the file.
+        rest = rest[: _last_record_end(rest, part.format)]
+        known = encodings.UTF8 if whole.encoding == encodings.AUTO else whole.encoding
+        whole = replace(whole, broken=str(problem), encoding=known)
+    yield replace(
+        whole, start=position, stop=position + len(rest), size=part.size - done, data=rest,
+        first_line=line, header=header if position else b"",
+    )  # fmt: skip
+
+
+def _stream_error(path: Source, error: Exception) -> TextError:
+    if isinstance(error, TextError):
+        return error
+    if isinstance(error, BrokenStream):
+        return TextError(f"{path}: {error.args[0]} at stored byte {error.args[1]}; mend or exclude it")
+    assert isinstance(error, OSError)  # noqa: S101
+    return read_error(path, error)
+
+
+def _plain_pieces(part: TextSlice, raw: IO[bytes]) -> tuple[str, Iterator[bytes]]:
+    """Returns the encoding and the bytes of a file, decompressed, wide encodings turned into UTF-8."""
+    compression = compression_of(part.path.name)
+    pieces = decompressed(raw, compression) if compression else iter(lambda: raw.read(1 << 16), b"")
+    first = next(pieces, b"")
+    encoding = encodings.encoding_of(first[: encodings.SAMPLE_BYTES], part.encoding, part.path)
+    chunks = _after(first, pieces)
+    return (
+        (encodings.UTF8, _narrowed(chunks, encoding, part.path)) if encodings.is_wide(encoding) else (encoding, chunks)
+    )
+
+
+def _after(first: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from pieces
+
+
+def _narrowed(chunks: Iterator[bytes], encoding: str, path: Source) -> Iterator[bytes]:
+    decoder = codecs.getincrementaldecoder(encoding)()
+    position = 0
+    try:
+        for chunk in chunks:
+            yield decoder.decode(chunk).encode()
+            position += len(chunk)
+        yield decoder.decode(b"", final=True).encode()
+    except UnicodeError:  # a lone half of a surrogate pair is an error on the way out
+        raise TextError(f"{path}: not {encoding} from byte {position} on; mend or exclude it") from None
+
+
+def _last_record_end(data: bytes, layout: Format) -> int:
+    """Returns where the last whole record of some bytes ends; 0 if there is none."""
+    end = data.rfind(_NEWLINE) + 1
+    # A line end within quotes is text; whether it is, the number of quotes before it tells (RFC 4180).
+    while layout is Format.CSV and end and data.count(b'"', 0, end) % 2:
+        end = data.rfind(_NEWLINE, 0, end - 1) + 1
+    return end
+
+
+def _record_end(data: bytes, quoted: bool) -> int:
+    """Returns where the first record of some bytes ends."""
+    end = data.find(_NEWLINE) + 1
+    while quoted and end and data.count(b'"', 0, end) % 2:
+        end = data.find(_NEWLINE, end) + 1
+    return end or len(data)
+
+
+# --- slices to documents -------------------------------------------------------------------------------------------
+
+
+def read_documents(part: TextSlice, reading: Reading | None = None, skipped: SkipLog | None = None) -> Iterator[str]:
+    """Yields the documents of a slice; empty ones (only whitespace) are left out.
+
+    Args:
+        part: not a streamed one; see `expand`.
+        reading: how; None: as it is by default.
+        skipped: counts what is broken, if that is to be skipped.
+
+    Raises:
+        TextError: if the file is unreadable, a byte has no meaning in its encoding or is NUL, or a record is none,
+            with file and byte (line of `.csv`, row of `.parquet`).
+    """
+    reading = reading or Reading()
+    log = skipped or SkipLog()
+    for document in _documents_of(part, reading, log):
+        # Lines have been judged by the original's rule, for which spaces between newlines are text.
+        if part.format is Format.LINES or document.strip():
             yield document
+    if part.broken is not None:
+        log.note(TextError(part.broken))
+
+
+def _documents_of(part: TextSlice, reading: Reading, log: SkipLog) -> Iterator[str]:
+    if part.broken is not None and part.data is None:
+        return
+    if part.format is Format.PARQUET:
+        from yuan_corpus.parquet import read_rows  # noqa: PLC0415
+
+        yield from _kept(read_rows(part.path, reading.text_field, part.start, part.stop), reading, log)
+        return
+    try:
+        pieces = _decoded(part, reading, log)
+    except TextError as error:
+        if not reading.skip_broken:
+            raise
+        log.note(error)
+        return
+    for position, text in pieces:
+        yield from _kept(_records(part, position, text, reading), reading, log)
+
+
+def _decoded(part: TextSlice, reading: Reading, log: SkipLog) -> list[tuple[int, str]]:
+    """Returns the text of a slice with its byte: in one piece, or where some is broken and to be skipped, by records.
+
+    Raises:
+        TextError: if it cannot be read; if some is broken that is not to be skipped, or is no part of a file.
+    """
+    start, data = (part.start, part.data) if part.data is not None else _read(part)
+    encoding = part.encoding
+    if not part.lines:
+        encoding = encodings.encoding_of(data[: encodings.SAMPLE_BYTES], encoding, part.path)
+    try:
+        return [(start, encodings.decode(part.path, start, data, encoding))]
+    except encodings.UndecodableError:
+        if not reading.skip_broken or not part.lines:
+            raise
+    pieces = list(_decodable_records(part, start, data, encoding, log))
+    if part.format is Format.CSV:  # whose records need their header
+        return [(start, "".join(text for _, text in pieces))]
+    return pieces
+
+
+def _kept(records: Iterator[str | TextError], reading: Reading, log: SkipLog) -> Iterator[str]:
+    for record in records:
+        if isinstance(record, str):
+            yield record
+        elif not reading.skip_broken:
+            raise record
+        else:
+            log.note(record)
+
+
+def _decodable_records(
+    part: TextSlice, start: int, data: bytes, encoding: str, log: SkipLog
+) -> Iterator[tuple[int, str]]:
+    """Yields the records of a slice that are text, each with its byte."""
+    position = 0
+    while position < len(data):
+        end = position + _record_end(data[position:], part.format is Format.CSV)
+        try:
+            yield start + position, encodings.decode(part.path, start + position, data[position:end], encoding)
+        except TextError as error:
+            log.note(error)
+        position = end
+
+
+def _records(part: TextSlice, start: int, text: str, reading: Reading) -> Iterator[str | TextError]:
+    """Yields the documents of decoded text, and errors in the place of those that are none."""
+    if part.format is Format.FILE:
+        yield text
+    elif part.format is Format.LINES:
+        # As a file opened for text: \r\n and a lone \r end lines too.
+        for line in io.StringIO(text, newline=None):
+            document = clean_line(line)
+            if document is not None:
+                yield document
+    elif part.format is Format.JSONL:
+        yield from _json_records(part, start, text, reading.text_field)
+    else:
+        yield from _csv_records(part, text, reading.text_field)
+
+
+def _json_records(part: TextSlice, start: int, text: str, text_field: str) -> Iterator[str | TextError]:
+    position = 0
+    for line in text.split("\n"):
+        if line.strip():
+            try:
+                yield _field_of(json.loads(line), text_field)
+            except (ValueError, RecursionError) as error:
+                byte = start + len(text[:position].encode(part.encoding))
+                yield TextError(f"{part.path}: the record at byte {byte} {_problem(error)}")
+        position += len(line) + 1
+
+
+def _field_of(record: Any, text_field: str) -> str:
+    if not isinstance(record, dict):
+        raise ValueError("is no object of fields")
+    if text_field not in record:
+        names = ", ".join(map(str, list(record)[:8]))  # pyright: ignore[reportUnknownArgumentType]
+        raise ValueError(f"has no field {text_field!r}; it has {names or 'none'} (inputs.text_field)")
+    value: Any = record[text_field]  # pyright: ignore[reportUnknownVariableType]
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ValueError(f"has no text in its field {text_field!r} (inputs.text_field)")
+    # A lone half of a surrogate pair, which JSON can write as \ud800, is no character and has no UTF-8.
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError("holds half of a surrogate pair")
+    if "\0" in value:
+        raise ValueError("holds a NUL character")
+    return value
+
+
+def _problem(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"is not JSON ({error.msg} at its character {error.pos})"
+    return "is nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def _csv_records(part: TextSlice, text: str, text_field: str) -> Iterator[str | TextError]:
+    header = part.header.decode(part.encoding).removeprefix("\ufeff")
+    csv.field_size_limit(1 << 31)
+    table = csv.reader(io.StringIO(header + text, newline=""), strict=True)
+    before = header.count("\n")
+    names: list[str] | None = None
+    while True:
+        line = part.first_line + table.line_num - before
+        try:
+            row = next(table)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield TextError(f"{part.path}: the record at line {line} is not CSV ({error})")
+            continue
+        if names is None:
+            names = row
+            if text_field not in names:
+                found = ", ".join(names[:8])
+                yield TextError(f"{part.path}: has no column {text_field!r}; it has {found} (inputs.text_field)")
+                return
+        elif row and len(row) != len(names):
+            yield TextError(f"{part.path}: the record at line {line} has {len(row)} fields, not {len(names)}")
+        elif row:
+            yield row[names.index(text_field)]
 
 
 def clean_line(line: str) -> str | None:
@@ -99,23 +479,13 @@ def clean_line(line: str) -> str | None:
     return text if text.strip("\n") else None
 
 
-def _size_of(path: Path) -> int:
-    try:
-        if path.is_dir():
-            raise TextError(f"{path}: is a folder where a file is expected")
-        return path.stat().st_size
-    except FileNotFoundError:
-        raise TextError(f"{path}: no such file") from None
-    except OSError as error:
-        raise TextError(f"{path}: cannot be looked at ({error.strerror})") from None
-
-
 def _read(part: TextSlice) -> tuple[int, bytes]:
     """Returns the byte where a slice's first line begins, and its bytes to the end of its last line."""
     try:
-        with part.path.open("rb") as file:
+        with open_source(part.path) as file:
             if not part.lines:
-                return 0, file.read()
+                compression = compression_of(part.path.name)
+                return 0, b"".join(decompressed(file, compression)) if compression else file.read()
             start = 0
             if part.start:
                 # A line that begins right at the slice's start belongs to it, so look at the byte before.
@@ -123,46 +493,8 @@ def _read(part: TextSlice) -> tuple[int, bytes]:
                 file.readline()
                 start = file.tell()
             data = file.read(max(0, part.stop - start))
-            if data and not data.endswith(b"\n"):
+            if data and not data.endswith(_NEWLINE):
                 data += file.readline()
             return start, data
-    except OSError as error:
-        raise TextError(f"{part.path}: cannot be read ({error.strerror}); mend that or exclude it") from None
-
-
-def _decode(path: Path, start: int, data: bytes) -> str:
-    nul = data.find(b"\x00")
-    guess = _guess_encoding(data) if nul >= 0 else None
-    if nul >= 0 and guess != "UTF-16":
-        raise TextError(
-            f"{path}: byte {start + nul} is NUL, so this is a binary file and no text; leave it out with inputs.exclude"
-        )
-    if start == 0 and data.startswith(_BYTE_ORDER_MARK):
-        data = data[len(_BYTE_ORDER_MARK) :]
-        start = len(_BYTE_ORDER_MARK)
-    try:
-        if guess is None:
-            return data.decode("utf-8")
-        position = 0
-    except UnicodeDecodeError as error:
-        position = error.start
-        line_end = data.find(b"\n", position)
-        guess = _guess_encoding(data[data.rfind(b"\n", 0, position) + 1 : line_end if line_end >= 0 else len(data)])
-    mend = f"iconv -f {guess or 'ITS-ENCODING'} -t UTF-8"
-    raise TextError(
-        f"{path}: not UTF-8 at byte {start + position} (0x{data[position]:02X}); "
-        f"convert it (`{mend}`) or leave it out with inputs.exclude"
-    )
-
-
-def _guess_encoding(data: bytes) -> str | None:
-    """Returns iconv's name of an encoding that the bytes could be in."""
-    for codec, name in _GUESSES:
-        if codec == "utf-16" and not data.startswith((b"\xff\xfe", b"\xfe\xff")):
-            continue
-        try:
-            data.decode(codec)
-        except UnicodeDecodeError:
-            continue
-        return name
-    return None
+    except (OSError, BrokenStream) as error:
+        raise _stream_error(part.path, error) from None

@@ -12,18 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yuan_corpus.errors import TextError
+from yuan_corpus.sources import RemoteFile, Source, filesystem_of, is_url
 
 _WILDCARDS = re.compile(r"[*?\[]")
 _STANDARD_LIBRARY = "python-stdlib:"
 
 
-def find_text_files(patterns: Sequence[str], exclude: Sequence[str] = ()) -> list[Path]:
+def find_text_files(patterns: Sequence[str], exclude: Sequence[str] = ()) -> list[Source]:
     """Returns the files that patterns name, without duplicates; sorted within a pattern, patterns in their order.
 
     A pattern is a file, a folder (every file below it), or a glob in which `**` means any folders; `~` is the home
     folder, and `python-stdlib:` in front means the standard library of the Python that runs this, wherever that is
     (so that a manifest needs no path of a machine). Hidden files (`.git`) are found only where a pattern names them,
-    and folders that a wildcard matches are not entered.
+    and folders that a wildcard matches are not entered. A URL (`s3://bucket/folder/*.jsonl.zst`) is understood alike;
+    what its file system must know (keys, endpoint) comes from the environment or fsspec's own configuration.
 
     `exclude` works as lines of a .gitignore do, from the folder where a pattern's wildcards begin: a pattern without
     a slash (`test`, `*.pyc`) leaves out files and folders of that name at any depth, one with a slash
@@ -35,17 +37,23 @@ def find_text_files(patterns: Sequence[str], exclude: Sequence[str] = ()) -> lis
     if not patterns:
         raise TextError("no text is named: give folders or glob patterns under inputs.text")
     exclusions = _Exclusions([_Exclusion.parse(pattern) for pattern in exclude], os.fspath(Path.cwd()))
-    files: dict[str, Path] = {}
+    files: dict[str, Source] = {}
     for pattern in patterns:
-        found, left_out = _expand(pattern, exclusions)
+        remote = is_url(pattern)
+        found, left_out = _expand_url(pattern, exclusions) if remote else _expand(pattern, exclusions)
         if not found:
             raise TextError(
                 f"text {pattern}: inputs.exclude leaves out everything that it matches"
                 if left_out
+                else f"text {pattern}: no such file or folder, or no file matches"
+                if remote
                 else _nothing_found(pattern)
             )
         for path in sorted(found):
-            files.setdefault(os.path.realpath(path), Path(path))
+            if remote:
+                files.setdefault(path, RemoteFile(path))
+            else:
+                files.setdefault(os.path.realpath(path), Path(path))
     return list(files.values())
 
 
@@ -71,6 +79,25 @@ def _expand(pattern: str, exclusions: "_Exclusions") -> tuple[list[str], bool]:
         elif Path(name).is_file():
             found.append(name)
     return found, left_out
+
+
+def _expand_url(pattern: str, exclusions: "_Exclusions") -> tuple[list[str], bool]:
+    """Returns the URLs of the files of a pattern that is one, and whether something was left out of them."""
+    filesystem, path = filesystem_of(pattern)
+    try:
+        if filesystem.isfile(path):
+            root, names = path.rpartition("/")[0], [path]
+        elif _WILDCARDS.search(path):
+            root = _WILDCARDS.split(path, maxsplit=1)[0].rpartition("/")[0]
+            names = [name for name, about in filesystem.glob(path, detail=True).items() if about["type"] == "file"]
+        else:
+            root, names = path.rstrip("/"), list(filesystem.find(path))
+    except OSError as error:
+        raise TextError(f"text {pattern}: cannot be looked at ({error.strerror or error})") from None
+    hidden = "/." in path
+    names = [name for name in names if hidden or "/." not in name[len(root) :]]
+    kept = [filesystem.unstrip_protocol(name) for name in names if not exclusions.match(name, root)]
+    return kept, len(kept) < len(names)
 
 
 def _absolute(pattern: str) -> str:

@@ -4,9 +4,9 @@ The result depends on the files, the tokenizer and nothing else: documents keep 
 whatever the number of workers.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from yuan_corpus.documents import SLICE_BYTES, DocumentMode, TextSlice, read_documents, slice_files
+from yuan_corpus.cleaning.pipeline import Cleaner, CleaningReport, StageSpec, Trace
+from yuan_corpus.documents import SLICE_BYTES, Reading, SkipLog, TextSlice, expand, read_documents, slice_files
 from yuan_corpus.errors import TextError
 from yuan_corpus.indexed_dataset_writer import IndexedDatasetWriter
 from yuan_corpus.indexed_layout import dtype_for_vocabulary
+from yuan_corpus.sources import Source
 from yuan_corpus.statistics import DatasetStatistics, ShardStatistics, write_counts
 from yuan_corpus.tokenizer import Tokenizer
 from yuan_corpus.worker_processes import ordered_map
-from yuan_events import EventSink, NullSink, Progress, WorkFailed
+from yuan_events import EventSink, Message, NullSink, Progress, WorkFailed
 
 SHARD_BYTES = 4 << 30
 """Size of `.bin` at which the next shard is begun."""
@@ -34,22 +36,30 @@ class EncodedText:
     Attributes:
         ids: all documents' ids back to back, in the dataset's dtype, each ending with `<eod>`.
         lengths: int32, tokens of each document.
-        text_bytes: UTF-8 bytes of the documents.
         source_bytes: of the slices.
+        skipped: what was left out of them because it is broken.
+        document_bytes: int64, UTF-8 bytes of each document.
+        traces: what cleaning did to each document that was read, those that it dropped included.
+        seconds: that each stage took.
     """
 
     ids: npt.NDArray[Any]
     lengths: npt.NDArray[np.int32]
-    text_bytes: int
     source_bytes: int
+    skipped: SkipLog
+    document_bytes: npt.NDArray[np.int64]
+    traces: Sequence[Trace] = ()
+    seconds: Sequence[float] = ()
 
 
 def tokenize_corpus(
-    paths: Sequence[Path],
+    paths: Sequence[Source],
     tokenizer: Tokenizer,
     output_folder: Path,
     *,
-    mode: DocumentMode = DocumentMode.AUTO,
+    reading: Reading | None = None,
+    skipped: SkipLog | None = None,
+    cleaning: Sequence[StageSpec] = (),
     workers: int = 1,
     sink: EventSink | None = None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -61,7 +71,9 @@ def tokenize_corpus(
         paths: source files, in order.
         tokenizer: cuts the text; every document gets its `<eod>`.
         output_folder: exists; a killed run leaves files that end in `.tmp` and whole shards there, but no statistics.
-        mode: what one document is.
+        reading: how text is read; None: as it is by default.
+        skipped: counts what is broken, if that is to be skipped.
+        cleaning: stages that documents go through before they are cut; what they did is written as `cleaning.json`.
         workers: processes; the result does not depend on it.
         sink: gets progress in MB of source text.
         should_stop: asked several times a second.
@@ -75,11 +87,15 @@ def tokenize_corpus(
         Interrupted: if `should_stop()`.
         WorkFailed: if the disk is full or a worker died.
     """
-    slices = slice_files(paths, mode)
-    units = list(_units(slices))
+    reading, skipped = reading or Reading(), skipped or SkipLog()
+    slices = slice_files(paths, reading)
+    units = _units(expand(slices, reading))
+    if not any(part.streamed for part in slices):
+        units = list(units)  # their number is known, and no more processes than that are started
     source_bytes = sum(part.size for part in slices)
     dtype = dtype_for_vocabulary(tokenizer.vocab_size)
-    start = partial(_start_encoding, tokenizer, dtype)
+    start = partial(_start_encoding, tokenizer, dtype, reading, cleaning)
+    report = CleaningReport(cleaning)
     writer = _ShardWriter(output_folder, dtype, shard_bytes)
     counts = np.zeros(tokenizer.vocab_size, np.int64)
     text_bytes = done_bytes = 0
@@ -88,13 +104,20 @@ def tokenize_corpus(
     try:
         with closing(ordered_map(start, units, workers, should_stop)) as encoded, writer:
             for text in encoded:
+                if cleaning:
+                    text = _admitted(text, report)  # noqa: PLW2901
                 writer.add(text)
                 counts += np.bincount(text.ids, minlength=tokenizer.vocab_size)
-                text_bytes += text.text_bytes
+                text_bytes += int(text.document_bytes.sum())
                 done_bytes += text.source_bytes
+                skipped.add(text.skipped)
                 progress(done_bytes)
             if not writer.documents:
-                raise TextError(f"no document in {_number(len(paths), 'file')}: all of their text is whitespace")
+                raise TextError(f"no document in {_number(len(paths), 'file')}: {_why_none(report, skipped)}")
+        if cleaning or skipped.count:
+            report.write(output_folder, skipped)
+        for line in report.lines():
+            (sink or NullSink()).emit(Message(line))
         write_counts(output_folder, counts)
         statistics = DatasetStatistics(
             documents=writer.documents,
@@ -115,39 +138,86 @@ def tokenize_corpus(
     return statistics
 
 
-def _units(slices: Sequence[TextSlice]) -> Iterator[list[TextSlice]]:
+def _admitted(text: EncodedText, report: CleaningReport) -> EncodedText:
+    """Returns the documents that stay, once those before them are known."""
+    for number, seconds in enumerate(text.seconds):
+        report.seconds[number] += seconds
+    # A trace of a document that a worker dropped stands for no tokens.
+    verdicts = [(report.take(trace), trace) for trace in text.traces]
+    kept = np.array([stays for stays, trace in verdicts if not _dropped_before(trace)], bool)
+    if kept.all():
+        return text
+    ids = text.ids[np.repeat(kept, text.lengths)]
+    return replace(text, ids=ids, lengths=text.lengths[kept], document_bytes=text.document_bytes[kept])
+
+
+def _dropped_before(trace: Trace) -> bool:
+    last = trace[1][-1]
+    return last is not None and last.reason is not None
+
+
+def _why_none(report: CleaningReport, skipped: SkipLog) -> str:
+    table = report.table(skipped)
+    if table["documents_read"]:
+        most = max(table["stages"], key=lambda stage: stage["dropped"])
+        return f"cleaning dropped all {table['documents_read']:,}, {most['dropped']:,} of them in stage {most['stage']}"
+    return f"all of it is broken: {skipped.first[0]}" if skipped.count else "all of their text is whitespace"
+
+
+def _units(slices: Iterable[TextSlice]) -> Iterator[list[TextSlice]]:
     """Yields slices in groups of about SLICE_BYTES, so that small files do not cost a message each."""
     unit: list[TextSlice] = []
     size = 0
     for part in slices:
-        if unit and size + part.size > SLICE_BYTES:
+        weight = max(part.size, len(part.data or b""))
+        if unit and size + weight > SLICE_BYTES:
             yield unit
             unit, size = [], 0
         unit.append(part)
-        size += part.size
+        size += weight
     if unit:
         yield unit
 
 
-def _start_encoding(tokenizer: Tokenizer, dtype: np.dtype[Any]) -> Callable[[list[TextSlice]], EncodedText]:
+def _start_encoding(
+    tokenizer: Tokenizer, dtype: np.dtype[Any], reading: Reading, cleaning: Sequence[StageSpec]
+) -> Callable[[list[TextSlice]], EncodedText]:
     """Is called once in every worker; the tokenizer has just been unpickled there."""
-    return partial(_encode, tokenizer, dtype)
+    return partial(_encode, tokenizer, dtype, reading, Cleaner(cleaning) if cleaning else None)
 
 
-def _encode(tokenizer: Tokenizer, dtype: np.dtype[Any], slices: Sequence[TextSlice]) -> EncodedText:
+def _encode(
+    tokenizer: Tokenizer, dtype: np.dtype[Any], reading: Reading, cleaner: Cleaner | None, slices: Sequence[TextSlice]
+) -> EncodedText:
+    skipped = SkipLog()
     ids: list[int] = []
     lengths: list[int] = []
-    text_bytes = 0
+    sizes: list[int] = []
+    traces: list[Trace] = []
     before = 0
+    seconds = list(cleaner.seconds) if cleaner else []
     for part in slices:
-        for document in read_documents(part):
-            ids.extend(tokenizer.encode(document))
+        for document in read_documents(part, reading, skipped):
+            text = document
+            if cleaner:
+                text, trace = cleaner.clean(document)
+                traces.append(trace)
+                if text is None:
+                    continue
+            ids.extend(tokenizer.encode(text))
             ids.append(tokenizer.eod_id)
             lengths.append(len(ids) - before)
             before = len(ids)
-            text_bytes += len(document) if document.isascii() else len(document.encode())
-    source_bytes = sum(part.size for part in slices)
-    return EncodedText(np.array(ids, dtype), np.array(lengths, np.int32), text_bytes, source_bytes)
+            sizes.append(len(text) if text.isascii() else len(text.encode()))
+    return EncodedText(
+        np.array(ids, dtype),
+        np.array(lengths, np.int32),
+        sum(part.size for part in slices),
+        skipped,
+        np.array(sizes, np.int64),
+        traces,
+        [now - then for now, then in zip(cleaner.seconds, seconds, strict=True)] if cleaner else (),
+    )
 
 
 class _ShardWriter:

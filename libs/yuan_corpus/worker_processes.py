@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -28,7 +28,7 @@ _POLL_SECONDS = 0.2
 
 def ordered_map(
     start: Callable[[], Callable[[ItemT], ResultT]],
-    items: Sequence[ItemT],
+    items: Iterable[ItemT],
     workers: int,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Generator[ResultT]:
@@ -37,7 +37,8 @@ def ordered_map(
     Args:
         start: called once in every worker, returns the function; both it and the items must be picklable. With one
             worker all happens in this process.
-        items: what the function is applied to.
+        items: what the function is applied to; one that is no sequence is taken from only as results are due, in this
+            process.
         workers: processes.
         should_stop: asked now and then; once true the map ends.
 
@@ -46,7 +47,8 @@ def ordered_map(
         WorkFailed: if a worker died or its function raised something that is not a YuanError.
         YuanError: what the function raised.
     """
-    workers = min(workers, len(items))
+    if isinstance(items, Sequence):
+        workers = min(workers, len(items))  # pyright: ignore[reportUnknownArgumentType]
     if workers > 1:
         team = _Team(start, workers)
         try:
@@ -54,11 +56,10 @@ def ordered_map(
         finally:
             team.end()
         return
-    if not items:
-        return
-    function = start()
+    function: Callable[[ItemT], ResultT] | None = None
     for item in items:
         _stop_if_asked(should_stop)
+        function = function or start()
         yield function(item)
 
 
@@ -88,17 +89,26 @@ class _Team(Generic[ItemT, ResultT]):
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def map(self, items: Sequence[ItemT], should_stop: Callable[[], bool]) -> Generator[ResultT]:
+    def map(self, items: Iterable[ItemT], should_stop: Callable[[], bool]) -> Generator[ResultT]:
         """Hands items out and yields results in order."""
         idle = list(self._processes)
         results: dict[int, ResultT] = {}
         given = 0
         due = 0
-        while due < len(items):
+        source = iter(items)
+        more = True
+        while more or due < given:
             _stop_if_asked(should_stop)
-            while idle and given < min(len(items), due + _WINDOW * len(self._processes)):
-                self._send(idle.pop(), given, items[given])
+            while more and idle and given < due + _WINDOW * len(self._processes):
+                try:
+                    item = next(source)
+                except StopIteration:
+                    more = False
+                    break
+                self._send(idle.pop(), given, item)
                 given += 1
+            if due == given:
+                continue
             for connection in wait(list(self._processes), timeout=_POLL_SECONDS):
                 assert isinstance(connection, Connection)  # noqa: S101  # wait() is typed for sockets too
                 number, result = self._receive(connection)

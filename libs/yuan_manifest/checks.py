@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from yuan_manifest import rules, schema
+from yuan_manifest.cleaning import check_stage
 from yuan_manifest.errors import ManifestError, Origins
 from yuan_manifest.rules import Problem
 from yuan_manifest.values import KeyPath, children, is_list, parse_path, shown
@@ -86,6 +87,17 @@ def _tokenizer(section: schema.TokenizerSection) -> Iterator[Problem]:
 
 def _text_inputs(inputs: schema.TextInputs) -> Iterator[Problem]:
     yield from rules.filled(inputs, "text")
+    yield from rules.some_text(inputs, "text_field")
+    if inputs.encoding != "auto" and not _is_encoding(inputs.encoding):
+        yield "encoding", f"expected auto, utf-8 or another that Python knows, found {shown(inputs.encoding)}"
+
+
+def _is_encoding(name: str) -> bool:
+    try:
+        "".encode(name)  # codecs.lookup also finds codecs of bytes to bytes (`gzip`), which this does not take
+    except LookupError:
+        return False
+    return True
 
 
 def _tokenize_inputs(inputs: schema.TokenizeInputs) -> Iterator[Problem]:
@@ -94,6 +106,12 @@ def _tokenize_inputs(inputs: schema.TokenizeInputs) -> Iterator[Problem]:
 
 def _tokenize(section: schema.TokenizeSection) -> Iterator[Problem]:
     yield from rules.at_least(section, 1, "workers")
+
+
+def _tokenize_job(job: schema.TokenizeJob) -> Iterator[Problem]:
+    for index, item in enumerate(job.cleaning):
+        for key, problem in check_stage(item):
+            yield ("cleaning", index, *(parse_path(key) if isinstance(key, str) else key)), problem
 
 
 def _dataset(dataset: schema.WeightedDataset) -> Iterator[Problem]:
@@ -513,6 +531,7 @@ _CHECKS: dict[type, Callable[[Any], Iterator[Problem]]] = {
     schema.TextInputs: _text_inputs,
     schema.TokenizeInputs: _tokenize_inputs,
     schema.TokenizeSection: _tokenize,
+    schema.TokenizeJob: _tokenize_job,
     schema.WeightedDataset: _dataset,
     schema.TrainingInputs: _training_inputs,
     schema.DataSection: _data,

@@ -102,11 +102,22 @@ class Layout(StrEnum):
 
 
 class DocumentMode(StrEnum):
-    """What one document is. `lines`: a line; `files`: a file; `auto`: a line in `.txt` files, the file elsewhere."""
+    """What one document is.
+
+    `lines`: a line; `files`: a file; `auto`: a line of `.txt`, a record of `.jsonl`, `.csv` and `.parquet`, the file
+    elsewhere.
+    """
 
     auto = "auto"
     lines = "lines"
     files = "files"
+
+
+class OnError(StrEnum):
+    """What is done about text that cannot be read: the job fails, or it is left out and counted."""
+
+    fail = "fail"
+    skip = "skip"
 
 
 class TokenizerAlgorithm(StrEnum):

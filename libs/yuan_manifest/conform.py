@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import Any
 
+from yuan_manifest.cleaning import OWN_STAGE, STAGE_OPTIONS, StageOptions, defaults_of
 from yuan_manifest.errors import ManifestError, Origin, Origins
 from yuan_manifest.interpolation import has_interpolation
-from yuan_manifest.schema import Job, Topology
+from yuan_manifest.schema import Job, TokenizeJob, Topology
 from yuan_manifest.values import (
     KeyPath,
     format_path,
@@ -57,16 +58,19 @@ def conform(cls: type, tree: dict[str, Any], origins: Origins) -> dict[str, Any]
 
 
 def hints_of(cls: type) -> dict[str, Any]:
-    """Returns the type of each field; a job's partial topology has the type of a whole one."""
+    """Returns the type of each field; a job's partial topology has the type of a whole one, stages have their own."""
     hints = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]
+    if issubclass(cls, TokenizeJob):
+        hints["cleaning"] = list[StageOptions]
     return {name: Topology if issubclass(cls, Job) and name == "topology" else hints[name] for name in names}
 
 
 class _Conformer:
-    def __init__(self, top: type, origins: Origins) -> None:
+    def __init__(self, top: type, origins: Origins, above: KeyPath = ()) -> None:
         self.top = top
         self.origins = origins
+        self.above = above
 
     def section(self, cls: type, value: object, path: KeyPath) -> dict[str, Any]:
         if not is_section(value):
@@ -83,6 +87,8 @@ class _Conformer:
         if typing.get_origin(hint) in (types.UnionType, typing.Union):
             inner = next(member for member in typing.get_args(hint) if member is not types.NoneType)
             return None if value is None else self.value(inner, value, path)
+        if hint is StageOptions:
+            return self._stage(value, path)
         if dataclasses.is_dataclass(hint):
             return self.section(typing.cast(type, hint), value, path)
         if typing.get_origin(hint) is list:
@@ -92,6 +98,24 @@ class _Conformer:
         if has_interpolation(value):
             return value
         return self._scalar(hint, value, path)
+
+    def _stage(self, value: object, path: KeyPath) -> dict[str, Any]:
+        """Returns a stage with all of its options; those of a user's own stage are as they are."""
+        if not is_section(value):
+            raise self._wrong("a section like {stage: unicode}", value, path)
+        if "stage" not in value:
+            raise ManifestError.at(self.origins.find(path), (*path, "stage"), "missing; it names the stage")
+        name = value["stage"]
+        if isinstance(name, str) and OWN_STAGE.fullmatch(name):
+            return value
+        if name not in STAGE_OPTIONS:
+            where = (*path, "stage")
+            near = difflib.get_close_matches(str(name), list(STAGE_OPTIONS), n=1, cutoff=0.5)
+            mend = f"; did you mean {near[0]}?" if near else ""
+            expected = f"one of {', '.join(STAGE_OPTIONS)}, or your own as module:Class"
+            raise ManifestError.at(self.origins.find(where), where, f"expected {expected}, found {shown(name)}{mend}")
+        cls = STAGE_OPTIONS[name]
+        return {**defaults_of(cls), **_Conformer(cls, self.origins, above=path).section(cls, value, path)}
 
     def _list(self, item: Any, value: object, path: KeyPath) -> list[Any]:
         if not is_list(value):
@@ -165,7 +189,7 @@ class _Conformer:
         return ManifestError.at(origin, where, f"unknown key{listed}{mend}")
 
     def _nearest(self, key: str, hints: Mapping[str, Any], where: KeyPath) -> KeyPath | None:
-        paths = list(_all_paths(self.top, ()))
+        paths = list(_all_paths(self.top, self.above))
         dotted = parse_path(key)
         if dotted in paths:
             return dotted

@@ -22,6 +22,7 @@ from yuan_manifest.choices import (
     Kind,
     Launcher,
     Layout,
+    OnError,
     Packing,
     Precision,
     Recompute,
@@ -100,6 +101,7 @@ __all__ = [
     "ModelOutputs",
     "ModelSection",
     "Nodes",
+    "OnError",
     "OptimizerSection",
     "Packing",
     "Parallel",
@@ -390,9 +392,10 @@ class TokenizerJob(Job):
 
 @dataclass
 class TokenizeJob(Job):
-    """Cuts text into a dataset."""
+    """Cuts text into a dataset. cleaning: stages that each document goes through before, in order (`cleaning.py`)."""
 
     inputs: TokenizeInputs = field(default_factory=TokenizeInputs)
+    cleaning: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     tokenize: TokenizeSection = field(default_factory=TokenizeSection)
     outputs: DatasetOutputs = field(default_factory=DatasetOutputs)
 

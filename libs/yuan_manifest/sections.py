@@ -15,6 +15,7 @@ from yuan_manifest.choices import (
     DocumentMode,
     FinetuneMethod,
     Layout,
+    OnError,
     Packing,
     Precision,
     Recompute,
@@ -77,13 +78,20 @@ class TextInputs:
     Attributes:
         text: glob patterns or folders; `~` and `**` are understood. A folder means every file below it.
             `python-stdlib:` in front means the standard library of the Python that does the job.
+            A URL of fsspec (`s3://…`) is taken alike. Files may be `.gz` or `.zst`.
         exclude: glob patterns of files to leave out.
         documents: what one document is.
+        text_field: of the records of `.jsonl`, `.csv` and `.parquet`, holds their text.
+        encoding: `utf-8`, another that Python knows, or `auto`: detected for each file.
+        on_error: what is done about broken files and records.
     """
 
     text: list[str] = MISSING
     exclude: list[str] = field(default_factory=list[str])
     documents: DocumentMode = DocumentMode.auto
+    text_field: str = "text"
+    encoding: str = "utf-8"
+    on_error: OnError = OnError.fail
 
 
 @dataclass

@@ -1,16 +1,20 @@
-"""The text that a job names in `inputs`: its files, what a document is, and its digest."""
+"""The text that a job names in `inputs`: its files, how they are read, and its digest."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from yuan_corpus import DocumentMode, TextError, find_text_files
+from yuan_corpus import DocumentMode, Reading, RemoteFile, Source, TextError, find_text_files
+from yuan_corpus.cleaning import StageSpec
+from yuan_corpus.documents import SkipLog
+from yuan_corpus.sources import open_source
 from yuan_jobs import digest_of_files
-from yuan_manifest.schema import TextInputs, TokenizeJob, TokenizerJob
+from yuan_manifest.schema import OnError, TextInputs, TokenizeJob, TokenizerJob
 
 TextJob = TokenizerJob | TokenizeJob
 
 
-def text_files(inputs: TextInputs) -> list[Path]:
+def text_files(inputs: TextInputs) -> list[Source]:
     """Returns the files of a job's text, in order.
 
     Raises:
@@ -19,9 +23,21 @@ def text_files(inputs: TextInputs) -> list[Path]:
     return find_text_files(inputs.text, inputs.exclude)
 
 
-def document_mode(inputs: TextInputs) -> DocumentMode:
-    """Returns what the manifest says a document is."""
-    return DocumentMode(inputs.documents.value)
+def reading(inputs: TextInputs) -> Reading:
+    """Returns how the manifest says that text is read."""
+    return Reading(
+        DocumentMode(inputs.documents.value),
+        inputs.text_field,
+        inputs.encoding,
+        skip_broken=inputs.on_error is OnError.skip,
+    )
+
+
+def stages(job: TokenizeJob) -> list[StageSpec]:
+    """Returns the job's stages of cleaning."""
+    return [
+        StageSpec(item["stage"], {key: value for key, value in item.items() if key != "stage"}) for item in job.cleaning
+    ]
 
 
 def fingerprint_of_text(job: TextJob) -> Mapping[str, str]:
@@ -30,7 +46,32 @@ def fingerprint_of_text(job: TextJob) -> Mapping[str, str]:
     Raises:
         TextError: if there is no text, or it cannot be read.
     """
+    files = text_files(job.inputs)
+    if isinstance(job, TokenizeJob):  # what cleaning reads (word lists, benchmarks) decides on the output too
+        files += [file for item in job.cleaning if (named := item.get("files")) for file in find_text_files(named)]
+    local = [path for path in files if isinstance(path, Path)]
+    remote = [file for file in files if isinstance(file, RemoteFile)]
     try:
-        return {"text": digest_of_files(text_files(job.inputs))}
+        digests = {"text": digest_of_files(local)} if local else {}
+        if remote:
+            digests["remote_text"] = _digest_of_remote(remote)
     except OSError as error:
-        raise TextError(f"{error.filename}: cannot be read ({error.strerror}); mend that or exclude it") from None
+        where = error.filename or "text"
+        raise TextError(f"{where}: cannot be read ({error.strerror or error}); mend that or exclude it") from None
+    return digests
+
+
+def _digest_of_remote(files: Sequence[RemoteFile]) -> str:
+    """Returns one digest of names and contents; the files are read once for it, for no store's checksums are alike."""
+    whole = hashlib.sha256()
+    for remote in files:
+        with open_source(remote) as file:
+            content = hashlib.file_digest(file, "sha256")  # pyright: ignore[reportArgumentType]
+        whole.update(f"{len(remote.name)}:{remote.name}:{content.hexdigest()};".encode())
+    return whole.hexdigest()
+
+
+def skipped_line(skipped: SkipLog) -> str:
+    """Returns what a user is told of broken records that were left out."""
+    records = "1 broken record or file" if skipped.count == 1 else f"{skipped.count:,} broken records or files"
+    return f"{records} left out (inputs.on_error: skip); the first: {skipped.first[0]}"

@@ -16,6 +16,7 @@ from yuan_corpus import (
     CorpusError,
     DatasetStatistics,
     DocumentMode,
+    Reading,
     TextError,
     Tokenizer,
     count_tokens,
@@ -61,7 +62,9 @@ def test_the_output_is_the_same_bytes_whatever_the_number_of_workers(
     for workers in (1, 2, 3):
         folder = tmp_path / str(workers)
         folder.mkdir()
-        tokenize_corpus(source_files, tokenizer, folder, mode=DocumentMode.LINES, workers=workers, shard_bytes=50_000)
+        tokenize_corpus(
+            source_files, tokenizer, folder, reading=Reading(DocumentMode.LINES), workers=workers, shard_bytes=50_000
+        )
         outputs.append(content(folder))
 
     assert outputs[0] == outputs[1] == outputs[2]

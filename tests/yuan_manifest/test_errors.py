@@ -287,7 +287,9 @@ def test_what_needs_whole_matrices_is_refused_where_ranks_have_parts(
     kind: str, section: str, parallel: str, expected: str
 ) -> None:
     inputs = "inputs: {tokenizer: a, datasets: [{name: b}], model: c}\noutputs: {model: d}"
-    tree = yaml.safe_load(f"version: 1\nkind: {kind}\nname: x\n{inputs}\ntrain: {{steps: 1, global_batch_size: 4}}\n{section}")
+    tree = yaml.safe_load(
+        f"version: 1\nkind: {kind}\nname: x\n{inputs}\ntrain: {{steps: 1, global_batch_size: 4}}\n{section}"
+    )
     job = job_of_plain({**tree, "data": {"sequence_length": 32}})
     assert isinstance(job, TrainingJob)
     if kind == "pretrain":

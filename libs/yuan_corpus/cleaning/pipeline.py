@@ -1,0 +1,239 @@
+"""Stages applied in order, in two halves: workers clean documents, one collector judges what depends on order.
+
+A worker does all stages of a document, those behind a duplicate filter too, and hands on what each did; the collector
+then leaves out duplicates, and with them what later stages did. So text is read once, nothing waits, and the outcome
+depends on the input alone; the price is work on documents that turn out to be duplicates.
+"""
+
+import importlib
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from yuan_corpus.cleaning.stage import Dropped, OrderedStage, Stage
+from yuan_corpus.documents import SkipLog
+from yuan_corpus.errors import CorpusError
+from yuan_corpus.files import write_text_durably
+
+REPORT_FILE_NAME = "cleaning.json"
+SAMPLES = 5
+"""Documents that a report shows of those a stage dropped, and of those it changed: the first."""
+_EXCERPT = 160
+"""Characters of a document in a report."""
+
+STAGES: Mapping[str, str] = {
+    "unicode": "repair:UnicodeRepair",
+    "length": "filters:LengthFilter",
+    "gopher_repetition": "quality:GopherRepetition",
+    "gopher_quality": "quality:GopherQuality",
+    "c4": "quality:C4Quality",
+    "language": "filters:LanguageFilter",
+    "exact_duplicates": "duplicates:ExactDuplicates",
+    "near_duplicates": "duplicates:NearDuplicates",
+    "words": "filters:WordFilter",
+    "pii": "private:PiiMasking",
+    "python_compiles": "code:PythonCompiles",
+    "licence_header": "code:LicenceHeader",
+    "decontamination": "contamination:Decontamination",
+}
+"""Modules of this package and classes: what a stage needs is loaded only where it works."""
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """A stage as a manifest names it. name: of STAGES, or `module:Class`; options: its class's parameters."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+def build_stages(specs: Sequence[StageSpec]) -> list[Stage | OrderedStage]:
+    """Returns the stages, ready to work.
+
+    Raises:
+        CorpusError: if one cannot be imported or made as asked.
+    """
+    stages: list[Stage | OrderedStage] = []
+    for number, spec in enumerate(specs):
+        where = f"cleaning[{number}]"
+        try:
+            stage = stage_class(spec.name)(**spec.options)
+        except CorpusError as error:
+            raise CorpusError(f"{where}.{error}") from None
+        except Exception as error:  # a user's own class may raise anything
+            raise CorpusError(f"{where}.stage: {spec.name} cannot be made ({type(error).__name__}: {error})") from error
+        if not isinstance(stage, Stage | OrderedStage):
+            raise CorpusError(f"{where}.stage: {spec.name} has no method `clean(text)`")
+        stages.append(stage)
+    return stages
+
+
+def stage_class(name: str) -> type:
+    """Returns the class of a stage.
+
+    Raises:
+        CorpusError: if it cannot be imported.
+    """
+    place = f"yuan_corpus.cleaning.{STAGES[name]}" if name in STAGES else name
+    module, _, attribute = place.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        mend = "install yuan-stack[data]" if name in STAGES else "is its folder in PYTHONPATH?"
+        raise CorpusError(f"stage: {name} cannot be imported ({error}); {mend}") from None
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one stage did to one document.
+
+    Attributes:
+        reason: why it was dropped; None: it was not.
+        characters: after it.
+        sample: excerpts for the report.
+        signature: of a stage that judges in order.
+    """
+
+    reason: str | None
+    characters: int
+    sample: Mapping[str, str] | None = None
+    signature: Any = None
+
+
+Trace = tuple[int, Sequence[Step | None]]
+"""Of a document: its characters as read, and a step a stage up to the one that dropped it; None: left as it was."""
+
+
+class Cleaner:
+    """The workers' half. seconds: that each stage took."""
+
+    def __init__(self, specs: Sequence[StageSpec]) -> None:
+        self._names = [spec.name for spec in specs]
+        self._stages = build_stages(specs)
+        self.seconds = [0.0] * len(specs)
+
+    def clean(self, text: str) -> tuple[str | None, Trace]:
+        """Returns a document as it leaves the stages, None if one dropped it, and what each did."""
+        characters = len(text)
+        steps: list[Step | None] = []
+        for number, stage in enumerate(self._stages):
+            began = time.perf_counter()
+            try:
+                if isinstance(stage, OrderedStage):
+                    signature = stage.sign(text)
+                    steps.append(Step(None, len(text), {"text": _excerpt(text)}, (signature,)))
+                    continue
+                result = stage.clean(text)
+            except CorpusError:
+                raise
+            except Exception as error:  # which stage and which text must be said
+                problem = f"failed with {type(error).__name__}: {error}; its text begins {_excerpt(text)[:40]!r}"
+                raise CorpusError(f"cleaning[{number}].stage: {self._names[number]} {problem}") from error
+            finally:
+                self.seconds[number] += time.perf_counter() - began
+            if isinstance(result, Dropped):
+                steps.append(Step(result.reason, 0, {"text": _excerpt(text)}))
+                return None, (characters, steps)
+            steps.append(None if result == text else Step(None, len(result), _difference(text, result)))
+            text = result
+        return text, (characters, steps)
+
+
+@dataclass
+class _Counts:
+    documents: int = 0
+    dropped: int = 0
+    changed: int = 0
+    characters_in: int = 0
+    characters_out: int = 0
+    reasons: Counter[str] = field(default_factory=Counter[str])
+    dropped_samples: list[Mapping[str, str]] = field(default_factory=list[Mapping[str, str]])
+    changed_samples: list[Mapping[str, str]] = field(default_factory=list[Mapping[str, str]])
+
+
+class CleaningReport:
+    """The collector's half: takes the traces in input order, says which documents stay, and counts."""
+
+    def __init__(self, specs: Sequence[StageSpec]) -> None:
+        self._specs = specs
+        self._stages = build_stages(specs)
+        self._counts = [_Counts() for _ in specs]
+        self._documents = 0
+        self.seconds = [0.0] * len(specs)
+
+    def take(self, trace: Trace) -> bool:
+        """Counts the next document and says whether it stays."""
+        characters, steps = trace
+        self._documents += 1
+        for number, (step, counts) in enumerate(zip(steps, self._counts, strict=False)):
+            counts.documents += 1
+            counts.characters_in += characters
+            reason = step.reason if step is not None else None
+            stage = self._stages[number]
+            if step is not None and isinstance(stage, OrderedStage):
+                began = time.perf_counter()
+                verdict = stage.admit(step.signature[0], self._documents - 1)
+                self.seconds[number] += time.perf_counter() - began
+                reason = None if verdict is None else verdict.reason
+            if reason is not None:
+                counts.dropped += 1
+                counts.reasons[reason] += 1
+                if step is not None and len(counts.dropped_samples) < SAMPLES:
+                    counts.dropped_samples.append({"reason": reason, **(step.sample or {})})
+                return False
+            if step is not None:
+                if step.signature is None:
+                    counts.changed += 1
+                    if len(counts.changed_samples) < SAMPLES:
+                        counts.changed_samples.append(step.sample or {})
+                characters = step.characters
+            counts.characters_out += characters
+        return True
+
+    def table(self, skipped: SkipLog) -> dict[str, Any]:
+        """Returns the report as JSON's types; it depends on the input alone."""
+        stages = [
+            {
+                "stage": spec.name,
+                "options": dict(spec.options),
+                "documents": counts.documents,
+                "dropped": counts.dropped,
+                "changed": counts.changed,
+                "characters_in": counts.characters_in,
+                "characters_out": counts.characters_out,
+                "reasons": dict(sorted(counts.reasons.items(), key=lambda item: (-item[1], item[0]))),
+                "dropped_samples": counts.dropped_samples,
+                "changed_samples": counts.changed_samples,
+            }
+            for spec, counts in zip(self._specs, self._counts, strict=True)
+        ]
+        return {"documents_read": self._documents, "skipped": skipped.count, "stages": stages}
+
+    def write(self, folder: Path, skipped: SkipLog) -> None:
+        """Writes `cleaning.json`."""
+        text = json.dumps(self.table(skipped), indent=2, ensure_ascii=False)
+        write_text_durably(folder / REPORT_FILE_NAME, text + "\n")
+
+    def lines(self) -> list[str]:
+        """Returns a line a stage for people: what it did, and how fast."""
+        lines: list[str] = []
+        for spec, counts, seconds in zip(self._specs, self._counts, self.seconds, strict=True):
+            speed = f"{counts.characters_in / 1e6 / seconds:.1f} million characters a second" if seconds else "unused"
+            done = f"{counts.documents:,} documents, {counts.dropped:,} dropped, {counts.changed:,} changed"
+            lines.append(f"cleaning, {spec.name}: {done}; {speed}")
+        return lines
+
+
+def _excerpt(text: str) -> str:
+    return text[:_EXCERPT]
+
+
+def _difference(before: str, after: str) -> Mapping[str, str]:
+    """Returns both texts around their first difference."""
+    first = next((place for place, pair in enumerate(zip(before, after, strict=False)) if pair[0] != pair[1]), None)
+    start = max(0, (min(len(before), len(after)) if first is None else first) - _EXCERPT // 4)
+    return {"before": before[start : start + _EXCERPT], "after": after[start : start + _EXCERPT]}

@@ -1,0 +1,130 @@
+"""Bytes to text: the encoding that is declared, or the one that the bytes look like.
+
+Nothing is repaired in silence: a byte that has no meaning is reported with its place.
+"""
+
+import codecs
+
+from yuan_corpus.errors import TextError
+
+
+class UndecodableError(TextError):
+    """Some bytes have no meaning in their encoding."""
+
+
+AUTO = "auto"
+UTF8 = "utf-8"
+SAMPLE_BYTES = 1 << 16
+"""What an encoding is detected from; larger samples take seconds and are no surer."""
+
+_MARKS = (
+    (codecs.BOM_UTF8, UTF8),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_GUESSES = (("utf-16", "UTF-16"), ("gb18030", "GB18030"), ("big5", "BIG5"), ("shift_jis", "SHIFT_JIS"))
+_COMMON_CHARACTERS = frozenset(
+    "的一是不了在人有我他这中大来上国和说们为子时道你要就出也得里后自以会家可下而过天去能对小多然于心学么之都好看起发当没成只"
+)
+
+
+def is_wide(encoding: str) -> bool:
+    """Tells whether a line end is more than the byte 0x0A, so that bytes cannot be cut into lines."""
+    return codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
+
+
+def encoding_of(sample: bytes, declared: str, where: object) -> str:
+    """Returns the encoding of a file from its first bytes: the declared one, or for `auto` what they look like.
+
+    A byte order mark decides, then whether they are UTF-8, then whether they are Chinese in GB18030 (most of its
+    common characters are), then charset-normalizer.
+
+    Raises:
+        TextError: if nothing fits.
+    """
+    if declared != AUTO:
+        return declared
+    for mark, encoding in _MARKS:
+        if sample.startswith(mark):
+            return encoding
+    if _decodes(sample, UTF8):
+        return UTF8
+    chinese = codecs.getincrementaldecoder("gb18030")("ignore").decode(sample)
+    han = [character for character in chinese if "\u4e00" <= character <= "\u9fff"]
+    if han and _decodes(sample, "gb18030") and sum(map(_COMMON_CHARACTERS.__contains__, han)) >= len(han) * 0.1:
+        return "gb18030"
+    from charset_normalizer import from_bytes  # noqa: PLC0415 - services that read no text do without
+
+    best = from_bytes(sample).best()
+    if best is None:
+        raise TextError(
+            f"{where}: its encoding cannot be told from its first {len(sample)} bytes; "
+            "name it in inputs.encoding or leave the file out with inputs.exclude"
+        )
+    return best.encoding
+
+
+def _decodes(sample: bytes, encoding: str) -> bool:
+    """Tells whether bytes are valid; a character that the sample's end cuts is."""
+    try:
+        codecs.getincrementaldecoder(encoding)().decode(sample, final=False)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def decode(where: object, start: int, data: bytes, encoding: str = UTF8) -> str:
+    """Returns the text of some bytes, without a byte order mark at the file's start.
+
+    Args:
+        where: the file, for messages.
+        start: the bytes' place in it.
+        data: the bytes.
+        encoding: as Python names it.
+
+    Raises:
+        TextError: if they are not text in that encoding, with the first wrong byte's place.
+    """
+    if not is_wide(encoding):
+        nul = data.find(b"\x00")
+        if nul >= 0 and not (encoding == UTF8 and _guess_encoding(data) == "UTF-16"):
+            raise UndecodableError(
+                f"{where}: byte {start + nul} is NUL, so this is a binary file and no text; "
+                "leave it out with inputs.exclude"
+            )
+        if start == 0 and encoding == UTF8 and data.startswith(codecs.BOM_UTF8):
+            data = data[len(codecs.BOM_UTF8) :]
+            start = len(codecs.BOM_UTF8)
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        position = error.start
+    byte = f"at byte {start + position} (0x{data[position]:02X})"
+    if codecs.lookup(encoding).name != UTF8:
+        mend = "name another in inputs.encoding or leave the file out with inputs.exclude"
+        raise UndecodableError(f"{where}: not {encoding} {byte}; {mend}")
+    line_end = data.find(b"\n", position)
+    line = data[data.rfind(b"\n", 0, position) + 1 : line_end if line_end >= 0 else len(data)]
+    guess = _guess_encoding(data if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else line)
+    mend = f"iconv -f {guess or 'ITS-ENCODING'} -t UTF-8"
+    raise UndecodableError(f"{where}: not UTF-8 {byte}; convert it (`{mend}`) or leave it out with inputs.exclude")
+
+
+def _guess_encoding(data: bytes) -> str | None:
+    """Returns iconv's name of an encoding that the bytes could be in."""
+    for codec, name in _GUESSES:
+        if codec == "utf-16" and not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            continue
+        if _decodes_whole(data, codec):
+            return name
+    return None
+
+
+def _decodes_whole(data: bytes, codec: str) -> bool:
+    try:
+        data.decode(codec)
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,168 @@
+"""Where bytes of text come from: files of this machine and URLs of fsspec, plain or compressed.
+
+What the bytes mean is not known here; see `documents.py`.
+"""
+
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Protocol, cast
+
+import fsspec
+
+from yuan_corpus.errors import TextError
+
+_CHUNK = 1 << 16
+"""Bytes read at once from a compressed file; what they swell to is held in memory."""
+
+_EXTRAS = {"s3": "s3", "s3a": "s3"}
+"""Extras of this distribution by the scheme of the URLs that need them."""
+
+
+@dataclass(frozen=True, order=True)
+class RemoteFile:
+    """A file by its URL (`s3://bucket/key`, `memory://…`, `file://…`); workers open it on their own."""
+
+    url: str
+
+    @property
+    def name(self) -> str:
+        """Its last part."""
+        return PurePosixPath(self.url).name
+
+    def __str__(self) -> str:
+        return self.url
+
+
+Source = Path | RemoteFile
+
+
+def is_url(text: str) -> bool:
+    """Tells whether a pattern is a URL rather than a path."""
+    scheme, separator, _ = text.partition("://")
+    return bool(separator) and scheme.replace("+", "").isalnum()
+
+
+def filesystem_of(url: str) -> tuple[Any, str]:
+    """Returns the fsspec file system of a URL, and the path in it.
+
+    Raises:
+        TextError: if there is none for its scheme, or its package is missing.
+    """
+    scheme = url.partition("://")[0]
+    try:
+        return cast("tuple[Any, str]", fsspec.core.url_to_fs(url))
+    except ImportError as error:
+        extra = _EXTRAS.get(scheme)
+        mend = f"pip install 'yuan-stack[{extra}]'" if extra else str(error)
+        raise TextError(f"text {url}: {scheme}:// needs a package that is missing: {mend}") from None
+    except ValueError as error:
+        raise TextError(f"text {url}: {error}") from None
+
+
+def size_of(source: Source) -> int:
+    """Returns a file's size in bytes, as it is stored.
+
+    Raises:
+        TextError: if it is missing, a folder, or cannot be looked at.
+    """
+    try:
+        if isinstance(source, RemoteFile):
+            filesystem, path = filesystem_of(source.url)
+            return int(filesystem.size(path))
+        if source.is_dir():
+            raise TextError(f"{source}: is a folder where a file is expected")
+        return source.stat().st_size
+    except FileNotFoundError:
+        raise TextError(f"{source}: no such file") from None
+    except OSError as error:
+        raise TextError(f"{source}: cannot be looked at ({error.strerror or error})") from None
+
+
+def open_source(source: Source) -> IO[bytes]:
+    """Opens a file's stored bytes; one can seek in them.
+
+    Raises:
+        OSError: if it cannot be opened.
+    """
+    if isinstance(source, RemoteFile):
+        filesystem, path = filesystem_of(source.url)
+        return cast("IO[bytes]", filesystem.open(path, "rb"))
+    return source.open("rb")
+
+
+def read_error(source: Source, error: OSError) -> TextError:
+    """Returns what a user is told of a file that cannot be read."""
+    return TextError(f"{source}: cannot be read ({error.strerror or error}); mend that or exclude it")
+
+
+def compression_of(name: str) -> str | None:
+    """Returns `gz` or `zst` where a file's name ends so."""
+    suffix = PurePosixPath(name).suffix.lower().removeprefix(".")
+    return suffix if suffix in ("gz", "zst") else None
+
+
+def format_suffix(name: str) -> str:
+    """Returns the suffix that tells a file's format, in small letters: `.jsonl` of `a.jsonl.zst`."""
+    path = PurePosixPath(name)
+    return (PurePosixPath(path.stem) if compression_of(name) else path).suffix.lower()
+
+
+class _Decompressor(Protocol):
+    """What zlib's and zstandard's decompressors have in common."""
+
+    eof: bool
+    unused_data: bytes
+
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+class BrokenStream(Exception):
+    """A compressed file is damaged or cut off. args: what is wrong, and the stored byte up to which it was good."""
+
+
+def decompressed(raw: IO[bytes], compression: str) -> Iterator[bytes]:
+    """Yields the plain bytes of a compressed file, in pieces; several members or frames are one text.
+
+    Raises:
+        BrokenStream: if it is damaged or ends too early, once what is good has been yielded.
+        OSError: if it cannot be read.
+    """
+    if compression == "gz":
+        broken: type[Exception] = zlib.error
+
+        def begin() -> _Decompressor:
+            return cast("_Decompressor", zlib.decompressobj(zlib.MAX_WBITS | 16))
+    else:
+        import zstandard  # noqa: PLC0415 - services that read no text do without
+
+        broken = zstandard.ZstdError
+
+        def begin() -> _Decompressor:
+            return cast("_Decompressor", zstandard.ZstdDecompressor().decompressobj())
+
+    machine: _Decompressor | None = None
+    position = 0
+    while chunk := raw.read(_CHUNK):
+        rest = chunk
+        while rest:
+            machine = machine or begin()
+            try:
+                plain = machine.decompress(rest)
+            except broken as error:
+                where = position + len(chunk) - len(rest)
+                raise BrokenStream(f"damaged .{compression} data ({error})", where) from None
+            if plain:
+                yield plain
+            rest = b""
+            if machine.eof:
+                # gzip allows zeros behind its last member, to fill a block of a tape.
+                rest = machine.unused_data.lstrip(b"\0") if compression == "gz" else machine.unused_data
+                machine = None
+        position += len(chunk)
+    if machine is not None:
+        raise BrokenStream(f"the .{compression} data end too early", position)

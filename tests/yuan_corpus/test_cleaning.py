@@ -1,0 +1,330 @@
+"""Stages of cleaning, one by one and in a row."""
+
+import dataclasses
+import inspect
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from yuan_corpus import CorpusError, TextError, Tokenizer, open_dataset, tokenize_corpus
+from yuan_corpus.cleaning import Dropped, Stage, StageSpec, build_stages
+from yuan_corpus.cleaning.pipeline import STAGES, Cleaner, CleaningReport, stage_class
+from yuan_corpus.cleaning.private import is_chinese_id
+from yuan_corpus.documents import SkipLog
+from yuan_corpus.tokenization import SLICE_BYTES
+from yuan_manifest.cleaning import STAGE_OPTIONS
+
+CHINESE = (
+    "话说天下大势，分久必合，合久必分。周末七国分争，并入于秦。及秦灭之后，楚、汉分争，又并入于汉。"
+    "汉朝自高祖斩白蛇而起义，一统天下，后来光武中兴，传至献帝，遂分为三国。推其致乱之由，殆始于桓、灵二帝。"
+)
+ENGLISH = (
+    "It was the best of times, it was the worst of times. The age of wisdom came to be followed by an age of folly. "
+    "We had everything before us and we had nothing before us. They were all going direct to the other place. "
+    "In short, that period was so far like the present one that its loudest people insisted on being heard with care."
+)
+
+
+def stage(name: str, **options: object) -> Stage:
+    (made,) = build_stages([StageSpec(name, options)])
+    assert isinstance(made, Stage)
+    return made
+
+
+def clean(text: str, name: str, **options: object) -> str | Dropped:
+    return stage(name, **options).clean(text)
+
+
+def test_the_manifest_and_the_stages_know_the_same_options_with_the_same_defaults() -> None:
+    assert list(STAGES) == list(STAGE_OPTIONS)
+    for name, options in STAGE_OPTIONS.items():
+        declared = {field.name: field for field in dataclasses.fields(options) if field.name != "stage"}
+        parameters = inspect.signature(stage_class(name)).parameters
+        assert list(declared) == list(parameters), name
+        for key, parameter in parameters.items():
+            if parameter.default is not inspect.Parameter.empty:
+                assert (
+                    list(parameter.default) == getattr(options(), key)
+                    if isinstance(parameter.default, tuple)
+                    else (parameter.default == getattr(options(), key))
+                )
+
+
+# --- repair ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "repaired"),
+    [
+        ("voilÃ  l'Ã©tÃ©", "voilà l'été"),
+        ("e\u0301", "é"),
+        ("zero\u200bwidth\ufeff", "zerowidth"),
+        ("bell\x07", "bell"),
+        ("a \t\nb\u3000\n\n\n\n\nc", "a\nb\n\n\nc"),
+        ("“引号”，全角（括号）！", "“引号”，全角（括号）！"),
+        ("    x = 1\n\n\n    y = 2\n", "    x = 1\n\n\n    y = 2\n"),
+        ("if a &lt; b", "if a < b"),
+    ],
+)
+def test_unicode_and_whitespace_are_repaired_and_chinese_punctuation_stays(text: str, repaired: str) -> None:
+    assert clean(text, "unicode") == repaired
+
+
+@given(st.text(max_size=80))
+@settings(max_examples=60, deadline=None)
+def test_what_is_repaired_is_repaired_once(text: str) -> None:
+    repair = stage("unicode")
+    once = repair.clean(text)
+    if isinstance(once, str):
+        assert repair.clean(once) == once
+
+
+# --- filters -----------------------------------------------------------------------------------------------------
+
+
+def test_length_is_counted_in_characters() -> None:
+    assert clean("三国演义", "length", min_characters=4, max_characters=4) == "三国演义"
+    assert clean("三国", "length", min_characters=4) == Dropped("too short")
+    assert clean("三国演义啊", "length", max_characters=4) == Dropped("too long")
+
+
+def test_languages_are_told_apart() -> None:
+    assert clean(CHINESE, "language", keep=["zh"]) == CHINESE
+    assert clean(ENGLISH, "language", keep=["zh", "en"]) == ENGLISH
+    assert clean(ENGLISH, "language", keep=["zh"]) == Dropped("language en")
+    with pytest.raises(CorpusError, match=r"cleaning\[0\]\.keep: py3langid knows no language 'xx'"):
+        stage("language", keep=["xx"])
+
+
+def test_listed_words_are_whole_ones_but_in_chinese(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("Casino\n赌场\n")
+    words = stage("words", files=[str(tmp_path / "words.txt")])
+
+    assert words.clean("The casinos of Monaco") == "The casinos of Monaco"
+    assert words.clean("A CASINO here") == Dropped("listed words")
+    assert words.clean("澳门大赌场内") == Dropped("listed words")
+    assert clean("a casino", "words", words=["casino"], max_hits=1) == "a casino"
+
+
+@pytest.mark.parametrize("text", [CHINESE, ENGLISH])
+@pytest.mark.parametrize("name", ["gopher_repetition", "gopher_quality", "c4"])
+def test_good_text_passes_the_rules_in_either_language(text: str, name: str) -> None:
+    assert clean(text, name, **({"min_sentences": 3} if name == "c4" else {})) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "reason"),
+    [
+        ("同一句话。\n" * 10, "gopher_repetition", "duplicate lines"),
+        ("买就送买就送" * 40, "gopher_repetition", "one 2-gram too often"),
+        ("buy now cheap " * 40, "gopher_repetition", "one 2-gram too often"),
+        (CHINESE * 3, "gopher_repetition", "repeated 5-grams"),
+        ("太短。", "gopher_quality", "too few words"),
+        ("共1234，5678元。" * 20, "gopher_quality", "too few words with letters"),
+        ("# tag " * 60, "gopher_quality", "too many symbols"),
+        ("- 条目一二三四五六七八九十\n" * 10, "gopher_quality", "too many bullet lines"),
+        ("strength " * 60, "gopher_quality", "too few stop words"),
+        ("第一句。第二句。第三句。", "c4", "too few sentences"),
+        ("function() {}", "c4", "curly bracket"),
+        ("Lorem ipsum dolor sit.", "c4", "lorem ipsum"),
+    ],
+)
+def test_bad_text_is_dropped_with_the_reason(text: str, name: str, reason: str) -> None:
+    assert clean(text, name) == Dropped(reason)
+
+
+def test_c4_keeps_the_lines_that_are_sentences() -> None:
+    text = f"首页 | 登录\n{CHINESE}\n请打开 JavaScript 再试一次。\n版权所有"
+    assert clean(text, "c4", min_sentences=3) == CHINESE
+
+
+# --- personal data, code --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("写信到 zhang.san@example.com.cn。", "写信到 <EMAIL>。"),
+        ("手机13812345678，", "手机<PHONE>，"),
+        ("+86 138-1234-5678", "<PHONE>"),
+        ("call +44 20 7946 0958 or (555) 123-4567", "call <PHONE> or <PHONE>"),
+        ("座机010-12345678", "座机<PHONE>"),
+        ("身份证11010519491231002X", "身份证<ID>"),
+        ("身份证110105194912310021", "身份证110105194912310021"),
+        ("8.8.8.8 and 192.168.0.1 and 1.2.3.4.5", "<IP> and 192.168.0.1 and 1.2.3.4.5"),
+        ("2001:4860:4860::8888", "<IP>"),
+        ("x = 3.14159265358979, 20240101123456", "x = 3.14159265358979, 20240101123456"),
+        ("std::vector<int> a::b", "std::vector<int> a::b"),
+    ],
+)
+def test_personal_data_are_masked_and_other_numbers_stay(text: str, masked: str) -> None:
+    assert clean(text, "pii") == masked
+
+
+@given(st.integers(0, 10**17 - 1))
+def test_exactly_one_check_digit_of_an_identity_number_is_right(number: int) -> None:
+    assert sum(is_chinese_id(f"{number:017}{digit}") for digit in "0123456789X") == 1
+
+
+def test_code_that_does_not_compile_is_dropped_and_never_run() -> None:
+    assert clean("raise SystemExit('run!')\n", "python_compiles") == "raise SystemExit('run!')\n"
+    assert clean("print 'python 2'\n", "python_compiles") == Dropped("does not compile")
+    assert isinstance(clean("(" * 5000, "python_compiles"), Dropped)
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("#!/bin/python\n# Copyright (c) X\n# All rights reserved.\n\nx = 1\n", "#!/bin/python\nx = 1\n"),
+        ("/* Licensed under the\n * Apache License */\nint x;\n", "int x;\n"),
+        ("// SPDX-License-Identifier: MIT\nint x;\n", "int x;\n"),
+        ("# a helper\nx = 1\n", "# a helper\nx = 1\n"),
+        ("x = 1  # licence\n", "x = 1  # licence\n"),
+    ],
+)
+def test_a_licence_header_is_removed_and_other_comments_stay(text: str, left: str) -> None:
+    assert clean(text, "licence_header") == left
+
+
+# --- benchmarks ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("gsm8k/test.jsonl", "question"),
+        ("agieval/gaokao-mathqa.jsonl", "question"),
+        ("humaneval/HumanEval.jsonl.gz", ""),
+    ],
+)
+def test_documents_with_benchmark_text_are_dropped(shared: Path, name: str, field: str) -> None:
+    path = shared / "data" / name
+    found = stage("decontamination", files=[str(path)])
+
+    assert found.clean(CHINESE) == CHINESE
+    assert found.clean(ENGLISH) == ENGLISH
+    if field:
+        rows = [json.loads(line)[field] for line in path.read_text(encoding="utf-8").splitlines()[:30]]
+        leaked = [found.clean(f"{ENGLISH}\n{row.upper()}\n{CHINESE}") for row in rows]
+        assert leaked.count(Dropped("benchmark text")) >= 28  # a question of fewer than 13 items cannot be found
+    else:
+        assert found.clean("def f():\n    pass\n# Check if in given list of numbers, are any two numbers closer to each other than given threshold.") == Dropped("benchmark text")  # fmt: skip # noqa: E501
+
+
+def test_benchmarks_without_text_are_said(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"q": "short"}\n')
+    with pytest.raises(CorpusError, match=r"cleaning\[0\]\.files: no text in them has 13 words"):
+        stage("decontamination", files=[str(tmp_path / "a.jsonl")])
+
+
+# --- duplicates, and all in a row -----------------------------------------------------------------------------------
+
+
+def survivors(documents: list[str], *specs: StageSpec) -> tuple[list[str], list[dict[str, object]]]:
+    cleaner, report = Cleaner(specs), CleaningReport(specs)
+    left: list[str] = []
+    for document in documents:
+        text, trace = cleaner.clean(document)
+        if report.take(trace):
+            assert text is not None
+            left.append(text)
+    return left, report.table(SkipLog())["stages"]
+
+
+def test_the_first_of_equal_documents_stays() -> None:
+    documents = ["Same  text", "other", "same text", "other", "Same  text"]
+
+    assert survivors(documents, StageSpec("exact_duplicates"))[0] == ["Same  text", "other"]
+    assert len(survivors(documents, StageSpec("exact_duplicates", {"normalize": False}))[0]) == 3
+
+
+@pytest.mark.parametrize("text", [CHINESE * 2, ENGLISH])
+def test_the_first_of_nearly_equal_documents_stays(text: str) -> None:
+    other = (ENGLISH if text is not ENGLISH else CHINESE) + " unlike"
+    documents = [text, other, text[:-3] + "!", text.upper(), "short", "short"]
+
+    left, _ = survivors(documents, StageSpec("near_duplicates"))
+    assert left == [text, other, "short", "short"]
+
+
+def test_a_stage_counts_what_it_gets_drops_and_changes_and_shows_some() -> None:
+    documents = ["first  \n", "first", "no", "mail a@example.com now"]
+    left, stages = survivors(
+        documents, StageSpec("unicode"), StageSpec("exact_duplicates"),
+        StageSpec("length", {"min_characters": 3}), StageSpec("pii"),
+    )  # fmt: skip
+
+    assert left == ["first\n", "mail <EMAIL> now"]
+    assert [(entry["documents"], entry["dropped"], entry["changed"]) for entry in stages] == [
+        (4, 0, 1), (4, 1, 0), (3, 1, 0), (2, 0, 1),
+    ]  # fmt: skip
+    assert stages[1]["reasons"] == {"the same text before": 1}
+    assert stages[2]["dropped_samples"] == [{"reason": "too short", "text": "no"}]
+    assert stages[3]["changed_samples"] == [{"before": "mail a@example.com now", "after": "mail <EMAIL> now"}]
+    assert stages[3]["characters_in"] == len("first\n") + len("mail a@example.com now")
+
+
+OWN = """
+from yuan_corpus.cleaning import Dropped
+
+class Shout:
+    def __init__(self, mark="!"):
+        self.mark = mark
+
+    def clean(self, text):
+        return Dropped("quiet") if "quiet" in text else text.upper() + self.mark * (10 // (len(text) - 4))
+"""
+
+
+def test_a_stage_of_the_users_own_is_named_by_module_and_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_stages.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = StageSpec("own_stages:Shout", {"mark": "?"})
+
+    assert survivors(["be quiet", "abcdefghijklmn"], spec)[0] == ["ABCDEFGHIJKLMN?"]
+    with pytest.raises(
+        CorpusError, match=r"cleaning\[0\]\.stage: own_stages:Shout failed with ZeroDivisionError: .*'four'"
+    ):
+        survivors(["four"], spec)
+    with pytest.raises(CorpusError, match=r"cleaning\[0\]\.stage: own_stages:Shout cannot be made \(TypeError"):
+        build_stages([StageSpec("own_stages:Shout", {"volume": 1})])
+    with pytest.raises(CorpusError, match=r"cleaning\[0\]\.stage: nowhere:X cannot be imported"):
+        build_stages([StageSpec("nowhere:X")])
+    sys.modules.pop("own_stages")
+
+
+SPECS = [
+    StageSpec("unicode"), StageSpec("exact_duplicates"), StageSpec("length", {"min_characters": 20}),
+    StageSpec("near_duplicates"), StageSpec("pii"),
+]  # fmt: skip
+
+
+def test_a_cleaned_dataset_is_the_same_bytes_whatever_the_number_of_workers(
+    tmp_path: Path, source_files: list[Path], tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("yuan_corpus.tokenization.SLICE_BYTES", 10_000)
+    assert SLICE_BYTES > 10_000
+    (tmp_path / "more.py").write_text("tiny")
+    paths = [*source_files, tmp_path / "more.py", *source_files[2:4]]
+    outputs: list[dict[str, bytes]] = []
+    for workers in (1, 2):
+        folder = tmp_path / str(workers)
+        folder.mkdir()
+        statistics = tokenize_corpus(paths, tokenizer, folder, workers=workers, cleaning=SPECS)
+        outputs.append({path.name: path.read_bytes() for path in folder.iterdir()})
+        assert statistics.documents == len(open_dataset(folder)) == len(source_files)
+        assert statistics.tokens == open_dataset(folder).token_count
+
+    assert outputs[0] == outputs[1]
+    stages = json.loads(outputs[0]["cleaning.json"])["stages"]
+    assert [entry["dropped"] for entry in stages] == [0, 2, 1, 0, 0]
+
+
+def test_cleaning_that_leaves_nothing_is_said(tmp_path: Path, source_files: list[Path], tokenizer: Tokenizer) -> None:
+    spec = StageSpec("length", {"min_characters": 10**8})
+    with pytest.raises(TextError, match="cleaning dropped all 7, 7 of them in stage length"):
+        tokenize_corpus(source_files, tokenizer, tmp_path, cleaning=[spec])
