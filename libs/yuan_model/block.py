@@ -1,9 +1,9 @@
 """One transformer block, pre-norm: x += attention(norm(x)); x += mlp(norm(x)). Usable alone, as a pipeline layer.
 
-Shape suffixes: b batch, s new tokens, k all tokens (past and new), h hidden.
+Shape suffixes: b batch, s new tokens, k all tokens (past and new), h hidden, f feed-forward.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,8 @@ class FeedForward(nn.Module):
 
     def forward(self, input_bsh: Tensor) -> Tensor:
         """Returns [b, s, h] from the normalised input [b, s, h]."""
-        return self.down_proj(_Gated.apply(self.up_proj(input_bsh), self.gate_proj(input_bsh)))
+        gated_bsf = cast("Any", _Gated).apply(self.up_proj(input_bsh), self.gate_proj(input_bsh))
+        return self.down_proj(gated_bsf)
 
 
 class _Gated(torch.autograd.Function):
