@@ -60,6 +60,7 @@ def test_muon_steps_as_torchs_own_does(specification: Specification) -> None:
     assert all(torch.equal(model.get_parameter(name), alone.get_parameter(name)) for name in matrices)
 
 
+@pytest.mark.slow
 def test_a_run_with_muon_trains_as_the_oracle_and_resumes_bit_for_bit(
     specification: Specification, run: Runner
 ) -> None:

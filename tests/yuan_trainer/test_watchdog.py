@@ -14,6 +14,7 @@ from .conftest import Runner
 from .test_resume import running_ranks
 
 
+@pytest.mark.slow
 def test_a_hung_step_ends_the_run_and_says_where_its_ranks_stood(
     specification: Specification, run: Runner, tmp_path: Path
 ) -> None:
