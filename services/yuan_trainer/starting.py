@@ -15,11 +15,14 @@ from yuan_checkpoint import MegatronFolder, open_weights, write_native
 from yuan_events import InputError, Progress
 from yuan_jobs import WorkContext, digest_of_files
 from yuan_jobs.wiring import model_folder
-from yuan_manifest.schema import Job, TrainingJob
+from yuan_manifest.schema import FinetuneJob, FinetuneMethod, Job, TrainingJob
 from yuan_model import ModelFolder, YuanConfig
 
 START_FOLDER = "start"
 """Below the run folder: what was written there from another layout."""
+
+DIGEST_FILE = "start.sha256"
+"""Below the run folder: of the folder that low-rank additions are made to."""
 
 _FREE_FIELDS = frozenset({"initializer_range", "eod_token_id", "attention_reset_at_eod", "max_position_embeddings"})
 """What a run may have otherwise than the model that it begins with: no weight depends on them."""
@@ -93,12 +96,33 @@ def native_start(start: Start, context: WorkContext[TrainingJob]) -> Path:
         Interrupted: if it was asked to stop.
     """
     if start.is_native:
+        if isinstance(context.job, FinetuneJob) and context.job.finetune.method == FinetuneMethod.lora:
+            check_unchanged(start, context)
         return start.source.path.absolute()
     folder = context.run / START_FOLDER
     if not (folder / "config.json").is_file():  # written last
         shutil.rmtree(folder, ignore_errors=True)
         write_native(folder, start.config, _reported(start, context))
     return folder
+
+
+def check_unchanged(start: Start, context: WorkContext[TrainingJob]) -> None:
+    """Checks that a folder is what it was when the run began: its states hold additions to just those weights.
+
+    Raises:
+        InputError: if it is not.
+    """
+    digest = fingerprint(context.job).get("model")
+    if digest is None:  # an artifact, which never changes
+        return
+    noted = context.run / DIGEST_FILE
+    if not noted.is_file():
+        noted.write_text(digest, encoding="ascii")
+    elif noted.read_text(encoding="ascii") != digest:
+        raise InputError(
+            f"inputs.model: {start.name} has changed since this run began, whose additions are to what it was; "
+            "put that back, or run the job anew with --force"
+        )
 
 
 def _reported(start: Start, context: WorkContext[TrainingJob]) -> Iterator[tuple[str, Tensor]]:
