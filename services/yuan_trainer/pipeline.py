@@ -18,7 +18,10 @@ EMBEDDING = "embedding"
 
 def with_projection(embedding: EmbeddingLayer, hidden_bsh: Tensor) -> tuple[Tensor, Tensor]:
     """Returns what the loss is computed from: hidden states and the tied embedding as the output projection [v, h]."""
-    return hidden_bsh, embedding.embed_tokens.weight
+    weight = embedding.embed_tokens.weight
+    # Not the parameter itself: DeepSpeed hangs a hook on everything that a stage gives out, which on a parameter would
+    # stay for ever and, in 16 bits, clear the gradients in the middle of later backward passes.
+    return hidden_bsh, weight.view_as(weight)
 
 
 class YuanPipeline(PipelineModule):

@@ -48,7 +48,7 @@ def prepare(context: WorkContext[TrainingJob], resume_from: Path | None) -> tupl
     device = resolve_device(context.topology)
     job.train.precision = resolve_precision(job.train.precision, device)
     plan = plan_parallel(context.topology, config, job, job.train.precision)
-    check_combination(job.train, context.topology.parallel.zero_stage, context.topology.parallel.tensor)
+    check_combination(job.train, context.topology.parallel.zero_stage)
     job.train.attention = resolve_attention(job.train.attention, device, job.train.precision)
     rate = context.topology.nodes.peak_tflops or context.topology.nodes.tflops
     # Whole global batches: the samples measured must not depend on the topology.

@@ -16,11 +16,6 @@ def test_sixteen_bits_without_zero_are_refused(precision: Precision) -> None:
         check_combination(TrainSection(steps=1, global_batch_size=1, precision=precision), 0)
 
 
-def test_sixteen_bits_with_tensor_parallelism_are_refused() -> None:
-    with pytest.raises(InputError, match=r"^topology\.parallel\.tensor: 2 trains in fp32 only"):
-        check_combination(TrainSection(steps=1, global_batch_size=1, precision=Precision.bf16), 1, 2)
-
-
 def test_compiled_blocks_with_divided_weights_are_refused() -> None:
     with pytest.raises(InputError, match=r"^train\.compile: "):
         check_combination(TrainSection(steps=1, global_batch_size=1, precision=Precision.fp32, compile=True), 3)

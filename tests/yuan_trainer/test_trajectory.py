@@ -89,6 +89,10 @@ def test_positions_after_a_document_end_can_be_left_out_of_the_loss(
         pytest.param({}, id="one rank", marks=SLOW),
         pytest.param({"replicas": 2}, id="data 2", marks=SLOW),
         pytest.param({"stages": (1, 3), "replicas": 2}, id="pipeline 2, data 2", marks=SLOW),
+        pytest.param({"tensor": 2}, id="tensor 2", marks=SLOW),
+        pytest.param(
+            {"stages": (3, 1), "tensor": 2, "sequence": True}, id="pipeline 2, tensor 2, sequence", marks=SLOW
+        ),
         pytest.param({"zero_stage": 2, "replicas": 2}, id="ZeRO 2", marks=SLOW),
         pytest.param({"zero_stage": 3, "replicas": 2}, id="ZeRO 3", marks=SLOW),
     ],
