@@ -215,6 +215,21 @@ def test_a_folder_of_any_layout_starts_the_same_run(make: Make, folder: Path, tm
     assert fingerprint(artifact.job) == {}
 
 
+@pytest.mark.slow
+def test_a_checkpoint_of_the_original_is_read_once_and_learns_answers(make: Make, shared: Path) -> None:
+    inputs = {
+        "tokenizer": "small",
+        "datasets": [{"name": "small"}],
+        "model": str(shared / "golden" / "megatron-tiny-tp2pp2"),
+    }
+    context = make(inputs=inputs, topology=pipeline(2, 1))
+    summary = training_work(context).summary
+    assert summary["validation_loss_after"] < summary["validation_loss_before"] - 1
+    started_from = dict(ModelFolder(context.run / "start").tensors())
+    published = ModelFolder(shared / "golden" / "yuan-hf-tiny")
+    assert all(torch.equal(started_from[name][: len(tensor)], tensor) for name, tensor in published.tensors())
+
+
 def test_a_model_of_another_architecture_is_refused_with_every_field_that_differs(make: Make, folder: Path) -> None:
     model = {**vars(ModelFolder(folder / "model").config), "num_hidden_layers": 3, "intermediate_size": 64}
     del model["eod_token_id"]
