@@ -88,6 +88,7 @@ def test_a_prompt_alone_is_continued_by_the_stack_as_the_foreground_does_it(serv
         assert served.prints("generate", *arguments, "--max-tokens", "12") == foreground
 
 
+@pytest.mark.slow
 def test_json_is_that_of_the_foreground(served: User) -> None:
     for options in (["--json"], ["--json", "--stream"]):
         arguments = ["shall I", "--max-tokens", "8", "--temperature", "0.9", "--seed", "5", *options]
@@ -100,6 +101,7 @@ def test_json_is_that_of_the_foreground(served: User) -> None:
             assert ours == theirs
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_served_is_loaded_in_the_foreground(served: User) -> None:
     publish_model(served.cluster, served.folder / "tiny", "other")
     text = served.prints("generate", "other", "shall I", "--max-tokens", "5")

@@ -1,5 +1,7 @@
 """A block divided over two processes computes what the whole block computes, forward and backward."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,6 @@ import pytest
 import torch
 import torch.distributed
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 
 from yuan_model import Block, RotaryTable, YuanConfig, initialize_
 from yuan_parallel.tensor import (
@@ -85,16 +86,32 @@ def compare(rank: int, meeting: str, localized_filtering: bool, sequence: bool) 
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("sequence", [False, True], ids=["whole sequence", "sequence parallel"])
-@pytest.mark.parametrize("localized_filtering", [True, False], ids=["filtered", "plain"])
+@pytest.mark.parametrize(
+    ("localized_filtering", "sequence"),
+    [
+        pytest.param(True, True, id="filtered, sequence parallel"),
+        pytest.param(True, False, id="filtered", marks=pytest.mark.slow),
+        pytest.param(False, True, id="plain, sequence parallel", marks=pytest.mark.slow),
+        pytest.param(False, False, id="plain", marks=pytest.mark.slow),
+    ],
+)
 def test_a_block_over_two_ranks_gives_the_same_outputs_and_gradients(
     tmp_path: Path, localized_filtering: bool, sequence: bool
 ) -> None:
-    arguments = (str(tmp_path / "meeting"), localized_filtering, sequence)
-    spawn(compare, arguments, nprocs=SIZE)
+    arguments = [str(tmp_path / "meeting"), str(int(localized_filtering)), str(int(sequence))]
+    ranks = [
+        subprocess.Popen([sys.executable, __file__, str(rank), *arguments], stderr=subprocess.PIPE, text=True)
+        for rank in range(SIZE)
+    ]
+    said = [rank.communicate(timeout=120)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0] * SIZE, "\n".join(said)
 
 
 def test_heads_that_cannot_be_divided_are_refused() -> None:
     block, _ = whole(config(localized_filtering=True))
     with pytest.raises(ValueError, match="4 heads cannot be divided by 3"):
         shard_block_(block, TensorGroup(3, 0, None))
+
+
+if __name__ == "__main__":
+    compare(int(sys.argv[1]), sys.argv[2], bool(int(sys.argv[3])), bool(int(sys.argv[4])))

@@ -25,6 +25,7 @@ def validation_loss(specification: Specification, folder: Path) -> float:
         return float(cross_entropy(load_model(folder)(inputs), labels))
 
 
+@pytest.mark.slow
 def test_the_model_has_the_weights_of_the_lowest_validation_loss(specification: Specification, run: Runner) -> None:
     specification = replace(
         specification,

@@ -133,6 +133,7 @@ def test_answers_are_learnt_and_the_model_is_one_to_serve(make: Make, folder: Pa
     assert ModelFolder(context.output).native
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", ["documents", "stream"])
 def test_what_the_labels_of_questions_are_does_not_matter(
     make: Make, folder: Path, tokenizer: Tokenizer, packing: str
@@ -273,6 +274,7 @@ def test_a_dataset_without_answers_is_refused_and_lost_ones_are_told(
     assert "of 3 documents 1 have no <sep> and so no answer, 1 are longer than a sample" in said(some)
 
 
+@pytest.mark.slow
 def test_a_damaged_dataset_ends_the_run_with_one_line(
     make: Make, tokenizer: Tokenizer, folder: Path, tmp_path: Path
 ) -> None:

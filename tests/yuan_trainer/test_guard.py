@@ -82,6 +82,7 @@ def test_data_that_was_rolled_back_over_is_never_met_again(steps: int, rollbacks
         assert windows[:remaining] == sorted(windows[:remaining])
 
 
+@pytest.mark.slow
 def test_a_run_whose_weights_burst_ends_with_step_samples_and_values(specification: Specification, run: Runner) -> None:
     burst = replace(specification, optimizer=OptimizerSection(lr=1e30))
     with pytest.raises(

@@ -172,6 +172,7 @@ def test_a_damaged_newest_state_is_passed_over_with_its_reason(specification: Sp
     assert "layer-00002.safetensors" in passed_over[0]
 
 
+@pytest.mark.slow
 def test_only_the_newest_states_are_kept(specification: Specification, run: Runner) -> None:
     run(specification, checkpoint_steps=4, checkpoint_keep=2)
     assert [folder.name for folder in finished_states(specification.state_root)] == ["step-00000016", "step-00000012"]
