@@ -22,7 +22,7 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     temporary = file.with_name(file.name + TEMPORARY_SUFFIX)
     try:
         save_file({name: _own_memory(tensor) for name, tensor in tensors.items()}, temporary, metadata={"format": "pt"})
-        _commit(temporary, file)
+        commit(temporary, file)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
@@ -32,9 +32,19 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def write_json(file: Path, values: Mapping[str, Any]) -> None:
     """Writes a JSON object, indented."""
+    write_text(file, json_text(values))
+
+
+def json_text(values: Mapping[str, Any]) -> str:
+    """Returns a JSON object, indented, with the line end."""
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
+def write_text(file: Path, text: str) -> None:
+    """Writes a text."""
     temporary = file.with_name(file.name + TEMPORARY_SUFFIX)
-    temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    _commit(temporary, file)
+    temporary.write_text(text, encoding="utf-8")
+    commit(temporary, file)
 
 
 def _own_memory(tensor: Tensor) -> Tensor:
@@ -44,7 +54,8 @@ def _own_memory(tensor: Tensor) -> Tensor:
     return plain.clone() if shared else plain
 
 
-def _commit(temporary: Path, file: Path) -> None:
+def commit(temporary: Path, file: Path) -> None:
+    """Gives a written file its name, once it is on the disk."""
     with temporary.open("rb") as written:
         os.fsync(written.fileno())
     temporary.replace(file)
