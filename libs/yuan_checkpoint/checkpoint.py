@@ -218,7 +218,7 @@ class Checkpoint:
         out.copy_(values.to(scale.dtype) * scale)
 
     def _place(self, held: Held) -> None:
-        for piece in held.stored.pieces:
+        for piece in (one for one in held.stored.pieces if one.rows):
             placed = self._places.setdefault(piece.name, [])
             twin = next((other for known, other in placed if _same_block(known, piece)), None)
             if twin is None:

@@ -217,6 +217,8 @@ class Network:
                     pieces.append(piece)
                 first += held
             at, width = at + rows, columns
+        if not pieces:  # a rank that has padding alone still says of what
+            pieces.append(Piece(prefix + matrix.native[-1], 0, 0, 0, width, 0))
         trailing = self.shapes[prefix + matrix.native[0]][1:]
         shape = (at, *((width,) if len(trailing) == 1 else trailing))
         return StoredTensor(key, shape, tuple(pieces))

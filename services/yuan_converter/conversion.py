@@ -1,8 +1,8 @@
 """Converts a checkpoint: opens it, divides it anew, compares both sides, and carries its tokenizer over.
 
-Layouts, blocks and files are `yuan_checkpoint`'s; here is what a conversion is asked for, refuses and reports. Files
-are written beside the output under a hidden name that outlives an attempt, so that the next one goes on with those that are
-finished; they are moved into the output once everything is right.
+Layouts, blocks and files are those of `yuan_checkpoint`; here is what a conversion is asked for, refuses and reports.
+Files are written beside the output under a hidden name that outlives an attempt, so that the next one goes on with
+those that are finished; they are moved into the output once all is right.
 """
 
 import json
