@@ -53,6 +53,8 @@ from yuan_manifest.sections import (
     TargetSection,
     TextInputs,
     TokenizeInputs,
+    TokenizerFilters,
+    TokenizerInputs,
     TokenizerOutputs,
     TokenizerSection,
     TokenizeSection,
@@ -123,6 +125,8 @@ __all__ = [
     "TokenizeJob",
     "TokenizeSection",
     "TokenizerAlgorithm",
+    "TokenizerFilters",
+    "TokenizerInputs",
     "TokenizerJob",
     "TokenizerOutputs",
     "TokenizerSection",
@@ -385,7 +389,7 @@ class Job:
 class TokenizerJob(Job):
     """Trains a SentencePiece tokenizer on text."""
 
-    inputs: TextInputs = field(default_factory=TextInputs)
+    inputs: TokenizerInputs = field(default_factory=TokenizerInputs)
     tokenizer: TokenizerSection = field(default_factory=TokenizerSection)
     outputs: TokenizerOutputs = field(default_factory=TokenizerOutputs)
 
