@@ -1,5 +1,7 @@
 """Which language a document is in: by py3langid, whose model is in its package; source code by its file's name."""
 
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+
 from functools import lru_cache
 from typing import Any
 

@@ -20,7 +20,7 @@ from enum import StrEnum
 from typing import Any
 
 import sentencepiece
-from sentencepiece import sentencepiece_model_pb2 as model_pb2
+from sentencepiece import sentencepiece_model_pb2
 
 from yuan_corpus import special_tokens
 from yuan_corpus.decoding import SPACE
@@ -30,7 +30,8 @@ from yuan_corpus.special_tokens import SPECIAL_TOKENS
 Scores = Mapping[str, float]
 """Pieces and their scores."""
 
-_PIECE = model_pb2.ModelProto.SentencePiece
+_pb2: Any = sentencepiece_model_pb2  # generated, without types
+_PIECE = _pb2.ModelProto.SentencePiece
 _HAN = (("\u3400", "\u4dbf"), ("\u4e00", "\u9fff"), ("\U00020000", "\U0002ebef"))
 # What keyboards write: printable ASCII; of Chinese input methods, the punctuation of both widths and a few signs.
 _KEYBOARD = frozenset(
@@ -85,7 +86,7 @@ def read_model(model: bytes, name: str) -> Any:
     Raises:
         TokenizerError: if it is none.
     """
-    proto = model_pb2.ModelProto()
+    proto = _pb2.ModelProto()
     try:
         proto.ParseFromString(model)
     except Exception as error:  # protobuf's own class differs between its implementations
@@ -104,7 +105,7 @@ def pieces_of(proto: Any) -> dict[str, float]:
 
 def algorithm_of(proto: Any) -> Algorithm:
     """Returns how a model cuts text."""
-    return Algorithm.BPE if proto.trainer_spec.model_type == model_pb2.TrainerSpec.BPE else Algorithm.UNIGRAM
+    return Algorithm.BPE if proto.trainer_spec.model_type == _pb2.TrainerSpec.BPE else Algorithm.UNIGRAM
 
 
 def merged_scores(shards: Sequence[Scores], weights: Sequence[float], algorithm: Algorithm) -> dict[str, float]:
@@ -210,7 +211,7 @@ class Merge:
         Args:
             template: a model of ours, whose special tokens, bytes and rules of splitting are kept.
         """
-        proto = model_pb2.ModelProto()
+        proto = _pb2.ModelProto()
         proto.CopyFrom(template)
         del proto.pieces[:]
         proto.pieces.extend(piece for piece in template.pieces if piece.type != _PIECE.NORMAL)
@@ -220,7 +221,7 @@ class Merge:
                 proto.pieces.add(piece=piece, score=score, type=_PIECE.NORMAL)
         proto.trainer_spec.vocab_size = len(proto.pieces)
         proto.trainer_spec.model_type = (
-            model_pb2.TrainerSpec.BPE if self.algorithm is Algorithm.BPE else model_pb2.TrainerSpec.UNIGRAM
+            _pb2.TrainerSpec.BPE if self.algorithm is Algorithm.BPE else _pb2.TrainerSpec.UNIGRAM
         )
         return proto.SerializeToString(deterministic=True)
 

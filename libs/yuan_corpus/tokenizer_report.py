@@ -101,7 +101,7 @@ class Comparison:
 
     def plot(self) -> str:
         """Returns bytes per token by language and tokenizer, as SVG."""
-        names = list(next(iter(self.measures.values()), {}))
+        names = list(next(iter(self.measures.values())))
         return bar_chart(
             "Compression by language",
             list(self.measures),

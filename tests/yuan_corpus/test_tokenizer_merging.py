@@ -156,7 +156,8 @@ def test_merged_bpe_can_make_its_pieces(parts: list[str], tmp_path: Path) -> Non
     model = (tmp_path / "tokenizer.model").read_bytes()
 
     assert made.tokenizer.vocab_size == 540
-    assert set(parts[0]) - set("\n") <= set(made.merge.scores) | {" "}  # no character is left out for a merge
+    common = {character for character in set(parts[0]) - set(" \n") if parts[0].count(character) > 50}
+    assert common <= set(made.merge.scores)  # no character is left out for a merge
     assert made.unreachable == count_unreachable(model, made.merge.scores) <= 0.05 * len(made.merge.scores)
     assert made.tokenizer.decode(made.tokenizer.encode(parts[0])) == parts[0]
 
@@ -164,7 +165,12 @@ def test_merged_bpe_can_make_its_pieces(parts: list[str], tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("texts", "recipe", "error", "words"),
     [
-        (["text " * 50, " \n"], Recipe(Algorithm.BPE, 300, 290), TextError, "shard 2 of 2: there is no text"),
+        (
+            ["text and more text " * 50, " \n"],
+            Recipe(Algorithm.BPE, 300, 280),
+            TextError,
+            "shard 2 of 2: there is no text",
+        ),
         (
             ["text and more text " * 50, "ab"],
             Recipe(Algorithm.BPE, 400, 280),
