@@ -13,6 +13,7 @@ from yuan_manifest import rules, schema
 from yuan_manifest.cleaning import check_stage
 from yuan_manifest.errors import ManifestError, Origins
 from yuan_manifest.rules import Problem
+from yuan_manifest.scheduling import check_scheduling
 from yuan_manifest.values import KeyPath, children, is_list, parse_path, shown
 
 OPTIMIZERS = ("adamw", "muon")
@@ -526,6 +527,7 @@ def _tls(section: schema.TlsSection) -> Iterator[Problem]:
 
 _CHECKS: dict[type, Callable[[Any], Iterator[Problem]]] = {
     schema.Job: _job,
+    schema.SchedulingSection: check_scheduling,
     schema.ModelSection: _model,
     schema.TokenizerSection: _tokenizer,
     schema.TextInputs: _text_inputs,

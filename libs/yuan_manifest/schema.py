@@ -28,6 +28,7 @@ from yuan_manifest.choices import (
     Recompute,
     TokenizerAlgorithm,
 )
+from yuan_manifest.scheduling import SchedulingSection
 from yuan_manifest.sections import (
     CheckpointSection,
     ConvertInputs,
@@ -115,6 +116,7 @@ __all__ = [
     "RecomputeSection",
     "ReportOutputs",
     "SamplingSection",
+    "SchedulingSection",
     "ServingSection",
     "SlurmSection",
     "TargetSection",
@@ -369,16 +371,18 @@ class Job:
         kind: what the job does.
         name: of the job, for people.
         topology: what of the cluster's topology this job overrides (a partial `Topology`).
+        scheduling: when it runs, before whom.
     """
 
     version: int = 1
     kind: Kind = MISSING
     name: str = MISSING
     topology: dict[str, Any] = field(default_factory=dict[str, Any])
+    scheduling: SchedulingSection = field(default_factory=SchedulingSection)
 
     def recipe(self) -> dict[str, Any]:
-        """Returns what is done, without on what: all but the topology, as JSON's types, keys in a fixed order."""
-        return {key: value for key, value in as_plain(self).items() if key != "topology"}
+        """Returns what is done, without on what and when, as JSON's types, keys in a fixed order."""
+        return {key: value for key, value in as_plain(self).items() if key not in {"topology", "scheduling"}}
 
 
 @dataclass
