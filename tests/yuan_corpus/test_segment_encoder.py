@@ -34,8 +34,8 @@ def check_same(tokenizer: Tokenizer, texts: list[str], split: bool = True) -> No
 # Words and fragments that pieces are made of, so that joins happen, and what no piece has.
 FRAGMENTS = [
     *SPECIAL_TOKENS, "<s>", "</s>", "<unk>", "<n>", "<", ">", "<se", "ep>", "\u2581", "\u2581the", "\u2583",
-    "[SEP]",
-    "的", "中国", "人工智能", "。", "，", "曹操", "\U00020bb7", "🙂", "👨\u200d👩\u200d👧", "e\u0301", "\ufdd0", "\ufeff",
+    "[SEP]", "\ufeff",
+    "的", "中国", "人工智能", "。", "，", "曹操", "\U00020bb7", "🙂", "👨\u200d👩\u200d👧", "e\u0301", "\ufdd0",
     "the", "ing", " ", "  ", "    ", "\n", "\t", "\r\n", "\0", "\x7f", "1", "42", "def f(x):\n    return x", "==",
     "===", "aaaaaaaa", "Ġ", "åľ", "\\frac{a}{b}", "http://", "internationalization", "\u00a0", "\u3000", "\u200b",
 ]  # fmt: skip
