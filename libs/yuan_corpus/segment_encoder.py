@@ -256,7 +256,7 @@ class SegmentEncoder:
         places = np.array([row for row, _ in fitting])
         sound = usable[places]
         counts = np.array([len(ids) // 4 for _, ids in fitting], np.int64)
-        columns: npt.NDArray[np.int64] = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        columns = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
         packed = np.zeros((len(fitting), 4), np.uint32)
         packed[np.repeat(np.arange(len(fitting)), counts), columns] = np.frombuffer(
             b"".join([ids for _, ids in fitting]), "<u4"
