@@ -53,7 +53,8 @@ def companion_texts(config: YuanConfig, tokenizer: Path | None = None) -> list[t
     Raises:
         TokenizerError: if the tokenizer is none.
     """
-    names, special_ids, size = list(CODE_FILES), dict[str, int](), config.vocab_size
+    names: list[str] = [*CODE_FILES]
+    special_ids, size = dict[str, int](), config.vocab_size
     texts: list[tuple[str, str]] = []
     if tokenizer is not None:
         values, size = _tokenizer_config(config, tokenizer)
