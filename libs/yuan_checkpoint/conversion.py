@@ -173,6 +173,12 @@ def write_checkpoint(
     """
     _begin(folder, identity)
     run = _Run(conversion, folder)
+    run.done = sum(
+        tensor_bytes(file, conversion.dtypes(file))
+        for file in conversion.target.files
+        if (folder / file.path).is_file()
+    )
+    watch(run.done)
     # Threads of torch's own within these would only wait for each other.
     alone = partial(torch.set_num_threads, 1)
     with ThreadPoolExecutor(conversion.workers(), thread_name_prefix="convert", initializer=alone) as pool:
@@ -250,7 +256,6 @@ def _write_file(run: _Run, file: TargetFile) -> None:
     path = run.folder / file.path
     dtypes = run.conversion.dtypes(file)
     if path.is_file():
-        run.advance(tensor_bytes(file, dtypes))
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)

@@ -2,7 +2,7 @@
 
 The fused query and key matrix is cut in the middle (`q_proj`, `k_proj`: each queries and keys of half of the heads),
 `rotary_emb.inv_freq` is written too since the published code keeps it as a persistent buffer, and the tied
-`lm_head.weight` is not. What else a folder needs to be loaded by `transformers` is in `huggingface_files`.
+`lm_head.weight` is not. The code that `transformers` runs is ours and goes along (`huggingface_files`).
 """
 
 import math
@@ -17,7 +17,8 @@ from yuan_checkpoint.checkpoint import TensorsInMemory
 from yuan_checkpoint.conversion import Conversion, write_checkpoint
 from yuan_checkpoint.description import EMBEDDING, FINAL_NORM, Network, StoredTensor, layer_prefix
 from yuan_checkpoint.files import json_text
-from yuan_checkpoint.targets import FileKind, LayoutError, TargetFile, TargetLayout
+from yuan_checkpoint.huggingface_files import companion_config, companion_texts
+from yuan_checkpoint.targets import FileKind, TargetFile, TargetLayout
 from yuan_checkpoint.torch_files import Reference
 from yuan_model import ModelFolderError, YuanConfig
 from yuan_model.folder import CONFIG_FILE, INDEX_FILE, SINGLE_FILE
@@ -46,6 +47,7 @@ def huggingface_target(
     kind: FileKind = FileKind.safetensors,
     shard_bytes: int = SHARD_BYTES,
     sep_token_id: int | None = None,
+    tokenizer: Path | None = None,
 ) -> TargetLayout:
     """Returns what files a Hugging Face folder has.
 
@@ -55,12 +57,9 @@ def huggingface_target(
         kind: safetensors, or the older `.bin` of torch.save.
         shard_bytes: a new file is begun where the next tensor would go beyond.
         sep_token_id: written to the config, where known; the network has no use for it.
-
-    Raises:
-        LayoutError: if the published code has no such network.
+        tokenizer: folder with the `tokenizer.model` that the caller copies beside the weights; None: there is none.
     """
     config = network.config
-    _refuse_unsayable(config)
     shards = _shards([*huggingface_tensors(network), *_rotary_buffers(config)], dtypes, shard_bytes)
     single, index, stem = (
         (SINGLE_FILE, INDEX_FILE, "model-{}-of-{}.safetensors")
@@ -80,10 +79,10 @@ def huggingface_target(
     def texts(total: int, written: Mapping[str, torch.dtype]) -> list[tuple[str, str]]:
         weight_map = {one.key: file.path for file in files for one in file.tensors}
         values = hugging_face_config(config, written[EMBEDDING.huggingface[0]], sep_token_id)
-        found = [(CONFIG_FILE, json_text(values))]
+        found = companion_texts(config, tokenizer)
         if len(files) > 1:
-            found.insert(0, (index, json_text({"metadata": {"total_size": total}, "weight_map": weight_map})))
-        return found
+            found.append((index, json_text({"metadata": {"total_size": total}, "weight_map": weight_map})))
+        return [*found, (CONFIG_FILE, json_text(values))]
 
     return TargetLayout("huggingface", files, texts)
 
@@ -95,6 +94,7 @@ def write_hugging_face(
     dtype: torch.dtype | None = None,
     *,
     sep_token_id: int | None = None,
+    tokenizer: Path | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Writes a whole model that is in memory.
@@ -105,16 +105,18 @@ def write_hugging_face(
         tensors: (native name, tensor) pairs, in any order.
         dtype: to write in; None keeps each tensor's own.
         sep_token_id: written to the config, where known; the network has no use for it.
+        tokenizer: as of `huggingface_target`.
         shard_bytes: a new file is begun where the next tensor would go beyond.
 
     Raises:
-        LayoutError: if the published code has no such network.
         ModelFolderError: naming the tensor that is missing, unknown or of another shape.
     """
     network = Network(config)
     source = TensorsInMemory(network, _checked(folder, network, tensors))
     dtypes = {name: dtype or source.dtype(name) for name in network.shapes}
-    target = huggingface_target(network, dtypes, shard_bytes=shard_bytes, sep_token_id=sep_token_id)
+    target = huggingface_target(
+        network, dtypes, shard_bytes=shard_bytes, sep_token_id=sep_token_id, tokenizer=tokenizer
+    )
     write_checkpoint(Conversion(source, network, target, dtype), folder)
 
 
@@ -124,10 +126,6 @@ def hugging_face_config(config: YuanConfig, dtype: torch.dtype, sep_token_id: in
     special = ("pad_token_id", "bos_token_id", "eos_token_id", "eod_token")
     return {
         "architectures": ["YuanForCausalLM"],
-        "auto_map": {
-            "AutoConfig": "configuration_yuan.YuanConfig",
-            "AutoModelForCausalLM": "yuan_hf_model.YuanForCausalLM",
-        },
         "model_type": "yuan",
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
@@ -150,14 +148,8 @@ def hugging_face_config(config: YuanConfig, dtype: torch.dtype, sep_token_id: in
         "torch_dtype": str(dtype).removeprefix("torch."),
         **({} if eod is None else dict.fromkeys(special, eod)),
         **({} if sep_token_id is None else {"sep_token": sep_token_id}),
+        **companion_config(config),
     }
-
-
-def _refuse_unsayable(config: YuanConfig) -> None:
-    if not config.localized_filtering:
-        raise LayoutError("localized_filtering: false has no Hugging Face form; the published code always filters")
-    if config.rope_theta != 10000.0:
-        raise LayoutError(f"rope_theta: {config.rope_theta} has no Hugging Face form; the published code has 10000")
 
 
 def _checked(folder: Path, network: Network, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from yuan_checkpoint.checkpoint import Checkpoint, Held
 from yuan_checkpoint.description import Area, matrix_of
 from yuan_checkpoint.entries import Entry, OpenFiles
+from yuan_checkpoint.safetensors_files import DTYPE_NAMES
 from yuan_checkpoint.training_state import file_record
 
 _BLOCK_BYTES = 8 << 20
@@ -32,7 +33,16 @@ class Statistics:
 
 @dataclass(frozen=True)
 class TensorFacts:
-    """A tensor as a file has it. parameters: native names of what it is of the network. statistics: if asked for."""
+    """A tensor as a file has it.
+
+    Attributes:
+        name: there.
+        shape: its dimensions.
+        dtype: as safetensors writes it, `F32` or `BF16`.
+        file: below the folder.
+        parameters: native names of what it is of the network.
+        statistics: if they were asked for.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -169,7 +179,7 @@ def _facts(checkpoint: Checkpoint, held: Held, opened: OpenFiles, *, values: boo
         opened.add(entry.file)
         statistics = _statistics(entry, opened)
     names = tuple(dict.fromkeys(piece.name for piece in held.stored.pieces))
-    dtype = str(entry.dtype).removeprefix("torch.")
+    dtype = DTYPE_NAMES[entry.dtype]
     return TensorFacts(entry.key, entry.shape, dtype, _below(checkpoint.path, entry.file), names, statistics)
 
 

@@ -209,6 +209,8 @@ class _Reader:
                 max_position_embeddings=argument("max_position_embeddings"),
                 localized_filtering=any(".lf_gate." in key for one in self.shards.values() for key in one.entries),
                 eod_token_id=eod if isinstance(eod, int) else None,
+                initializer_range=said.get("init_method_std") or 0.02,
+                rope_precision=said.get("rope_precision", "fp32"),
                 attention_reset_at_eod=ended and said.get("reset_attention_mask") is True,
             )
         except (ArithmeticError, ValueError, TypeError) as error:
@@ -410,4 +412,6 @@ def _arguments(config: YuanConfig, values: Mapping[str, Any]) -> dict[str, Any]:
         "untie_embeddings_and_output_weights": False,
         "vocab_size": config.vocab_size,
         "eod_token_id": config.eod_token_id,
+        "rope_precision": config.rope_precision,
+        "init_method_std": config.initializer_range,
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 from yuan_events import InputError
 from yuan_jobs.placing import placed
 from yuan_jobs.references import ArtifactKind, check_name
-from yuan_manifest.schema import DeployJob, Job, PlanJob, TrainingJob
+from yuan_manifest.schema import DeployJob, Job, PlanJob, TokenizerJob, TrainingJob
 
 # An absolute path, one below a user's own folder, or `s3://…`, `python-stdlib:`.
 _BEGINS_ELSEWHERE = re.compile(r"[/~]|[A-Za-z][A-Za-z0-9+.-]+:")
@@ -66,6 +66,10 @@ def artifact_inputs(job: Job) -> dict[str, tuple[ArtifactKind, str]]:
         found["adapter"] = (ArtifactKind.model, adapter)
     for index, dataset in enumerate(getattr(inputs, "datasets", ())):
         found[f"datasets[{index}].name"] = (ArtifactKind.dataset, str(dataset.name))
+    if isinstance(job, TokenizerJob):
+        for key, names in (("tokenizers", job.inputs.tokenizers), ("compare", job.inputs.compare)):
+            named = {f"{key}[{index}]": name for index, name in enumerate(names) if "/" not in name}
+            found |= {path: (ArtifactKind.tokenizer, name) for path, name in named.items()}
     return found
 
 
@@ -103,7 +107,12 @@ def has_relative_paths(job: Job) -> bool:
     inputs, outputs = getattr(job, "inputs", None), getattr(job, "outputs", None)
     folder = job.inputs.model if isinstance(job, TrainingJob) and model_folder(job) else None
     folders = (getattr(inputs, "path", None), folder, _adapter_folder(job), getattr(outputs, "path", None))
-    named = (*getattr(inputs, "text", ()), *folders)
+    others = (*job.inputs.tokenizers, *job.inputs.compare) if isinstance(job, TokenizerJob) else ()
+    words = job.tokenizer.added_words if isinstance(job, TokenizerJob) else ()
+    listed = [file for stage in getattr(job, "cleaning", ()) for file in stage.get("files") or ()]
+    named = (
+        *getattr(inputs, "text", ()), *folders, *(name for name in others if "/" in name), *words, *listed,
+    )  # fmt: skip
     return any(isinstance(path, str) and not _BEGINS_ELSEWHERE.match(path) for path in named)
 
 

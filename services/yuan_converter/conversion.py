@@ -114,6 +114,7 @@ def planned(target: TargetSection, source: Source, origin: Origin, tokenizer: Pa
             kind=FileKind.torch if target.format == WeightFormat.bin else FileKind.safetensors,
             shard_bytes=int(target.shard_gigabytes * 1e9),
             sep_token_id=_sep_token_id(origin.values if origin.layout == "huggingface" else {}, tokenizer),
+            tokenizer=tokenizer,
         )
     return Conversion(source, network, made, dtype)
 
@@ -229,10 +230,12 @@ def _converted(
         (partial / QUANTIZATION_FILE).write_text(json.dumps(plain_errors(errors), indent=2) + "\n", encoding="utf-8")
         _tell_quantization(context, errors)
     if tokenizer is not None:
-        (partial / "tokenizer").mkdir(exist_ok=True)
+        # `transformers` looks for it beside the weights.
+        place = partial if context.job.target.layout == Layout.huggingface else partial / "tokenizer"
+        place.mkdir(exist_ok=True)
         for name in TOKENIZER_FILES:
             if (tokenizer / name).is_file():
-                shutil.copyfile(tokenizer / name, partial / "tokenizer" / name)
+                shutil.copyfile(tokenizer / name, place / name)
     checkpoint.check_unchanged()
     for path in sorted(partial.iterdir()):
         if not path.name.startswith("."):
