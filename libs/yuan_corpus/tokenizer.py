@@ -135,6 +135,10 @@ class Tokenizer:
             return self._special_strings[token]
         return self._processor.id_to_piece(token)
 
+    def piece_bytes(self) -> list[bytes]:
+        """Returns what each id adds to a text, in UTF-8: of byte pieces one byte, of control pieces nothing."""
+        return list(self._table.texts)
+
     def encode(self, text: str, split_at_special_strings: bool = True) -> list[int]:
         """Returns the ids of a text; neither a first nor a last token is added.
 
