@@ -19,6 +19,9 @@ COMMAND_NAMES = (
     "cancel",
     "resume",
     "wait",
+    "lineage",
+    "diff",
+    "gc",
     "version",
 )
 
@@ -42,6 +45,8 @@ What became of it:
   yuan cancel JOB, yuan resume JOB      end it; go on from its last checkpoint
   yuan artifacts, yuan show ARTIFACT    what was made, from what, and where it is
   yuan data show|sample|report DATASET  what is in a dataset, token by token where you like
+  yuan lineage ARTIFACT, yuan diff J J  where it comes from; in what two jobs differ
+  yuan gc --dry-run                     what is not kept any longer
 
 \b
 Without a stack, in the foreground:
