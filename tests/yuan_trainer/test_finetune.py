@@ -252,7 +252,7 @@ def test_rope_precision_is_the_manifests_to_say_unless_the_model_says_another(ma
         _, _, config = check_inputs(make(kind=kind, inputs=inputs, model=model))
         assert config.rope_precision == "bf16"
     trained = replace(start.config, rope_precision="bf16")
-    start.source.config = trained
+    start.source.network.config = trained
     with pytest.raises(InputError, match=r"rope_precision bf16 \(the model section says fp32\)"):
         check_same_network(start, replace(trained, rope_precision="fp32"))
 
