@@ -21,6 +21,9 @@ COMMAND_NAMES = (
     "lineage",
     "diff",
     "gc",
+    "schedule",
+    "schedules",
+    "unschedule",
     "version",
 )
 
