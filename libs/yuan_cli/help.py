@@ -14,6 +14,7 @@ COMMAND_NAMES = (
     "down",
     "status",
     "submit",
+    "apply",
     "jobs",
     "logs",
     "cancel",
