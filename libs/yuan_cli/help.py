@@ -16,6 +16,7 @@ COMMAND_NAMES = (
     "down",
     "status",
     "submit",
+    "apply",
     "jobs",
     "logs",
     "cancel",
@@ -24,6 +25,9 @@ COMMAND_NAMES = (
     "lineage",
     "diff",
     "gc",
+    "schedule",
+    "schedules",
+    "unschedule",
     "version",
 )
 
