@@ -238,11 +238,10 @@ def _element(element: ElementTree.Element) -> str:  # noqa: PLR0911 - one a kind
         return rf"\text{{{text.translate(_ESCAPED)}}}"
     if name == "mspace":
         return " "
-    fixed = {"mfrac": 2, "msup": 2, "msub": 2, "msubsup": 3, "munder": 2, "mover": 2, "munderover": 3, "mroot": 2}.get(
-        name
-    )
-    if fixed is not None and len(children) == fixed:
-        return _FIXED[name](*(child.strip() for child in children))
+    if name in _LAYOUTS and len(children) == (3 if name in ("msubsup", "munderover") else 2):
+        inner = [child.strip() for child in children]
+        layout = _ACCENTS.get(inner[1], _LAYOUTS[name]) if name == "mover" else _LAYOUTS[name]
+        return layout.format(*inner)
     if name == "msqrt":
         return rf"\sqrt{{{''.join(children).strip()}}}"
     if name == "mfenced":
@@ -255,16 +254,17 @@ def _element(element: ElementTree.Element) -> str:  # noqa: PLR0911 - one a kind
     return "".join(children) or text
 
 
-_FIXED = {
-    "mfrac": lambda over, under: rf"\frac{{{over}}}{{{under}}}",
-    "msup": lambda base, up: f"{base}^{{{up}}}",
-    "msub": lambda base, down: f"{base}_{{{down}}}",
-    "msubsup": lambda base, down, up: f"{base}_{{{down}}}^{{{up}}}",
-    "munder": lambda base, down: f"{base}_{{{down}}}",
-    "mover": lambda base, up: _ACCENTS[up].format(base) if up in _ACCENTS else f"{base}^{{{up}}}",
-    "munderover": lambda base, down, up: f"{base}_{{{down}}}^{{{up}}}",
-    "mroot": lambda base, degree: rf"\sqrt[{degree}]{{{base}}}",
+_LAYOUTS = {
+    "mfrac": r"\frac{{{0}}}{{{1}}}",
+    "msup": "{0}^{{{1}}}",
+    "msub": "{0}_{{{1}}}",
+    "msubsup": "{0}_{{{1}}}^{{{2}}}",
+    "munder": "{0}_{{{1}}}",
+    "mover": "{0}^{{{1}}}",
+    "munderover": "{0}_{{{1}}}^{{{2}}}",
+    "mroot": r"\sqrt[{1}]{{{0}}}",
 }
+"""Elements of a fixed number of children, and where those go."""
 _ACCENTS = {
     sign: f"\\{name}{{{{{{}}}}}}"
     for sign, name in (
