@@ -111,6 +111,7 @@ class Attempt:
                     job_id=claim.job_id,
                     attempt=claim.attempt,
                     cluster=self.cluster,
+                    open_artifact=self.store.open_artifact,
                 )
                 result = work.run(context)
             return self._publish(context.output, plain_json(result.summary))

@@ -67,6 +67,8 @@ class WorkContext(Generic[JobT]):
         attempt: 1 for the first; more where earlier ones failed or were interrupted.
         cluster: the stack whose worker runs this, for calls to its other services (`yuan_rpc.connect`); None where
             there is no stack (`yuan run`, tests).
+        open_artifact: opens an artifact that is no input, by its reference: lineage, which the inputs fix. Raises
+            InputError where it is gone; None in tests that have no store.
     """
 
     job: JobT
@@ -79,6 +81,7 @@ class WorkContext(Generic[JobT]):
     job_id: str = ""
     attempt: int = 1
     cluster: Cluster | None = None
+    open_artifact: Callable[[str], ArtifactHandle] | None = None
 
     @property
     def datasets(self) -> tuple[ArtifactHandle, ...]:

@@ -57,7 +57,7 @@ def artifact_inputs(job: Job) -> dict[str, tuple[ArtifactKind, str]]:
     """Returns kind and reference of every artifact that a job takes, by key path below `inputs`."""
     inputs = getattr(job, "inputs", None)
     found: dict[str, tuple[ArtifactKind, str]] = {}
-    for kind in (ArtifactKind.tokenizer, ArtifactKind.dataset, ArtifactKind.model):
+    for kind in (ArtifactKind.tokenizer, ArtifactKind.dataset, ArtifactKind.model, ArtifactKind.report):
         reference = getattr(inputs, kind, None)
         if isinstance(reference, str) and not (kind == ArtifactKind.model and model_folder(job)):
             found[kind.value] = (kind, reference)
@@ -99,7 +99,8 @@ def has_relative_paths(job: Job) -> bool:
     """Says whether what a job reads or writes depends on the folder from which it was submitted."""
     inputs, outputs = getattr(job, "inputs", None), getattr(job, "outputs", None)
     folder = job.inputs.model if isinstance(job, TrainingJob) and model_folder(job) else None
-    named = (*getattr(inputs, "text", ()), getattr(inputs, "path", None), folder, getattr(outputs, "path", None))
+    paths = (getattr(inputs, "path", None), getattr(inputs, "data", None), getattr(outputs, "path", None))
+    named = (*getattr(inputs, "text", ()), folder, *paths)
     return any(isinstance(path, str) and not _BEGINS_ELSEWHERE.match(path) for path in named)
 
 
@@ -110,5 +111,5 @@ def makes_one_artifact_of_artifacts(job: Job) -> bool:
     one may have replaced since.
     """
     inputs = getattr(job, "inputs", None)
-    outside = any(getattr(inputs, name, None) for name in ("text", "path")) or model_folder(job) is not None
+    outside = any(getattr(inputs, name, None) for name in ("text", "path", "data")) or model_folder(job) is not None
     return bool(artifact_inputs(job)) and not outside and output_of(job).kind is not None

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from yuan_manifest.choices import (
+    Answering,
     AttentionBackend,
     BadStep,
     CostModel,
@@ -25,6 +26,7 @@ from yuan_manifest.choices import (
     OnError,
     Packing,
     Precision,
+    Profile,
     Recompute,
     TokenizerAlgorithm,
 )
@@ -35,6 +37,7 @@ from yuan_manifest.sections import (
     DataSection,
     DatasetOutputs,
     EvaluateInputs,
+    EvaluateSection,
     EvaluationSection,
     FinetuneInputs,
     FinetuneSection,
@@ -49,6 +52,7 @@ from yuan_manifest.sections import (
     RecomputeSection,
     ReportOutputs,
     SamplingSection,
+    SandboxSection,
     ServingSection,
     TargetSection,
     TextInputs,
@@ -67,6 +71,7 @@ from yuan_manifest.values import is_list, is_section
 __all__ = [
     "JOB_OF_KIND",
     "SERVICE_OF_KIND",
+    "Answering",
     "AttentionBackend",
     "BadStep",
     "CheckpointSection",
@@ -83,6 +88,7 @@ __all__ = [
     "DocumentMode",
     "EvaluateInputs",
     "EvaluateJob",
+    "EvaluateSection",
     "EvaluationSection",
     "FinetuneInputs",
     "FinetuneJob",
@@ -111,10 +117,12 @@ __all__ = [
     "PlanSection",
     "Precision",
     "PretrainJob",
+    "Profile",
     "Recompute",
     "RecomputeSection",
     "ReportOutputs",
     "SamplingSection",
+    "SandboxSection",
     "ServingSection",
     "SlurmSection",
     "TargetSection",
@@ -286,6 +294,7 @@ class Services:
     data: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7101))
     trainer: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7102))
     converter: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7103))
+    evaluator: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7104))
     inference: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7105, workers=0))
 
 
@@ -464,12 +473,23 @@ class ConvertJob(Job):
 
 @dataclass
 class EvaluateJob(Job):
-    """Scores a model. suite: what is measured; `perplexity` on the dataset's validation part."""
+    """Scores a model.
+
+    Attributes:
+        inputs: the model, and what it is asked.
+        suite: tasks (`yuan evaluate --list`); `yuan`: the original's five; `perplexity`: of the dataset's validation
+            part.
+        data: how `perplexity` cuts its dataset.
+        samples: sequences of `perplexity`.
+        evaluate: how the tasks are asked and scored.
+        outputs: the report.
+    """
 
     inputs: EvaluateInputs = field(default_factory=EvaluateInputs)
     suite: list[str] = field(default_factory=lambda: ["perplexity"])
     data: DataSection = field(default_factory=DataSection)
     samples: int = 64
+    evaluate: EvaluateSection = field(default_factory=EvaluateSection)
     outputs: ReportOutputs = field(default_factory=ReportOutputs)
 
 

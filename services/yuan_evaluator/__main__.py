@@ -1,4 +1,6 @@
-"""`python -m yuan_evaluator run MANIFEST [key=value …]`."""
+"""`python -m yuan_evaluator run MANIFEST [key=value …] | server | worker | tasks | sandbox --socket PATH`."""
+
+from collections.abc import Sequence
 
 from yuan_jobs import Work, WorkContext, WorkResult, service_main
 from yuan_manifest.schema import EvaluateJob, Kind
@@ -10,5 +12,11 @@ def _evaluate_work(context: WorkContext[EvaluateJob]) -> WorkResult:
     return evaluate_work(context)
 
 
+def _sandbox(arguments: Sequence[str]) -> int:
+    from yuan_evaluator.sandbox.server import sandbox_command  # noqa: PLC0415 - only there
+
+    return sandbox_command(arguments)
+
+
 if __name__ == "__main__":
-    service_main("evaluator", {Kind.evaluate: Work(run=_evaluate_work)})
+    service_main("evaluator", {Kind.evaluate: Work(run=_evaluate_work)}, {"sandbox": _sandbox})
