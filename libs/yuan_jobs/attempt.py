@@ -112,6 +112,7 @@ class Attempt:
                     attempt=claim.attempt,
                     cluster=self.cluster,
                     open_artifact=self.store.open_artifact,
+                    cache=self.home.path / "cache",
                 )
                 result = work.run(context)
             return self._publish(context.output, plain_json(result.summary))

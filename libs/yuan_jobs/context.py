@@ -69,6 +69,7 @@ class WorkContext(Generic[JobT]):
             there is no stack (`yuan run`, tests).
         open_artifact: opens an artifact that is no input, by its reference: lineage, which the inputs fix. Raises
             InputError where it is gone; None in tests that have no store.
+        cache: a folder of the home for what may be lost and made again; None in tests that have no home.
     """
 
     job: JobT
@@ -82,6 +83,7 @@ class WorkContext(Generic[JobT]):
     attempt: int = 1
     cluster: Cluster | None = None
     open_artifact: Callable[[str], ArtifactHandle] | None = None
+    cache: Path | None = None
 
     @property
     def datasets(self) -> tuple[ArtifactHandle, ...]:

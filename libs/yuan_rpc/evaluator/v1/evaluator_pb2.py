@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!yuan/evaluator/v1/evaluator.proto\x12\x11yuan.evaluator.v1\"\x12\n\x10ListTasksRequest\"t\n\x04Task\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0e\n\x06metric\x18\x03 \x01(\t\x12\r\n\x05\x66iles\x18\x04 \x03(\t\x12\r\n\x05items\x18\x05 \x01(\x05\x12\x0f\n\x07\x63hoices\x18\x06 \x01(\x08\x12\x10\n\x08programs\x18\x07 \x01(\x08\";\n\x11ListTasksResponse\x12&\n\x05tasks\x18\x01 \x03(\x0b\x32\x17.yuan.evaluator.v1.Task\"\x17\n\x15GetLeaderboardRequest\"c\n\x05Score\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x1b\n\x0estandard_error\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05items\x18\x04 \x01(\x05\x42\x11\n\x0f_standard_error\"r\n\x03Row\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06report\x18\x02 \x01(\t\x12\x0f\n\x07profile\x18\x03 \x01(\t\x12\x11\n\tpublished\x18\x04 \x01(\x08\x12(\n\x06scores\x18\x05 \x03(\x0b\x32\x18.yuan.evaluator.v1.Score\">\n\x16GetLeaderboardResponse\x12$\n\x04rows\x18\x01 \x03(\x0b\x32\x16.yuan.evaluator.v1.Row2\xd1\x01\n\x10\x45valuatorService\x12V\n\tListTasks\x12#.yuan.evaluator.v1.ListTasksRequest\x1a$.yuan.evaluator.v1.ListTasksResponse\x12\x65\n\x0eGetLeaderboard\x12(.yuan.evaluator.v1.GetLeaderboardRequest\x1a).yuan.evaluator.v1.GetLeaderboardResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!yuan/evaluator/v1/evaluator.proto\x12\x11yuan.evaluator.v1\"\x12\n\x10ListTasksRequest\"t\n\x04Task\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0e\n\x06metric\x18\x03 \x01(\t\x12\r\n\x05\x66iles\x18\x04 \x03(\t\x12\r\n\x05items\x18\x05 \x01(\x05\x12\x0f\n\x07\x63hoices\x18\x06 \x01(\x08\x12\x10\n\x08programs\x18\x07 \x01(\x08\";\n\x11ListTasksResponse\x12&\n\x05tasks\x18\x01 \x03(\x0b\x32\x17.yuan.evaluator.v1.Task\"\x17\n\x15GetLeaderboardRequest\"c\n\x05Score\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x1b\n\x0estandard_error\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05items\x18\x04 \x01(\x05\x42\x11\n\x0f_standard_error\"n\n\x03Row\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06report\x18\x02 \x01(\t\x12\x0b\n\x03how\x18\x03 \x01(\t\x12\x11\n\tpublished\x18\x04 \x01(\x08\x12(\n\x06scores\x18\x05 \x03(\x0b\x32\x18.yuan.evaluator.v1.Score\">\n\x16GetLeaderboardResponse\x12$\n\x04rows\x18\x01 \x03(\x0b\x32\x16.yuan.evaluator.v1.Row2\xd1\x01\n\x10\x45valuatorService\x12V\n\tListTasks\x12#.yuan.evaluator.v1.ListTasksRequest\x1a$.yuan.evaluator.v1.ListTasksResponse\x12\x65\n\x0eGetLeaderboard\x12(.yuan.evaluator.v1.GetLeaderboardRequest\x1a).yuan.evaluator.v1.GetLeaderboardResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,9 +42,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCORE']._serialized_start=280
   _globals['_SCORE']._serialized_end=379
   _globals['_ROW']._serialized_start=381
-  _globals['_ROW']._serialized_end=495
-  _globals['_GETLEADERBOARDRESPONSE']._serialized_start=497
-  _globals['_GETLEADERBOARDRESPONSE']._serialized_end=559
-  _globals['_EVALUATORSERVICE']._serialized_start=562
-  _globals['_EVALUATORSERVICE']._serialized_end=771
+  _globals['_ROW']._serialized_end=491
+  _globals['_GETLEADERBOARDRESPONSE']._serialized_start=493
+  _globals['_GETLEADERBOARDRESPONSE']._serialized_end=555
+  _globals['_EVALUATORSERVICE']._serialized_start=558
+  _globals['_EVALUATORSERVICE']._serialized_end=767
 # @@protoc_insertion_point(module_scope)

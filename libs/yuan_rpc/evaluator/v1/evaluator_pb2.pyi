@@ -51,18 +51,18 @@ class Score(_message.Message):
     def __init__(self, task: _Optional[str] = ..., value: _Optional[float] = ..., standard_error: _Optional[float] = ..., items: _Optional[int] = ...) -> None: ...
 
 class Row(_message.Message):
-    __slots__ = ("model", "report", "profile", "published", "scores")
+    __slots__ = ("model", "report", "how", "published", "scores")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
-    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    HOW_FIELD_NUMBER: _ClassVar[int]
     PUBLISHED_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     model: str
     report: str
-    profile: str
+    how: str
     published: bool
     scores: _containers.RepeatedCompositeFieldContainer[Score]
-    def __init__(self, model: _Optional[str] = ..., report: _Optional[str] = ..., profile: _Optional[str] = ..., published: _Optional[bool] = ..., scores: _Optional[_Iterable[_Union[Score, _Mapping]]] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., report: _Optional[str] = ..., how: _Optional[str] = ..., published: _Optional[bool] = ..., scores: _Optional[_Iterable[_Union[Score, _Mapping]]] = ...) -> None: ...
 
 class GetLeaderboardResponse(_message.Message):
     __slots__ = ("rows",)
