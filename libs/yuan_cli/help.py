@@ -9,6 +9,7 @@ COMMAND_NAMES = (
     "generate",
     "deploy",
     "chat",
+    "evaluate",
     "up",
     "down",
     "status",
@@ -46,6 +47,7 @@ Without a stack, in the foreground:
   yuan run configs/pipelines/demo.yaml                        a small model from text, and its loss curve
   yuan generate demo "def main(" --stream                     ask the model yourself
   yuan run configs/jobs/pretrain-demo.yaml train.steps=50     any value can be changed on the way
+  yuan evaluate demo --suite yuan --data FOLDER               benchmarks, scored; programs run in a sandbox
   yuan validate MANIFEST                                      check a manifest and see what it comes to
   yuan plan MANIFEST                                          predict a training: memory, time, days, and what to mend
   cp configs/jobs/pretrain-demo.yaml mine.yaml                the start of your own

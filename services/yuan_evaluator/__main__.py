@@ -1,4 +1,4 @@
-"""`python -m yuan_evaluator run MANIFEST [key=value …] | server | worker | tasks | leaderboard | sandbox --socket PATH`."""
+"""`python -m yuan_evaluator run MANIFEST [key=value …] | server | worker | tasks | leaderboard | sandbox`."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING

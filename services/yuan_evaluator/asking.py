@@ -1,4 +1,4 @@
-"""What is asked of a model and what it answered, kept so that nothing is asked twice: by run, and by model for all runs.
+"""What is asked of a model and what it answered, kept so that nothing is asked twice: by run, by model for all runs.
 
 The key of an answer is the hash of the model, the prompt and the sampling; a run that was killed finds its own answers
 in its journal, another run of the same model finds them in the home's cache.
@@ -110,7 +110,8 @@ class AnswerStore:
         for line in journal.read_text(encoding="utf-8", errors="replace").splitlines():
             with suppress(ValueError, TypeError, KeyError):
                 row: dict[str, Any] = json.loads(line)
-                self._known[row.pop("key")] = Reply(**row)
+                key = row.pop("key")
+                self._known[key] = Reply(**row)
         self.resumed = len(self._known)
 
     def find(self, ask: Ask) -> Reply | None:

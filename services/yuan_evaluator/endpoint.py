@@ -1,5 +1,6 @@
-"""Where the model that is evaluated answers: a stack's inference service, which loads it where it does not serve it yet,
-or a server of our own where there is no stack.
+"""Where the model that is evaluated answers.
+
+A stack's inference service, which loads it where it does not serve it yet; a server of our own where there is no stack.
 """
 
 import time

@@ -6,7 +6,7 @@ from typing import Any
 
 from yuan_evaluator.benchmark_data import fingerprint_of
 from yuan_evaluator.report.leaderboard import row_of, with_published
-from yuan_evaluator.report.markdown import markdown, scores_table
+from yuan_evaluator.report.markdown import markdown, score_lines
 from yuan_evaluator.suite import run_suite
 from yuan_evaluator.task import Task
 from yuan_evaluator.tasks import all_tasks, tasks_of
@@ -81,5 +81,5 @@ def _write(context: WorkContext[EvaluateJob], report: Mapping[str, Any]) -> None
     from yuan_evaluator.report.page import page  # noqa: PLC0415 - matplotlib takes a second
 
     (context.output / "report.html").write_text(page(report, rows), encoding="utf-8", errors="replace")
-    for line in scores_table(report).strip().splitlines():
+    for line in score_lines(report):
         context.sink.emit(Message(line))

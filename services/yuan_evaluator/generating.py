@@ -52,6 +52,7 @@ class _Weather:
     """Whether the service answers, seen by all requests together."""
 
     telling: Telling
+    patience: float
     last_word: float = field(default_factory=time.monotonic)
     away: bool = False
 
@@ -61,12 +62,12 @@ class _Weather:
             self.away = False
             self.telling.away("")
 
-    def bad(self, failure: RpcFailed, patience: float) -> None:
+    def bad(self, failure: RpcFailed) -> None:
         if not self.away:
             self.away = True
             self.telling.away(str(failure))
-        if time.monotonic() - self.last_word > patience:
-            raise WorkFailed(f"the inference service has been away for {patience:.0f} s: {failure}")
+        if time.monotonic() - self.last_word > self.patience:
+            raise WorkFailed(f"the inference service has been away for {self.patience:.0f} s: {failure}")
 
 
 def generate_all(
@@ -93,25 +94,23 @@ def generate_all(
         WorkFailed: if the service stays away, or a request fails again and again.
         RpcFailed: if it refuses us (a wrong token).
     """
-    asyncio.run(_generate_all(connect, model, asks, telling, in_flight, patience))
+    asyncio.run(_generate_all(connect, model, asks, _Weather(telling, patience), in_flight))
 
 
 async def _generate_all(
     connect: Callable[[], Connection],
     model: str,
     asks: Iterable[Ask],
-    telling: Telling,
+    weather: _Weather,
     in_flight: int,
-    patience: float,
 ) -> None:
-    left = iter(asks)
-    weather = _Weather(telling)
+    left, telling = iter(asks), weather.telling
     async with connect() as connection:
         stub: Any = connection.aio_stub(inference_pb2_grpc.InferenceServiceStub)
 
         async def ask_on() -> None:
             for ask in left:
-                telling.answered(ask, await _answer(stub, connection, model, ask, weather, patience))
+                telling.answered(ask, await _answer(connection, stub, model, ask, weather))
 
         workers = [asyncio.create_task(ask_on()) for _ in range(in_flight)]
         try:
@@ -130,7 +129,7 @@ async def _generate_all(
             await asyncio.gather(*workers, return_exceptions=True)
 
 
-async def _answer(stub: Any, connection: Connection, model: str, ask: Ask, weather: _Weather, patience: float) -> Reply:
+async def _answer(connection: Connection, stub: Any, model: str, ask: Ask, weather: _Weather) -> Reply:
     pause, failed = _FIRST_PAUSE, 0
     request = inference_pb2.GenerateRequest(
         model=model, prompt=_utf8(ask.prompt), sampling_params=ask.sampling.message()
@@ -145,7 +144,7 @@ async def _answer(stub: Any, connection: Connection, model: str, ask: Ask, weath
                 weather.fine()
                 return Reply(error=str(failure))
             if code in _AWAY:
-                weather.bad(failure, patience)
+                weather.bad(failure)
             elif code == _BUSY:
                 weather.fine()
             else:

@@ -223,8 +223,8 @@ def ask_all(
         if now - told > _TELL_SECONDS or any(done[name] == totals[name] for name in names):
             told = now
             rate = f"{facts['tokens'] / (now - began):.0f} tokens/s"
-            for name in totals:
-                sink.emit(Progress(name, done[name], totals[name], "answers", rate))
+            for name, total in totals.items():
+                sink.emit(Progress(name, done[name], total, "answers", rate))
 
     def away(reason: str) -> None:
         text = f"waiting for the inference service: {reason}" if reason else "the inference service answers again"

@@ -1,4 +1,4 @@
-"""The tasks of an evaluate job: asked at one endpoint, scored, looked at from all sides, and written down item by item."""
+"""The tasks of an evaluate job: asked at one endpoint, scored, looked at from all sides, written down item by item."""
 
 import json
 from collections import Counter

@@ -221,8 +221,8 @@ def test_generated_programs_run_in_a_container_without_network_and_come_to_nothi
     assert output_of("docker", "inspect", "--format", "{{.HostConfig.NetworkMode}}", sandbox) == "none"
     assert output_of("docker", "inspect", "--format", "{{.HostConfig.ReadonlyRootfs}}", sandbox) == "true"
     attacks = str(repository / "tests/yuan_evaluator/attacks.py")
-    subprocess.run(["docker", "cp", attacks, f"{worker}:/tmp/attacks.py"], check=True)
-    found = json.loads(output_of("docker", "exec", worker, "python", "/tmp/attacks.py", "/run/sandbox/socket"))
+    subprocess.run(["docker", "cp", attacks, f"{worker}:/home/yuan/attacks.py"], check=True)
+    found = json.loads(output_of("docker", "exec", worker, "python", "/home/yuan/attacks.py", "/run/sandbox/socket"))
     assert "refused" not in found, found
     outside = found.pop("outside")
     assert outside == {"left": [], "files": ["secret"]}

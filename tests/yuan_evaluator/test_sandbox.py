@@ -125,9 +125,7 @@ def test_where_nothing_confines_programs_are_refused_unless_it_is_said_that_they
 
     monkeypatch.delenv(pool.SOCKET_VARIABLE, raising=False)
     monkeypatch.setattr(Sandbox, "probe", no_probe)
-    with pytest.raises(
-        InputError, match=r"cannot be confined here: .*not permitted.*evaluate.sandbox.unsafe"
-    ):
+    with pytest.raises(InputError, match=r"cannot be confined here: .*not permitted.*evaluate.sandbox.unsafe"):
         open_sandbox()
     with open_sandbox(unsafe=True) as opened:
         assert opened.backend is Backend.none

@@ -15,7 +15,7 @@ def original_completion(prompt: str, text: str) -> str:
     whole = (prompt + text.removesuffix("<eod>")).partition("```python")[2].replace("\r\n", "\n").replace("\t", "    ")
     whole = re.sub(r'(?m)^[ ]*"""(?:.|\n)*?"""\n?', "", whole, count=1)
     whole = whole.lstrip("\n")
-    if found := _FENCE.search(whole):
+    if found := re.search(r"```python[ \t]*\n(.*?)(?:\n```|\Z)", whole, re.DOTALL):
         whole = found[1]
     whole = whole.replace("```python", "")
     whole = _one_function(whole)

@@ -33,6 +33,8 @@ def equal(answer: str, gold: str) -> bool:
         answer: what was extracted; several blanks are joined by `;`.
         gold: the right one.
     """
+    if clean(answer) == clean(gold):
+        return bool(clean(gold))
     wanted = split(clean(gold), ";")
     given = split(clean(answer), ";")
     if len(wanted) > 1:
@@ -142,8 +144,6 @@ def _unordered(ours: Sequence[str], theirs: Sequence[str]) -> bool:
 
 def _same_relation(answer: str, gold: str) -> bool:
     (ours, our_signs), (theirs, their_signs) = _sides(answer), _sides(gold)
-    if not ours or not theirs:
-        return False
     # `x = 3` answers 3; of an equation that stands alone on one side, what follows counts.
     if our_signs == ["="] and not their_signs:
         ours, our_signs = ours[1:], []
@@ -151,16 +151,12 @@ def _same_relation(answer: str, gold: str) -> bool:
         theirs, their_signs = theirs[1:], []
     if len(our_signs) != len(their_signs):
         return False
-    if not our_signs:
-        return _same_formula(ours[0], theirs[0])
+    turned = [_TURNED.get(sign, sign) for sign in reversed(our_signs)]
     if our_signs == their_signs and all(map(_same_formula, ours, theirs)):
         return True
-    turned = [_TURNED.get(sign, sign) for sign in reversed(our_signs)]
-    if turned == their_signs and all(map(_same_formula, list(reversed(ours)), theirs)):
+    if our_signs and turned == their_signs and all(map(_same_formula, list(reversed(ours)), theirs)):
         return True
-    if len(our_signs) == 1:
-        return _proportional(ours, our_signs[0], theirs, their_signs[0])
-    return False
+    return len(our_signs) == 1 and _proportional(ours, our_signs[0], theirs, their_signs[0])
 
 
 _TURNED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤"}

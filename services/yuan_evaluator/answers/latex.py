@@ -29,6 +29,7 @@ _FUNCTIONS: Mapping[str, Callable[[complex], complex]] = {
     "exp": cmath.exp, "arcsin": cmath.asin, "arccos": cmath.acos, "arctan": cmath.atan, "sqrt": cmath.sqrt,
     "cot": lambda x: 1 / cmath.tan(x), "sec": lambda x: 1 / cmath.cos(x), "csc": lambda x: 1 / cmath.sin(x),
 }  # fmt: skip
+_CLOSING = {"(": ")", "{": "}", "[": "]", "|": "|"}
 _CONSTANTS = {"π": complex(math.pi), "e": complex(math.e), "i": 1j, "∞": complex(math.inf)}
 
 Value = Callable[[Mapping[str, complex]], complex]
@@ -211,29 +212,28 @@ class _Parser:
         return self._atom()
 
     def _atom(self) -> Value:
-        token = self._take()
-        if token is None:
+        sign = self._take()
+        if sign is None:
             raise NoFormula("ends too early")
-        if token[0].isdigit() or token[0] == ".":
-            return self._number(token)
-        if token in ("(", "{", "["):
+        if sign[0].isdigit() or sign[0] == ".":
+            return self._number(sign)
+        if sign in _CLOSING:
             value = self.sum()
-            self._expect({"(": ")", "{": "}", "[": "]"}[token])
-            return value
-        if token == "|":
-            value = self.sum()
-            self._expect("|")
-            return lambda at: complex(abs(value(at)))
-        if token == "√":
+            self._expect(_CLOSING[sign])
+            return (lambda at: complex(abs(value(at)))) if sign == "|" else value
+        if sign.startswith("\\"):
+            return self._command(sign[1:])
+        return self._named(sign)
+
+    def _named(self, sign: str) -> Value:
+        if sign == "√":
             inner = self._group()
             return lambda at: cmath.sqrt(inner(at))
-        if token.startswith("\\"):
-            return self._command(token[1:])
-        if token in _CONSTANTS:
-            return _constant(_CONSTANTS[token])
-        if token.isalpha():
-            return self._letter(token)
-        raise NoFormula(f"{token!r} stands where a value is expected")
+        if sign in _CONSTANTS:
+            return _constant(_CONSTANTS[sign])
+        if sign.isalpha():
+            return self._letter(sign)
+        raise NoFormula(f"{sign!r} stands where a value is expected")
 
     def _number(self, token: str) -> Value:
         whole = float(token)
@@ -256,7 +256,7 @@ class _Parser:
         return top, self._digit_or_group()
 
     def _digit_or_group(self) -> Value:
-        """Reads an argument of \\frac; of `\\frac12` the first digit alone."""
+        """Reads an argument of a fraction; of two digits that follow it the first alone."""
         here = self.here
         if here is not None and len(here) > 1 and here.isdigit():
             self._tokens[self._at : self._at + 1] = [here[0], here[1:]]

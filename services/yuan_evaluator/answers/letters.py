@@ -1,4 +1,4 @@
-"""Which option an answer in Chinese (or English) prose chooses: an ordered list of patterns, the first that fits decides.
+"""Which option an answer in Chinese or English prose chooses: an ordered list of patterns; the first that fits decides.
 
 The order is the original's (its score_mathqa.py, described in YUAN_FACTS B7): phrases that announce an answer, then
 what is said of single statements by the question's polarity, then loose mentions in the last lines.

@@ -59,7 +59,7 @@ def _holds(text: str, gold: str) -> bool:
 def final_value(text: str) -> tuple[str | None, str]:
     """Returns the value that a solution ends with, and the rule that found it.
 
-    In this order: the last \\boxed, the last announced answer (`####`, 答案是, the answer is), the last number.
+    In this order: the last box, the last announced answer (`####`, 答案是, the answer is), the last number.
     """
     if found := boxed(text):
         return found[-1], "boxed"
@@ -77,7 +77,7 @@ def final_value(text: str) -> tuple[str | None, str]:
 
 
 def boxed(text: str) -> list[str]:
-    """Returns what stands in every \\boxed of a text."""
+    """Returns what stands in box of a text."""
     found: list[str] = []
     for match in re.finditer(r"\\boxed\s*\{", text):
         depth, start = 1, match.end()

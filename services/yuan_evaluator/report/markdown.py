@@ -42,6 +42,15 @@ def scores_table(report: Report) -> str:
     return table(("task", "score %", "s.e.", "95 % interval", "items", "samples", "how"), rows)
 
 
+def score_lines(report: Report) -> list[str]:
+    """Returns a line a task, for a terminal."""
+    return [
+        f"{task['title']}: {percent(task['score']['value'])} % ± {percent(task['score']['standard_error'])} "
+        f"({task['score']['items']} questions, {task['how']})"
+        for task in tasks_of(report).values()
+    ]
+
+
 def tasks_of(report: Report) -> dict[str, Any]:
     """Returns a report's tasks by name: all of its suite but perplexity."""
     return {name: task for name, task in report["suite"].items() if name != "perplexity"}
@@ -134,8 +143,9 @@ def _seen(seen: Mapping[str, Any]) -> str:
 def _compared(found: Mapping[str, Any]) -> str:
     return (
         f"against {found['model']} ({found['report']}) on {found['items']} questions: {percent(found['ours'])} to "
-        f"{percent(found['theirs'])} %, difference {100 * found['difference']:+.1f} ± {percent(found['standard_error'])} "
-        f"(95 %: {interval(found)}); better on {found['better']}, worse on {found['worse']}, p = {found['p_value']:.3g}"
+        f"{percent(found['theirs'])} %, difference {100 * found['difference']:+.1f} ± "
+        f"{percent(found['standard_error'])} (95 %: {interval(found)}); better on {found['better']}, "
+        f"worse on {found['worse']}, p = {found['p_value']:.3g}"
     )
 
 

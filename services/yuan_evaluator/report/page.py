@@ -13,7 +13,8 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 62em; margin: 2em auto; 
 table { border-collapse: collapse; margin: 1em 0; } th, td { padding: .25em .7em; border-bottom: 1px solid #ddd; }
 td:not(:first-child), th:not(:first-child) { text-align: right; } h2 { margin-top: 2em; }
 svg { max-width: 100%; height: auto; } .right { color: #117733; } .wrong { color: #aa3333; }
-pre { white-space: pre-wrap; background: #f6f6f6; padding: .6em; overflow-wrap: anywhere; max-height: 30em; overflow: auto; }
+pre { white-space: pre-wrap; background: #f6f6f6; padding: .6em; overflow-wrap: anywhere; max-height: 30em;
+ overflow: auto; }
 details { border-bottom: 1px solid #eee; padding: .3em 0; } summary { cursor: pointer; } em { color: #777; }
 @media (prefers-color-scheme: dark) { body { background: #1b1b1b; color: #ddd; } pre { background: #262626; }
  th, td { border-color: #444; } svg { background: #ddd; } }
@@ -86,7 +87,8 @@ function show() {
   const found = records.filter(r => (!wanted || JSON.stringify(r).toLowerCase().includes(wanted))
     && (!verdict.value || (r.right > 0.5) === (verdict.value === 'right')));
   start = Math.max(0, Math.min(start, found.length - 1));
-  count.textContent = found.length ? `${start + 1} to ${Math.min(start + shown, found.length)} of ${found.length}` : 'none';
+  const end = Math.min(start + shown, found.length);
+  count.textContent = found.length ? `${start + 1} to ${end} of ${found.length}` : 'none';
   list.replaceChildren(...found.slice(start, start + shown).map(r => {
     const box = document.createElement('details'), head = make('summary', '');
     head.append(make('span', r.right > 0.5 ? '✓ ' : '✗ ', r.right > 0.5 ? 'right' : 'wrong'),

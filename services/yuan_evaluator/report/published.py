@@ -1,4 +1,4 @@
-"""What the original's authors published (Yuan 2.0 technical report and repository): for reference, not measured here."""
+"""What the original's authors published (Yuan 2.0 technical report, repository): for reference, not measured here."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The tasks, one file each: a module here whose `TASK` is a `Task` can be named in a suite, and nothing else is needed."""
+"""The tasks, one file each: a module here whose `TASK` is a `Task` can be named in a suite; that is all it takes."""
 
 import importlib
 import pkgutil

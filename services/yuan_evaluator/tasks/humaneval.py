@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 
 from yuan_evaluator.answers import code
-from yuan_evaluator.task import Answer, BadRow, DataFile, Extracted, Item, Rules, Task, UnitTests
+from yuan_evaluator.task import INSTRUCTED, Answer, BadRow, DataFile, Extracted, Item, Rules, Task, UnitTests
 
 _PROBLEMS = DataFile(
     "humaneval/HumanEval.jsonl.gz", ("b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef",)
@@ -87,7 +87,8 @@ def _ask_for_tests(item: Item) -> str:
     )
     what, _, head = item.question.partition("代码如下：\n```python\n")
     signature = next((line for line in head.splitlines() if line.startswith("def ")), head.strip())
-    return f"根据以下问题描述与示例，生成单元测试用例。\n{shots}{what.rstrip()}\n{signature}\n# 单元测试用例：\n```python\n def test<sep>"
+    problem = f"{what.rstrip()}\n{signature}\n# 单元测试用例：\n```python\n def test{INSTRUCTED}"
+    return f"根据以下问题描述与示例，生成单元测试用例。\n{shots}{problem}"
 
 
 def _with_tests(item: Item, value: str, written: str) -> str | None:

@@ -1,8 +1,7 @@
 """TruthfulQA with one right answer among 2 to 13, in Chinese as the original asks it; by likelihood in English.
 
 In the data the right answer is always the first, so that a model which always says A scores 1.00 in profile `yuan`;
-`strict` puts the options into an order that depends on the seed. Likelihood is that of lm-evaluation-harness: each
-answer after the benchmark's own six questions and answers (Lin et al., 2022; Apache-2.0), where the order plays no role.
+`strict` puts the options into an order that depends on the seed.
 """
 
 import ast
@@ -14,7 +13,10 @@ from yuan_evaluator.answers.letters import chosen
 from yuan_evaluator.task import INSTRUCTED, Answer, BadRow, DataFile, Extracted, Item, Rules, Task
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_ASKED = "以上哪个选项是正确的？如果选项A正确则回复“正确答案是A选项”，如果选项B正确则回复“正确答案是B选项”，其余选项也是如此。"
+_ASKED = (
+    "以上哪个选项是正确的？如果选项A正确则回复“正确答案是A选项”，如果选项B正确则回复“正确答案是B选项”，"
+    "其余选项也是如此。"
+)
 
 
 def _read(line: str, number: int, others: Mapping[str, bytes]) -> Item:
