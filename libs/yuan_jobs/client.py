@@ -90,13 +90,18 @@ class JobClient:
             return connection.stub(jobs_pb2_grpc.JobServiceStub).Get(jobs_pb2.GetRequest(id=job_id))
 
     def jobs(
-        self, *, states: Iterable[JobState] = (), kind: str = "", include_children: bool = False
+        self,
+        *,
+        states: Iterable[JobState] = (),
+        kind: str = "",
+        include_children: bool = False,
+        labels: Mapping[str, str] | None = None,
     ) -> Iterator[jobs_pb2.Job]:
         """Yields jobs, newest first, without recipe, topology and result."""
         connection = self._answer()
         stub = connection.stub(jobs_pb2_grpc.JobServiceStub)
         request = jobs_pb2.ListRequest(
-            states=state_numbers(states), kind=kind, include_children=include_children, page_size=_PAGE
+            states=state_numbers(states), kind=kind, include_children=include_children, page_size=_PAGE, labels=labels
         )
         while True:
             with connection.errors():
@@ -184,6 +189,17 @@ class JobClient:
         with connection.errors():
             request = jobs_pb2.GetArtifactRequest(reference=reference)
             return connection.stub(jobs_pb2_grpc.JobServiceStub).GetArtifact(request).artifact
+
+    def collect_garbage(
+        self, *, dry_run: bool, artifact_versions: int | None = None, run_days: float | None = None
+    ) -> jobs_pb2.CollectGarbageResponse:
+        """Removes what is not kept, or only tells it; None: as the stack's own manifest says."""
+        connection = self._answer()
+        with connection.errors():
+            request = jobs_pb2.CollectGarbageRequest(
+                dry_run=dry_run, artifact_versions=artifact_versions, run_days=run_days
+            )
+            return connection.stub(jobs_pb2_grpc.JobServiceStub).CollectGarbage(request)
 
     def status(self) -> jobs_pb2.GetStatusResponse:
         """Returns what the registry knows of workers and of jobs in all."""

@@ -30,6 +30,7 @@ from yuan_manifest.choices import (
     Recompute,
     TokenizerAlgorithm,
 )
+from yuan_manifest.scheduling import SchedulingSection
 from yuan_manifest.sections import (
     CheckpointSection,
     ConvertInputs,
@@ -57,6 +58,8 @@ from yuan_manifest.sections import (
     TargetSection,
     TextInputs,
     TokenizeInputs,
+    TokenizerFilters,
+    TokenizerInputs,
     TokenizerOutputs,
     TokenizerSection,
     TokenizeSection,
@@ -121,8 +124,10 @@ __all__ = [
     "Recompute",
     "RecomputeSection",
     "ReportOutputs",
+    "RetentionSection",
     "SamplingSection",
     "SandboxSection",
+    "SchedulingSection",
     "ServingSection",
     "SlurmSection",
     "TargetSection",
@@ -131,6 +136,8 @@ __all__ = [
     "TokenizeJob",
     "TokenizeSection",
     "TokenizerAlgorithm",
+    "TokenizerFilters",
+    "TokenizerInputs",
     "TokenizerJob",
     "TokenizerOutputs",
     "TokenizerSection",
@@ -335,6 +342,19 @@ class SecuritySection:
 
 
 @dataclass
+class RetentionSection:
+    """What `yuan gc` keeps.
+
+    Attributes:
+        artifact_versions: newest versions of each artifact; besides these, what something else needs.
+        run_days: for how long the run folder (checkpoints, events, logs) of a job that has ended is kept.
+    """
+
+    artifact_versions: int = 3
+    run_days: float = 30.0
+
+
+@dataclass
 class Cluster:
     """Where things are kept and where services run.
 
@@ -346,6 +366,7 @@ class Cluster:
         services: of the stack.
         security: who may call.
         lease_seconds: how long a worker may be silent before its job is given to another.
+        retention: what is kept when `yuan gc` makes room.
     """
 
     home: str = "${oc.env:YUAN_HOME,'~/.yuan'}"
@@ -355,6 +376,7 @@ class Cluster:
     services: Services = field(default_factory=Services)
     security: SecuritySection = field(default_factory=SecuritySection)
     lease_seconds: int = 30
+    retention: RetentionSection = field(default_factory=RetentionSection)
 
 
 @dataclass
@@ -378,23 +400,25 @@ class Job:
         kind: what the job does.
         name: of the job, for people.
         topology: what of the cluster's topology this job overrides (a partial `Topology`).
+        scheduling: when it runs, before whom.
     """
 
     version: int = 1
     kind: Kind = MISSING
     name: str = MISSING
     topology: dict[str, Any] = field(default_factory=dict[str, Any])
+    scheduling: SchedulingSection = field(default_factory=SchedulingSection)
 
     def recipe(self) -> dict[str, Any]:
-        """Returns what is done, without on what: all but the topology, as JSON's types, keys in a fixed order."""
-        return {key: value for key, value in as_plain(self).items() if key != "topology"}
+        """Returns what is done, without on what and when, as JSON's types, keys in a fixed order."""
+        return {key: value for key, value in as_plain(self).items() if key not in {"topology", "scheduling"}}
 
 
 @dataclass
 class TokenizerJob(Job):
     """Trains a SentencePiece tokenizer on text."""
 
-    inputs: TextInputs = field(default_factory=TextInputs)
+    inputs: TokenizerInputs = field(default_factory=TokenizerInputs)
     tokenizer: TokenizerSection = field(default_factory=TokenizerSection)
     outputs: TokenizerOutputs = field(default_factory=TokenizerOutputs)
 

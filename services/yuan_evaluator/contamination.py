@@ -85,7 +85,7 @@ def _tokenizer(dataset: ArtifactHandle, model: ArtifactHandle, open_artifact: Op
     digest = DatasetStatistics.read(dataset.path).tokenizer_digest
     inputs: Mapping[str, Any] = dataset.metadata.get("inputs", {})
     named = inputs.get("tokenizer", {}).get("artifact")
-    places = [model.path / "tokenizer", *([open_artifact(str(named)).path] if named else [])]
+    places = [model.path / "tokenizer", model.path, *([open_artifact(str(named)).path] if named else [])]
     for place in places:
         if (place / "tokenizer.model").is_file():
             tokenizer = Tokenizer.load(place)

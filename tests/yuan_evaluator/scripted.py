@@ -1,4 +1,4 @@
-"""A real gRPC inference service whose answers are a function of the prompt: no model, no torch; and a home to publish in."""
+"""A real gRPC inference service whose answers are a function of the prompt, without a model; and a home for jobs."""
 
 import shutil
 import threading
@@ -13,8 +13,8 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from yuan_events import NullSink, RecordingSink
 from yuan_evaluator.evaluation import evaluate_work, fingerprint
+from yuan_events import NullSink, RecordingSink
 from yuan_jobs import Work, WorkContext, WorkResult
 from yuan_jobs.artifacts import ArtifactStore
 from yuan_jobs.attempt import Outcome
