@@ -5,20 +5,19 @@ GPT-3's rule (arXiv 2005.14165, appendix C): an item of an n-gram is a Han chara
 punctuation; texts that are shorter cannot be found.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from yuan_corpus import Tokenizer, open_dataset
-from yuan_corpus.cleaning.scripts import ngrams, units
+from yuan_corpus.cleaning.contamination import grams_of
 from yuan_corpus.statistics import DatasetStatistics
 from yuan_events import EventSink, InputError, Message, Progress, YuanError, one_line
 from yuan_jobs import ArtifactHandle
 
 NGRAM = 13
-_BASE = np.uint64(0x9E3779B97F4A7C15)
 _BATCH = 200
 
 Open = Callable[[str], ArtifactHandle]
@@ -109,16 +108,16 @@ def find_seen(
         stop_if_asked: called between documents; may raise.
     """
     seen = {task: Seen() for task in questions}
-    owners: dict[tuple[str, ...], set[tuple[str, str]]] = {}
+    owners: dict[int, set[tuple[str, str]]] = {}
     for task, items in questions.items():
         for name, text in items:
+            grams = grams_of(text, NGRAM).tolist()
             seen[task].total += 1
-            grams = ngrams(units(text), NGRAM)
             seen[task].too_short += not grams
             for gram in grams:
                 owners.setdefault(gram, set()).add((task, name))
     if owners and found.datasets:
-        search = _Search(owners)
+        wanted = np.array(sorted(owners), np.uint64)
         for reference, (handle, tokenizer) in found.datasets.items():
             dataset = open_dataset(handle.path)
             total = len(dataset)
@@ -126,38 +125,11 @@ def find_seen(
                 if number % _BATCH == 0:
                     stop_if_asked()
                     sink.emit(Progress("contamination", number, total, "documents", reference))
-                for task, name in search.owners_in(tokenizer.decode(dataset[number].tolist())):
-                    seen[task].items.add(name)
+                grams = grams_of(tokenizer.decode(dataset[number].tolist()), NGRAM)
+                for gram in grams[np.isin(grams, wanted)].tolist():
+                    for task, name in owners[gram]:
+                        seen[task].items.add(name)
             sink.emit(Progress("contamination", total, total, "documents", reference))
     for reason in found.unknown:
         sink.emit(Message(f"contamination: {reason}", level="warning"))
     return seen
-
-
-class _Search:
-    """Finds n-grams in texts: by hash, then by comparison."""
-
-    def __init__(self, owners: Mapping[tuple[str, ...], set[tuple[str, str]]]) -> None:
-        self._owners = owners
-        self._numbers = {word: number for number, word in enumerate(sorted({w for gram in owners for w in gram}), 1)}
-        rows = np.array([[self._numbers[word] for word in gram] for gram in owners], np.uint64)
-        self._hashes = np.unique(_hashes(rows.T))
-
-    def owners_in(self, text: str) -> set[tuple[str, str]]:
-        """Returns task and item of every n-gram that a text holds."""
-        words: Sequence[str] = units(text)
-        if len(words) < NGRAM:
-            return set()
-        numbers = np.array([self._numbers.get(word, 0) for word in words], np.uint64)
-        windows = np.lib.stride_tricks.sliding_window_view(numbers, NGRAM)
-        found: set[tuple[str, str]] = set()
-        for start in np.flatnonzero(np.isin(_hashes(windows.T), self._hashes)).tolist():
-            found |= self._owners.get(tuple(words[start : start + NGRAM]), set())
-        return found
-
-
-def _hashes(columns: Any) -> Any:
-    total = np.zeros(columns.shape[1], np.uint64)
-    for column in columns:
-        total = (total ^ column) * _BASE
-    return total
