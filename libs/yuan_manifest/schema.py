@@ -54,6 +54,8 @@ from yuan_manifest.sections import (
     TargetSection,
     TextInputs,
     TokenizeInputs,
+    TokenizerFilters,
+    TokenizerInputs,
     TokenizerOutputs,
     TokenizerSection,
     TokenizeSection,
@@ -125,6 +127,8 @@ __all__ = [
     "TokenizeJob",
     "TokenizeSection",
     "TokenizerAlgorithm",
+    "TokenizerFilters",
+    "TokenizerInputs",
     "TokenizerJob",
     "TokenizerOutputs",
     "TokenizerSection",
@@ -389,7 +393,7 @@ class Job:
 class TokenizerJob(Job):
     """Trains a SentencePiece tokenizer on text."""
 
-    inputs: TextInputs = field(default_factory=TextInputs)
+    inputs: TokenizerInputs = field(default_factory=TokenizerInputs)
     tokenizer: TokenizerSection = field(default_factory=TokenizerSection)
     outputs: TokenizerOutputs = field(default_factory=TokenizerOutputs)
 
