@@ -138,7 +138,8 @@ def made_before(shard: Shard, folder: Path) -> MadeShard | None:
         if table.pop("key") != shard.key:
             return None
         counts = np.load(folder / f"{shard.name}.counts.npy", allow_pickle=False)
-        made = MadeShard(**{**table, "skipped": SkipLog(**table["skipped"])}, counts=counts)
+        table["skipped"] = SkipLog(**table["skipped"])
+        made = MadeShard(**table, counts=counts)
         prefix = folder / shard.name
         if not made.documents:
             return made

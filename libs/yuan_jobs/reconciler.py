@@ -19,6 +19,7 @@ from yuan_jobs.claims import forget_worker, workers
 from yuan_jobs.leases import CounterWatch, SharedLease
 from yuan_jobs.models import JobRow, OutboxRow
 from yuan_jobs.outbox import enqueue
+from yuan_jobs.parts import advance_parts
 from yuan_jobs.pipelines import advance_pipelines
 from yuan_jobs.preemption import make_way
 from yuan_jobs.records import Claim
@@ -112,6 +113,7 @@ class Reconciler:
                 self._look()
                 return False
             self._give_back_lost()
+            advance_parts(self._registry)
             advance_pipelines(self._registry)
             make_way(self._registry, self._capacity)
             self._send_again()

@@ -26,6 +26,7 @@ from yuan_manifest.choices import (
     Packing,
     Precision,
     Recompute,
+    SpecialStrings,
     TokenizerAlgorithm,
 )
 from yuan_manifest.scheduling import SchedulingSection
@@ -121,6 +122,7 @@ __all__ = [
     "SchedulingSection",
     "ServingSection",
     "SlurmSection",
+    "SpecialStrings",
     "TargetSection",
     "TextInputs",
     "TokenizeInputs",
@@ -409,7 +411,9 @@ class TokenizeJob(Job):
 
     def recipe(self) -> dict[str, Any]:
         """Returns what is done, also without the number of workers: the output does not depend on it."""
-        return {key: value for key, value in super().recipe().items() if key != "tokenize"}
+        recipe = super().recipe()
+        tokenize = {key: value for key, value in recipe["tokenize"].items() if key != "workers"}
+        return recipe | {"tokenize": tokenize}
 
 
 @dataclass
