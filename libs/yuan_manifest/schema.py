@@ -118,6 +118,7 @@ __all__ = [
     "Recompute",
     "RecomputeSection",
     "ReportOutputs",
+    "RetentionSection",
     "SamplingSection",
     "SchedulingSection",
     "ServingSection",
@@ -334,6 +335,19 @@ class SecuritySection:
 
 
 @dataclass
+class RetentionSection:
+    """What `yuan gc` keeps.
+
+    Attributes:
+        artifact_versions: newest versions of each artifact; besides these, what something else needs.
+        run_days: for how long the run folder (checkpoints, events, logs) of a job that has ended is kept.
+    """
+
+    artifact_versions: int = 3
+    run_days: float = 30.0
+
+
+@dataclass
 class Cluster:
     """Where things are kept and where services run.
 
@@ -345,6 +359,7 @@ class Cluster:
         services: of the stack.
         security: who may call.
         lease_seconds: how long a worker may be silent before its job is given to another.
+        retention: what is kept when `yuan gc` makes room.
     """
 
     home: str = "${oc.env:YUAN_HOME,'~/.yuan'}"
@@ -354,6 +369,7 @@ class Cluster:
     services: Services = field(default_factory=Services)
     security: SecuritySection = field(default_factory=SecuritySection)
     lease_seconds: int = 30
+    retention: RetentionSection = field(default_factory=RetentionSection)
 
 
 @dataclass

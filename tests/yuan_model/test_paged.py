@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.yuan_model.conftest import EOD, small_model
 
-from yuan_model import Chunk, PagedCache, paged_logits
+from yuan_model import Chunk, DecodeCache, PagedCache, paged_logits
 
 MODELS = {
     (reset, filtering): small_model(attention_reset_at_eod=reset, localized_filtering=filtering)
@@ -85,3 +85,21 @@ def test_a_step_that_raises_in_the_middle_can_be_made_again() -> None:
         hook.remove()
         ours = paged_logits(model, cache, [Chunk([1, 2, 3], 2, 3, 0)])
         torch.testing.assert_close(ours, model.next_token_logits(torch.tensor([[1, 2, 3]])), atol=3e-5, rtol=1e-4)
+
+
+def test_with_bf16_angles_a_cache_and_blocks_give_the_full_forwards_logits() -> None:
+    model = small_model(rope_precision="bf16", max_position_embeddings=400)
+    tokens = torch.randint(4, 40, (1, 380), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        full = model(tokens)[0, -1]
+        cached = DecodeCache(model.config)
+        model(tokens[:, :300], cached)
+        torch.testing.assert_close(model(tokens[:, 300:], cached)[0, -1], full, atol=3e-5, rtol=1e-4)
+        paged = PagedCache(model, 50, 8, 1)
+        paged.begin(0)
+        paged.place(0, 0, range(50))
+        for start, stop in ((0, 300), (300, 379), (379, 380)):
+            logits = paged_logits(model, paged, [Chunk(tokens[0].tolist(), start, stop, 0)])
+        torch.testing.assert_close(logits[0], full, atol=3e-5, rtol=1e-4)
+        exact = small_model(max_position_embeddings=400)(tokens)[0, -1]
+    assert (exact - full).abs().max() > 0.1
