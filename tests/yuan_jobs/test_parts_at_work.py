@@ -42,11 +42,12 @@ def write(stack: QueueStack) -> None:
     lines = [f"document {number}: the quick brown fox jumps over the lazy dog, 敏捷的狐狸" for number in range(60_000)]
     (folder / "text" / "all.txt").write_text("\n".join(lines), encoding="utf-8")
     (folder / "tokenizer.yaml").write_text(
-        "version: 1\nkind: tokenizer\nname: t\ninputs: {text: [text]}\noutputs: {tokenizer: small}\n"
+        f"version: 1\nkind: tokenizer\nname: t\ninputs: {{text: [{folder}/text]}}\noutputs: {{tokenizer: small}}\n"
         "tokenizer: {algorithm: bpe, vocab_size: 360, sample_megabytes: 0.2}\n"
     )
     (folder / "tokenize.yaml").write_text(
-        "version: 1\nkind: tokenize\nname: d\ninputs: {text: [text], tokenizer: small}\noutputs: {dataset: small}\n"
+        f"version: 1\nkind: tokenize\nname: d\ninputs: {{text: [{folder}/text], tokenizer: small}}\n"
+        "outputs: {dataset: small}\n"
         f"tokenize: {{shard_mib: {SHARD_MIB}, workers: 1}}\n"
     )
 
@@ -81,7 +82,7 @@ def test_two_workers_share_shards_and_a_killed_one_costs_its_shard_alone(real_st
     assert [attempt.outcome for attempt in attempts(real_stack.registry, job_id)] == [
         AttemptOutcome.YIELDED, AttemptOutcome.SUCCEEDED,
     ]  # fmt: skip
-    store = real_stack.toys.store
+    store = real_stack.toys.store()
     dataset = store.open_artifact("dataset/small")
     tokenizer = Tokenizer.load(store.open_artifact("tokenizer/small").path)
     alone = real_stack.toys.folder / "alone"
