@@ -14,6 +14,7 @@ COMMAND_NAMES = (
     "down",
     "status",
     "submit",
+    "apply",
     "jobs",
     "logs",
     "cancel",
@@ -22,6 +23,9 @@ COMMAND_NAMES = (
     "lineage",
     "diff",
     "gc",
+    "schedule",
+    "schedules",
+    "unschedule",
     "version",
 )
 

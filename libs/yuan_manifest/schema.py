@@ -327,11 +327,14 @@ class SecuritySection:
         token_file: file with the bearer token, readable by its owner alone; `yuan up` makes it.
         tls: encryption; null: none.
         plaintext: allow ports off the loopback interface without tls (inside a private container network).
+        webhook_hosts: hosts that `scheduling.notify` may name (`hooks.example.org`, `*.example.org`); none: nobody is
+            told.
     """
 
     token_file: str = "${cluster.home}/token"  # noqa: S105 - a path
     tls: TlsSection | None = None
     plaintext: bool = False
+    webhook_hosts: list[str] = field(default_factory=list[str])
 
 
 @dataclass
