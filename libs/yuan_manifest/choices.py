@@ -110,7 +110,15 @@ class Layout(StrEnum):
     """A way to lay a model out in files."""
 
     native = "native"
+    megatron = "megatron"
     huggingface = "huggingface"
+
+
+class WeightFormat(StrEnum):
+    """How a Hugging Face folder packs its tensors: safetensors, or the older pickled `.bin`."""
+
+    safetensors = "safetensors"
+    bin = "bin"
 
 
 class DocumentMode(StrEnum):

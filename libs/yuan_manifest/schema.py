@@ -28,6 +28,7 @@ from yuan_manifest.choices import (
     Recompute,
     SpecialStrings,
     TokenizerAlgorithm,
+    WeightFormat,
 )
 from yuan_manifest.scheduling import SchedulingSection
 from yuan_manifest.sections import (
@@ -141,6 +142,7 @@ __all__ = [
     "TrainingInputs",
     "TrainingJob",
     "WandbSection",
+    "WeightFormat",
     "WeightedDataset",
     "as_plain",
 ]
@@ -486,8 +488,15 @@ class GenerateJob(Job):
 
 @dataclass
 class ConvertJob(Job):
-    """Rewrites a model in another layout or number format."""
+    """Rewrites a model in another layout, topology or number format.
 
+    Attributes:
+        strict: refuse tensors that are no part of the network, and copies that differ, where else a line names them.
+        verify: run the same tokens through both sides and compare; null: where the model fits into memory.
+    """
+
+    strict: bool = False
+    verify: bool | None = None
     inputs: ConvertInputs = field(default_factory=ConvertInputs)
     target: TargetSection = field(default_factory=TargetSection)
     outputs: ConvertOutputs = field(default_factory=ConvertOutputs)
