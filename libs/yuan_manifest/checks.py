@@ -128,7 +128,8 @@ def _tokenize_inputs(inputs: schema.TokenizeInputs) -> Iterator[Problem]:
 
 
 def _tokenize(section: schema.TokenizeSection) -> Iterator[Problem]:
-    yield from rules.at_least(section, 1, "workers")
+    yield from rules.at_least(section, 1, "workers", "shard_mib")
+    yield from rules.at_least(section, 0, "shuffle_seed")
 
 
 def _tokenize_job(job: schema.TokenizeJob) -> Iterator[Problem]:

@@ -133,6 +133,13 @@ class DocumentMode(StrEnum):
     files = "files"
 
 
+class SpecialStrings(StrEnum):
+    """What `<sep>`, `<eod>` and their like in a text are: the special tokens, or text like any other."""
+
+    honour = "honour"
+    escape = "escape"
+
+
 class OnError(StrEnum):
     """What is done about text that cannot be read: the job fails, or it is left out and counted."""
 

@@ -28,6 +28,7 @@ from yuan_manifest.choices import (
     Precision,
     Profile,
     Recompute,
+    SpecialStrings,
     TokenizerAlgorithm,
     WeightFormat,
 )
@@ -131,6 +132,7 @@ __all__ = [
     "SchedulingSection",
     "ServingSection",
     "SlurmSection",
+    "SpecialStrings",
     "TargetSection",
     "TextInputs",
     "TokenizeInputs",
@@ -439,7 +441,9 @@ class TokenizeJob(Job):
 
     def recipe(self) -> dict[str, Any]:
         """Returns what is done, also without the number of workers: the output does not depend on it."""
-        return {key: value for key, value in super().recipe().items() if key != "tokenize"}
+        recipe = super().recipe()
+        tokenize = {key: value for key, value in recipe["tokenize"].items() if key != "workers"}
+        return recipe | {"tokenize": tokenize}
 
 
 @dataclass

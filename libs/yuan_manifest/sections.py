@@ -23,6 +23,7 @@ from yuan_manifest.choices import (
     Profile,
     Recompute,
     RopePrecision,
+    SpecialStrings,
     TokenizerAlgorithm,
     WeightFormat,
 )
@@ -156,9 +157,20 @@ class TokenizeInputs(TextInputs):
 
 @dataclass
 class TokenizeSection:
-    """How text is cut. workers: processes; null: one a core. The output does not depend on it."""
+    """How text is cut.
+
+    Attributes:
+        workers: processes; null: one a core. The output does not depend on it.
+        special_strings: `escape`: a text with `<eod>` or the like in it cannot end its document, nor begin an answer.
+        shuffle_seed: documents lie in the dataset in an order drawn from it; null: in the order of the text.
+        shard_mib: stored text of a shard, in MiB: a `.bin`/`.idx` pair, what a lost worker costs, and what the workers
+            of a stack do apart.
+    """
 
     workers: int | None = None
+    special_strings: SpecialStrings = SpecialStrings.honour
+    shuffle_seed: int | None = None
+    shard_mib: int = 1024
 
 
 @dataclass
