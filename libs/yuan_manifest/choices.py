@@ -133,6 +133,13 @@ class DocumentMode(StrEnum):
     files = "files"
 
 
+class SpecialStrings(StrEnum):
+    """What `<sep>`, `<eod>` and their like in a text are: the special tokens, or text like any other."""
+
+    honour = "honour"
+    escape = "escape"
+
+
 class OnError(StrEnum):
     """What is done about text that cannot be read: the job fails, or it is left out and counted."""
 
@@ -153,3 +160,17 @@ class Decay(StrEnum):
     cosine = "cosine"
     linear = "linear"
     constant = "constant"
+
+
+class Profile(StrEnum):
+    """How tasks are asked and scored: `yuan` as the original did, `strict` without the holes of that."""
+
+    yuan = "yuan"
+    strict = "strict"
+
+
+class Answering(StrEnum):
+    """How a model answers: it writes (`generate`), or the likeliest of the given answers is its own (`likelihood`)."""
+
+    generate = "generate"
+    likelihood = "likelihood"
