@@ -155,6 +155,10 @@ class Tokenizer:
             return self._special_strings[token]
         return self._processor.id_to_piece(token)
 
+    def piece_bytes(self) -> list[bytes]:
+        """Returns what each id adds to a text, in UTF-8: of byte pieces one byte, of control pieces nothing."""
+        return list(self._table.texts)
+
     @cached_property
     def _table(self) -> PieceTable:
         return PieceTable.of(self._processor, self._special_strings, self.vocab_size)
