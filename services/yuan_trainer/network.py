@@ -109,7 +109,7 @@ class BlockLayer(nn.Module):
         set_first_weights_(self.block, options, self.prefix)
         shard_block_(self.block, options.tensor)
         if options.lora is not None:
-            add_lora_(self.block, options.lora, self.prefix, train.seed)
+            add_lora_(self.block, options.lora, self.prefix, train.seed, options.tensor)
         self.block.hidden_dropout = train.hidden_dropout
         self.block.self_attn.dropout = train.attention_dropout
         self.block.self_attn.backend = "flash" if train.attention == AttentionBackend.flash else "sdpa"

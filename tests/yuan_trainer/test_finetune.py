@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from tests.tiny_models import make_model, make_tokenizer
 from yuan_checkpoint import write_hugging_face, write_native
+from yuan_checkpoint.training_state import finished_states
 from yuan_corpus import IndexedDatasetWriter, Tokenizer, open_dataset, tokenize_corpus
 from yuan_events import InputError, Interrupted, Message, Metrics, RecordingSink
 from yuan_jobs import ArtifactHandle, WorkContext
@@ -22,6 +23,8 @@ from yuan_trainer.preparation import check_inputs, prepare
 from yuan_trainer.samples import open_samples
 from yuan_trainer.starting import fingerprint
 from yuan_trainer.work import training_work
+
+from .conftest import ForkingRunner
 
 LENGTH = 48
 COLOURS = ["red", "green", "blue", "black", "white", "grey"]
@@ -175,6 +178,38 @@ def test_lora_trains_its_additions_alone_and_merges_them(make: Make, folder: Pat
     held = {name for file in state.glob("*.safetensors") for name in load_file(file)}
     assert held
     assert all(name.endswith((".lora_a", ".lora_b")) for name in held)
+
+
+@pytest.mark.parametrize(
+    "topology",
+    [
+        pytest.param({"tensor": 2, "sequence": True}, id="tensor 2, sequence"),
+        pytest.param({"tensor": 2}, id="tensor 2", marks=pytest.mark.slow),
+        pytest.param({"tensor": 2, "stages": (1, 1)}, id="tensor 2, pipeline 2", marks=pytest.mark.slow),
+        pytest.param({"replicas": 2, "zero_stage": 2}, id="ZeRO 2", marks=pytest.mark.slow),
+        pytest.param({"replicas": 2, "zero_stage": 3}, id="ZeRO 3", marks=pytest.mark.slow),
+    ],
+)
+def test_lora_learns_the_same_additions_however_it_is_divided(
+    make: Make, quick_run: ForkingRunner, topology: dict[str, Any]
+) -> None:
+    targets = ["qk_proj", "v_proj", "o_proj", "up_proj", "gate_proj", "down_proj"]
+    finetune = {"method": "lora", "lora": {"rank": 3, "alpha": 6, "targets": targets}}
+    optimizer = {"lr": 2e-2, "warmup_steps": 2}
+    alone, _ = prepare(make("alone", finetune=finetune, optimizer=optimizer), None)
+    expected = quick_run(alone)
+    divided, _ = prepare(make("divided", finetune=finetune, optimizer=optimizer, checkpoint={"every_steps": 6}), None)
+    assert list(quick_run(divided, **topology).values()) == pytest.approx(list(expected.values()), abs=1e-4)
+    assert min(expected.values()) < expected[1] - 0.2
+    mine, theirs = (load_file(specification.output / ADAPTER_FILE) for specification in (divided, alone))
+    assert mine.keys() == theirs.keys()
+    for name, addition in theirs.items():
+        torch.testing.assert_close(mine[name], addition, atol=2e-3, rtol=1e-2, msg=name)
+    # Its state goes on undivided.
+    state = finished_states(divided.state_root)[0]
+    after = quick_run(divided, resume_from=state)
+    assert list(after.values()) == pytest.approx([expected[step] for step in after], abs=1e-4)
+    assert min(after) == 7
 
 
 @pytest.mark.slow
