@@ -72,12 +72,42 @@ class JobClient:
         message = jobs_pb2.SubmitRequest(
             job=struct_of(job), topology=struct_of(topology), force=force, idempotency_key=idempotency_key
         )
-        service = SERVICE_OF_KIND[request.kind]
-        # A pipeline is taken by any server; what none takes, any of them explains.
-        connection = self._connection(service) if service and self._has(service) else self._answer()
+        connection = self._taker(request)
         with connection.errors():
             reply = connection.stub(jobs_pb2_grpc.JobServiceStub).Submit(message)
         return reply.job, reply.reused
+
+    def put_schedule(self, request: Request) -> jobs_pb2.Schedule:
+        """Lets a request run when its `scheduling.cron` says, in place of the schedule of its name.
+
+        Raises:
+            InputError: if the cluster has no service for it, or the server refuses it.
+            RpcFailed: if the server does not answer.
+        """
+        job, topology = request_to_plain(request)
+        message = jobs_pb2.PutScheduleRequest(job=struct_of(job), topology=struct_of(topology))
+        connection = self._taker(request)
+        with connection.errors():
+            return connection.stub(jobs_pb2_grpc.JobServiceStub).PutSchedule(message).schedule
+
+    def schedules(self) -> list[jobs_pb2.Schedule]:
+        """Returns all schedules, by name."""
+        connection = self._answer()
+        with connection.errors():
+            stub = connection.stub(jobs_pb2_grpc.JobServiceStub)
+            return list(stub.ListSchedules(jobs_pb2.ListSchedulesRequest()).schedules)
+
+    def delete_schedule(self, name: str) -> jobs_pb2.Schedule:
+        """Ends a schedule; returns it as it was."""
+        connection = self._answer()
+        with connection.errors():
+            stub = connection.stub(jobs_pb2_grpc.JobServiceStub)
+            return stub.DeleteSchedule(jobs_pb2.DeleteScheduleRequest(name=name)).schedule
+
+    def _taker(self, request: Request) -> Connection:
+        """Returns a connection to who takes a request: its service; any server takes a pipeline, or says who would."""
+        service = SERVICE_OF_KIND[request.kind]
+        return self._connection(service) if service and self._has(service) else self._answer()
 
     def get(self, job_id: str) -> jobs_pb2.GetResponse:
         """Returns a job, by its id or the unique beginning of it, with the steps that it has as a pipeline.
@@ -90,13 +120,18 @@ class JobClient:
             return connection.stub(jobs_pb2_grpc.JobServiceStub).Get(jobs_pb2.GetRequest(id=job_id))
 
     def jobs(
-        self, *, states: Iterable[JobState] = (), kind: str = "", include_children: bool = False
+        self,
+        *,
+        states: Iterable[JobState] = (),
+        kind: str = "",
+        include_children: bool = False,
+        labels: Mapping[str, str] | None = None,
     ) -> Iterator[jobs_pb2.Job]:
         """Yields jobs, newest first, without recipe, topology and result."""
         connection = self._answer()
         stub = connection.stub(jobs_pb2_grpc.JobServiceStub)
         request = jobs_pb2.ListRequest(
-            states=state_numbers(states), kind=kind, include_children=include_children, page_size=_PAGE
+            states=state_numbers(states), kind=kind, include_children=include_children, page_size=_PAGE, labels=labels
         )
         while True:
             with connection.errors():
@@ -184,6 +219,17 @@ class JobClient:
         with connection.errors():
             request = jobs_pb2.GetArtifactRequest(reference=reference)
             return connection.stub(jobs_pb2_grpc.JobServiceStub).GetArtifact(request).artifact
+
+    def collect_garbage(
+        self, *, dry_run: bool, artifact_versions: int | None = None, run_days: float | None = None
+    ) -> jobs_pb2.CollectGarbageResponse:
+        """Removes what is not kept, or only tells it; None: as the stack's own manifest says."""
+        connection = self._answer()
+        with connection.errors():
+            request = jobs_pb2.CollectGarbageRequest(
+                dry_run=dry_run, artifact_versions=artifact_versions, run_days=run_days
+            )
+            return connection.stub(jobs_pb2_grpc.JobServiceStub).CollectGarbage(request)
 
     def status(self) -> jobs_pb2.GetStatusResponse:
         """Returns what the registry knows of workers and of jobs in all."""

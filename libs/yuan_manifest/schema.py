@@ -28,6 +28,7 @@ from yuan_manifest.choices import (
     Recompute,
     TokenizerAlgorithm,
 )
+from yuan_manifest.scheduling import SchedulingSection
 from yuan_manifest.sections import (
     CheckpointSection,
     ConvertInputs,
@@ -53,6 +54,8 @@ from yuan_manifest.sections import (
     TargetSection,
     TextInputs,
     TokenizeInputs,
+    TokenizerFilters,
+    TokenizerInputs,
     TokenizerOutputs,
     TokenizerSection,
     TokenizeSection,
@@ -114,7 +117,9 @@ __all__ = [
     "Recompute",
     "RecomputeSection",
     "ReportOutputs",
+    "RetentionSection",
     "SamplingSection",
+    "SchedulingSection",
     "ServingSection",
     "SlurmSection",
     "TargetSection",
@@ -123,6 +128,8 @@ __all__ = [
     "TokenizeJob",
     "TokenizeSection",
     "TokenizerAlgorithm",
+    "TokenizerFilters",
+    "TokenizerInputs",
     "TokenizerJob",
     "TokenizerOutputs",
     "TokenizerSection",
@@ -318,11 +325,27 @@ class SecuritySection:
         token_file: file with the bearer token, readable by its owner alone; `yuan up` makes it.
         tls: encryption; null: none.
         plaintext: allow ports off the loopback interface without tls (inside a private container network).
+        webhook_hosts: hosts that `scheduling.notify` may name (`hooks.example.org`, `*.example.org`); none: nobody is
+            told.
     """
 
     token_file: str = "${cluster.home}/token"  # noqa: S105 - a path
     tls: TlsSection | None = None
     plaintext: bool = False
+    webhook_hosts: list[str] = field(default_factory=list[str])
+
+
+@dataclass
+class RetentionSection:
+    """What `yuan gc` keeps.
+
+    Attributes:
+        artifact_versions: newest versions of each artifact; besides these, what something else needs.
+        run_days: for how long the run folder (checkpoints, events, logs) of a job that has ended is kept.
+    """
+
+    artifact_versions: int = 3
+    run_days: float = 30.0
 
 
 @dataclass
@@ -337,6 +360,7 @@ class Cluster:
         services: of the stack.
         security: who may call.
         lease_seconds: how long a worker may be silent before its job is given to another.
+        retention: what is kept when `yuan gc` makes room.
     """
 
     home: str = "${oc.env:YUAN_HOME,'~/.yuan'}"
@@ -346,6 +370,7 @@ class Cluster:
     services: Services = field(default_factory=Services)
     security: SecuritySection = field(default_factory=SecuritySection)
     lease_seconds: int = 30
+    retention: RetentionSection = field(default_factory=RetentionSection)
 
 
 @dataclass
@@ -369,23 +394,25 @@ class Job:
         kind: what the job does.
         name: of the job, for people.
         topology: what of the cluster's topology this job overrides (a partial `Topology`).
+        scheduling: when it runs, before whom.
     """
 
     version: int = 1
     kind: Kind = MISSING
     name: str = MISSING
     topology: dict[str, Any] = field(default_factory=dict[str, Any])
+    scheduling: SchedulingSection = field(default_factory=SchedulingSection)
 
     def recipe(self) -> dict[str, Any]:
-        """Returns what is done, without on what: all but the topology, as JSON's types, keys in a fixed order."""
-        return {key: value for key, value in as_plain(self).items() if key != "topology"}
+        """Returns what is done, without on what and when, as JSON's types, keys in a fixed order."""
+        return {key: value for key, value in as_plain(self).items() if key not in {"topology", "scheduling"}}
 
 
 @dataclass
 class TokenizerJob(Job):
     """Trains a SentencePiece tokenizer on text."""
 
-    inputs: TextInputs = field(default_factory=TextInputs)
+    inputs: TokenizerInputs = field(default_factory=TokenizerInputs)
     tokenizer: TokenizerSection = field(default_factory=TokenizerSection)
     outputs: TokenizerOutputs = field(default_factory=TokenizerOutputs)
 

@@ -47,7 +47,7 @@ EDITED = {
     "unknown key like one here that lives elsewhere": ("warmup_steps: 2", "steps: 2", f"job.yaml:9: optimizer.steps: unknown key; expected one of {OPTIMIZER_KEYS}; did you mean train.steps?"),
     "key by its other name": ("lr: 1e-3", "learning_rate: 1e-3", f"job.yaml:9: optimizer.learning_rate: unknown key; expected one of {OPTIMIZER_KEYS}; did you mean optimizer.lr?"),
     "key by its other name elsewhere": ("steps: 20", "steps: 20, learning_rate: 1e-3", f"job.yaml:8: train.learning_rate: unknown key; expected one of {TRAIN_KEYS}; did you mean optimizer.lr?"),
-    "dotted key": ("name: small", "name: small\ntrain.seed: 1", "job.yaml:5: 'train.seed': unknown key; expected one of version, kind, name, topology, inputs, data, train, optimizer, checkpoint, evaluation, tracking, outputs, model; did you mean train.seed?"),
+    "dotted key": ("name: small", "name: small\ntrain.seed: 1", "job.yaml:5: 'train.seed': unknown key; expected one of version, kind, name, topology, scheduling, inputs, data, train, optimizer, checkpoint, evaluation, tracking, outputs, model; did you mean train.seed?"),
     "text for a whole number": ("steps: 20", "steps: abc", "job.yaml:8: train.steps: expected a whole number, found 'abc'"),
     "quoted number": ("steps: 20", "steps: '20'", "job.yaml:8: train.steps: expected a whole number, found '20'"),
     "fraction for a whole number": ("steps: 20", "steps: 1e3", "job.yaml:8: train.steps: expected a whole number, found 1e3"),
@@ -171,7 +171,7 @@ def test_a_wrong_job_is_one_line(case: tuple[str, str, str], replaced: Replace) 
 
 
 IN_FRAGMENT = {
-    "unknown key": ("vocab_size", "vocabsize", "model.yaml:3: model.vocabsize: unknown key; expected one of vocab_size, hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, max_position_embeddings, rms_norm_eps, rope_theta, localized_filtering, attention_reset_at_eod, initializer_range; did you mean model.vocab_size?"),
+    "unknown key": ("vocab_size", "vocabsize", "model.yaml:3: model.vocabsize: unknown key; expected one of vocab_size, hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, max_position_embeddings, rms_norm_eps, rope_theta, rope_precision, localized_filtering, attention_reset_at_eod, initializer_range; did you mean model.vocab_size?"),
     "missing value": ("  vocab_size: 512\n", "", "model.yaml:2: model.vocab_size: missing; it has no default; give a whole number"),
     "wrong type": ("vocab_size: 512", "vocab_size: many", "model.yaml:3: model.vocab_size: expected a whole number, found 'many'"),
     "version": ("model:", "version: 3\nmodel:", "model.yaml:2: version: expected 1, the only version that this program reads, found 3"),
@@ -210,7 +210,7 @@ OVERRIDDEN = {
     "index without a list": ("train[0]=1", "override: train[0]: no list stands at train"),
     "key below a value": ("train.steps.more=1", "override: train.steps.more: train.steps is neither a section nor a list"),
     "version": ("version=2", "override: version: expected 1, the only version that this program reads, found 2"),
-    "extends": ("extends=x", "override: extends: unknown key; expected one of version, kind, name, topology, inputs, data, train, optimizer, checkpoint, evaluation, tracking, outputs, model"),
+    "extends": ("extends=x", "override: extends: unknown key; expected one of version, kind, name, topology, scheduling, inputs, data, train, optimizer, checkpoint, evaluation, tracking, outputs, model"),
     "cluster": ("cluster.home=x", "override: cluster: stands in a cluster manifest, never in a job; give the cluster's file with -f or YUAN_CLUSTER"),
     "unset variable": ("train.steps=${oc.env:YUAN_TEST_UNSET}", "override: train.steps: the environment variable YUAN_TEST_UNSET is not set; set it, or give a default: ${oc.env:YUAN_TEST_UNSET,default}"),
     "batch against the file": ("train.micro_batch_size=3", "job.yaml:8: train.global_batch_size: 8 is no multiple of train.micro_batch_size 3"),
@@ -344,7 +344,7 @@ def test_every_kind_has_its_rules(case: tuple[str, str], folder: Path) -> None:
 
 CLUSTERS = {
     "job": ("cluster:", "kind: pretrain\ncluster:", "cluster.yaml:2: kind: this is a job (kind: pretrain), given as a cluster; a cluster manifest has no kind"),
-    "unknown key": ("home: home", "homes: home", "cluster.yaml:3: cluster.homes: unknown key; expected one of home, registry, broker, store, services, security, lease_seconds; did you mean cluster.home?"),
+    "unknown key": ("home: home", "homes: home", "cluster.yaml:3: cluster.homes: unknown key; expected one of home, registry, broker, store, services, security, lease_seconds, retention; did you mean cluster.home?"),
     "section of a job": ("cluster:", "optimizer: {lr: 1}\ncluster:", "cluster.yaml:2: optimizer: unknown key; expected one of version, cluster, topology"),
     "no version": ("version: 1\n", "", "cluster.yaml:1: version: missing; write `version: 1`"),
     "empty home": ("home: home", "home: ''", "cluster.yaml:3: cluster.home: is empty text"),
@@ -448,7 +448,7 @@ PIPELINES = {
     "value in the file": ("steps: 10", "steps: 0", [], "pipeline.yaml:8: steps.train.overrides.train.steps: expected at least 1, found 0"),
     "override spelled out": ("", "", ["steps.train.overrides.train.steps=x"], "override: steps.train.overrides.train.steps: expected a whole number, found 'x'"),
     "short override": ("", "", ["train.train.stepz=3"], f"override: steps.train.overrides.train.stepz: unknown key; expected one of {TRAIN_KEYS}; did you mean steps.train.overrides.train.steps?"),
-    "override of no step": ("", "", ["trian.train.steps=3"], "override: trian: unknown key; expected one of version, kind, name, topology, steps"),
+    "override of no step": ("", "", ["trian.train.steps=3"], "override: trian: unknown key; expected one of version, kind, name, topology, scheduling, steps"),
     "cluster for a step": ("", "", ["train.cluster.home=x"], "override: steps.train.overrides.cluster: stands in a cluster manifest, never in a job; give the cluster's file with -f or YUAN_CLUSTER"),
     "topology": ("", "", ["topology.parallel.stages=[2,3]"], "override: topology.parallel.stages: [2, 3] sum to 5, but model.num_hidden_layers is 4"),
 }  # fmt: skip
