@@ -1,5 +1,6 @@
 """Fine-tuning as a job: it learns answers, from a model of any layout, in whole or by low-rank additions."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,17 @@ from safetensors.torch import load_file
 from tests.tiny_models import make_model, make_tokenizer
 from yuan_checkpoint import open_weights, write_hugging_face, write_native
 from yuan_checkpoint.training_state import finished_states
-from yuan_corpus import IndexedDatasetWriter, Tokenizer, open_dataset, tokenize_corpus
+from yuan_corpus import DatasetStatistics, IndexedDatasetWriter, Tokenizer, open_dataset, tokenize_corpus
+from yuan_corpus.statistics import ShardStatistics
 from yuan_events import InputError, Interrupted, Message, Metrics, RecordingSink
 from yuan_jobs import ArtifactHandle, WorkContext
 from yuan_manifest import job_of_plain, load_cluster, resolve_topology
+from yuan_manifest.schema import TrainSection
 from yuan_model import ModelFolder, Yuan, YuanConfig, cross_entropy, load_model
+from yuan_parallel.tensor import ALONE
 from yuan_trainer.batches import micro_batch
 from yuan_trainer.lora import ADAPTER_CONFIG_FILE, ADAPTER_FILE
+from yuan_trainer.network import BlockLayer, LayerOptions
 from yuan_trainer.preparation import check_inputs, prepare
 from yuan_trainer.samples import open_samples
 from yuan_trainer.starting import Start, check_same_network, fingerprint
@@ -322,6 +327,31 @@ def test_a_dataset_without_answers_is_refused_and_lost_ones_are_told(
     some = make(dataset=dataset("some", "a[SEP]b", "c", "d[SEP]" + "e" * 40), evaluation=evaluation, data=data)
     check_inputs(some)
     assert "of 3 documents 1 have no <sep> and so no answer, 1 are longer than a sample" in said(some)
+
+
+def test_a_dataset_that_has_lost_a_shard_is_refused_with_its_name(make: Make, folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "dataset"
+    shutil.copytree(folder / "dataset", copy)
+    written = DatasetStatistics.read(copy)
+    replace(written, shards=(*written.shards, ShardStatistics("part-00001", 3, 30))).write(copy)
+    with pytest.raises(
+        InputError, match=r"dataset/small@1 has lost a shard: .*/part-00001\.bin is missing; put it back"
+    ):
+        check_inputs(make(dataset=copy))
+
+
+def test_a_model_with_a_value_that_is_not_finite_is_refused_by_the_tensors_name(folder: Path, tmp_path: Path) -> None:
+    source = ModelFolder(folder / "model")
+    tensors = {name: tensor.clone() for name, tensor in source.tensors()}
+    tensors["model.layers.1.mlp.down_proj.weight"][0, 3] = float("nan")
+    write_native(tmp_path / "model", source.config, iter(tensors.items()))
+    train = TrainSection(steps=1, global_batch_size=1, micro_batch_size=1)
+    options = LayerOptions(source.config, train, ALONE, start=ModelFolder(tmp_path / "model"))
+    BlockLayer(options, 0)
+    with pytest.raises(
+        InputError, match=r"inputs\.model: model\.layers\.1\.mlp\.down_proj\.weight has values that are not"
+    ):
+        BlockLayer(options, 1)
 
 
 @pytest.mark.slow
