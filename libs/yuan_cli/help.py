@@ -6,13 +6,17 @@ COMMAND_NAMES = (
     "plan",
     "artifacts",
     "show",
+    "convert",
+    "inspect",
     "generate",
     "data",
     "deploy",
     "chat",
+    "evaluate",
     "up",
     "down",
     "status",
+    "doctor",
     "submit",
     "apply",
     "jobs",
@@ -51,14 +55,18 @@ What became of it:
   yuan data show|sample|report DATASET  what is in a dataset, token by token where you like
   yuan lineage ARTIFACT, yuan diff J J  where it comes from; in what two jobs differ
   yuan gc --dry-run                     what is not kept any longer
+  yuan doctor                           what is wrong with this machine or its stack, and the mend
 
 \b
 Without a stack, in the foreground:
   yuan run configs/pipelines/demo.yaml                        a small model from text, and its loss curve
   yuan generate demo "def main(" --stream                     ask the model yourself
   yuan run configs/jobs/pretrain-demo.yaml train.steps=50     any value can be changed on the way
+  yuan evaluate demo --suite yuan --data FOLDER               benchmarks, scored; programs run in a sandbox
   yuan validate MANIFEST                                      check a manifest and see what it comes to
   yuan plan MANIFEST                                          predict a training: memory, time, days, and what to mend
+  yuan convert SOURCE --to megatron --tensor 2 --out FOLDER   a checkpoint in another layout or division
+  yuan inspect CHECKPOINT                                     what a checkpoint is, whatever its layout
   cp configs/jobs/pretrain-demo.yaml mine.yaml                the start of your own
 
 \b
