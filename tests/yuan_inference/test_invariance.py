@@ -70,7 +70,7 @@ def need_native() -> None:
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.usefixtures("runners")
 def test_greedy_tokens_are_those_of_the_full_forward_in_any_schedule(loaded: LoadedModel, seed: int) -> None:
     draw = random.Random(seed)
@@ -80,7 +80,7 @@ def test_greedy_tokens_are_those_of_the_full_forward_in_any_schedule(loaded: Loa
         assert engine.used_blocks == 0
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.usefixtures("runners")
 def test_in_bf16_the_chosen_log_probabilities_are_close_in_any_schedule(loaded: LoadedModel, seed: int) -> None:
     # The other tests' weights make logits of tens, of which bf16 keeps no 0.05: these are of a trained model's size.
