@@ -10,7 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from yuan_cli.completion import complete_artifact_or_job, complete_kind
+from yuan_cli.convert_command import add_commands as add_convert_commands
 from yuan_cli.data_command import add_commands as add_data_commands
+from yuan_cli.evaluate_command import add_commands as add_evaluate_command
 from yuan_cli.help import COMMAND_NAMES, HELP, RUN_HELP, SHOW_HELP
 from yuan_cli.job_commands import add_commands as add_job_commands
 from yuan_cli.keeping import add_commands as add_keeping_commands
@@ -24,6 +26,7 @@ from yuan_cli.options import (
     cluster_of,
 )
 from yuan_cli.plan_command import add_commands as add_plan_command
+from yuan_cli.schedules import add_commands as add_schedule_commands
 from yuan_cli.serving import add_commands as add_serving_commands
 from yuan_cli.stack import add_commands
 from yuan_events import InputError
@@ -159,7 +162,10 @@ add_plan_command(app)
 add_data_commands(app)
 add_job_commands(app)
 add_keeping_commands(app)
+add_schedule_commands(app)
 add_serving_commands(app)
+add_evaluate_command(app)
+add_convert_commands(app)
 add_commands(app)
 
 

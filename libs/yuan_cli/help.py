@@ -6,14 +6,18 @@ COMMAND_NAMES = (
     "plan",
     "artifacts",
     "show",
+    "convert",
+    "inspect",
     "generate",
     "data",
     "deploy",
     "chat",
+    "evaluate",
     "up",
     "down",
     "status",
     "submit",
+    "apply",
     "jobs",
     "logs",
     "cancel",
@@ -22,6 +26,9 @@ COMMAND_NAMES = (
     "lineage",
     "diff",
     "gc",
+    "schedule",
+    "schedules",
+    "unschedule",
     "version",
 )
 
@@ -53,8 +60,11 @@ Without a stack, in the foreground:
   yuan run configs/pipelines/demo.yaml                        a small model from text, and its loss curve
   yuan generate demo "def main(" --stream                     ask the model yourself
   yuan run configs/jobs/pretrain-demo.yaml train.steps=50     any value can be changed on the way
+  yuan evaluate demo --suite yuan --data FOLDER               benchmarks, scored; programs run in a sandbox
   yuan validate MANIFEST                                      check a manifest and see what it comes to
   yuan plan MANIFEST                                          predict a training: memory, time, days, and what to mend
+  yuan convert SOURCE --to megatron --tensor 2 --out FOLDER   a checkpoint in another layout or division
+  yuan inspect CHECKPOINT                                     what a checkpoint is, whatever its layout
   cp configs/jobs/pretrain-demo.yaml mine.yaml                the start of your own
 
 \b

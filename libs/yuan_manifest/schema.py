@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from yuan_manifest.choices import (
+    Answering,
     AttentionBackend,
     BadStep,
     CostModel,
@@ -25,8 +26,11 @@ from yuan_manifest.choices import (
     OnError,
     Packing,
     Precision,
+    Profile,
     Recompute,
+    SpecialStrings,
     TokenizerAlgorithm,
+    WeightFormat,
 )
 from yuan_manifest.scheduling import SchedulingSection
 from yuan_manifest.sections import (
@@ -36,6 +40,7 @@ from yuan_manifest.sections import (
     DataSection,
     DatasetOutputs,
     EvaluateInputs,
+    EvaluateSection,
     EvaluationSection,
     FinetuneInputs,
     FinetuneSection,
@@ -50,6 +55,7 @@ from yuan_manifest.sections import (
     RecomputeSection,
     ReportOutputs,
     SamplingSection,
+    SandboxSection,
     ServingSection,
     TargetSection,
     TextInputs,
@@ -70,6 +76,7 @@ from yuan_manifest.values import is_list, is_section
 __all__ = [
     "JOB_OF_KIND",
     "SERVICE_OF_KIND",
+    "Answering",
     "AttentionBackend",
     "BadStep",
     "CheckpointSection",
@@ -86,6 +93,7 @@ __all__ = [
     "DocumentMode",
     "EvaluateInputs",
     "EvaluateJob",
+    "EvaluateSection",
     "EvaluationSection",
     "FinetuneInputs",
     "FinetuneJob",
@@ -114,14 +122,17 @@ __all__ = [
     "PlanSection",
     "Precision",
     "PretrainJob",
+    "Profile",
     "Recompute",
     "RecomputeSection",
     "ReportOutputs",
     "RetentionSection",
     "SamplingSection",
+    "SandboxSection",
     "SchedulingSection",
     "ServingSection",
     "SlurmSection",
+    "SpecialStrings",
     "TargetSection",
     "TextInputs",
     "TokenizeInputs",
@@ -139,6 +150,7 @@ __all__ = [
     "TrainingInputs",
     "TrainingJob",
     "WandbSection",
+    "WeightFormat",
     "WeightedDataset",
     "as_plain",
 ]
@@ -293,6 +305,7 @@ class Services:
     data: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7101))
     trainer: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7102))
     converter: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7103))
+    evaluator: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7104))
     inference: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7105, workers=0))
 
 
@@ -325,11 +338,14 @@ class SecuritySection:
         token_file: file with the bearer token, readable by its owner alone; `yuan up` makes it.
         tls: encryption; null: none.
         plaintext: allow ports off the loopback interface without tls (inside a private container network).
+        webhook_hosts: hosts that `scheduling.notify` may name (`hooks.example.org`, `*.example.org`); none: nobody is
+            told.
     """
 
     token_file: str = "${cluster.home}/token"  # noqa: S105 - a path
     tls: TlsSection | None = None
     plaintext: bool = False
+    webhook_hosts: list[str] = field(default_factory=list[str])
 
 
 @dataclass
@@ -425,7 +441,9 @@ class TokenizeJob(Job):
 
     def recipe(self) -> dict[str, Any]:
         """Returns what is done, also without the number of workers: the output does not depend on it."""
-        return {key: value for key, value in super().recipe().items() if key != "tokenize"}
+        recipe = super().recipe()
+        tokenize = {key: value for key, value in recipe["tokenize"].items() if key != "workers"}
+        return recipe | {"tokenize": tokenize}
 
 
 @dataclass
@@ -479,8 +497,15 @@ class GenerateJob(Job):
 
 @dataclass
 class ConvertJob(Job):
-    """Rewrites a model in another layout or number format."""
+    """Rewrites a model in another layout, topology or number format.
 
+    Attributes:
+        strict: refuse tensors that are no part of the network, and copies that differ, where else a line names them.
+        verify: run the same tokens through both sides and compare; null: where the model fits into memory.
+    """
+
+    strict: bool = False
+    verify: bool | None = None
     inputs: ConvertInputs = field(default_factory=ConvertInputs)
     target: TargetSection = field(default_factory=TargetSection)
     outputs: ConvertOutputs = field(default_factory=ConvertOutputs)
@@ -488,12 +513,23 @@ class ConvertJob(Job):
 
 @dataclass
 class EvaluateJob(Job):
-    """Scores a model. suite: what is measured; `perplexity` on the dataset's validation part."""
+    """Scores a model.
+
+    Attributes:
+        inputs: the model, and what it is asked.
+        suite: tasks (`yuan evaluate --list`); `yuan`: the original's five; `perplexity`: of the dataset's validation
+            part.
+        data: how `perplexity` cuts its dataset.
+        samples: sequences of `perplexity`.
+        evaluate: how the tasks are asked and scored.
+        outputs: the report.
+    """
 
     inputs: EvaluateInputs = field(default_factory=EvaluateInputs)
     suite: list[str] = field(default_factory=lambda: ["perplexity"])
     data: DataSection = field(default_factory=DataSection)
     samples: int = 64
+    evaluate: EvaluateSection = field(default_factory=EvaluateSection)
     outputs: ReportOutputs = field(default_factory=ReportOutputs)
 
 

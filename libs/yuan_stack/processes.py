@@ -17,7 +17,7 @@ from yuan_manifest.schema import ServiceSection, as_plain
 from yuan_manifest.values import is_list, is_section, shown
 from yuan_rpc import join_address
 
-CALLS: Mapping[str, tuple[str, ...]] = {"trainer": ("data",), "converter": ("inference",)}
+CALLS: Mapping[str, tuple[str, ...]] = {"trainer": ("data",), "converter": ("inference",), "evaluator": ("inference",)}
 """Which services a service calls: where those are is among its settings."""
 
 _SQLITE = "sqlite:///"
