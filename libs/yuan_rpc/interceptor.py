@@ -14,10 +14,13 @@ import grpc
 from grpc import aio
 
 from yuan_events import YuanError
-from yuan_rpc.errors import DETAILS_KEY, Internal, Translations, Unauthenticated, Unavailable, as_rpc_error, status_of
+from yuan_manifest.schema import Role
+from yuan_rpc.callers import Callers, current_caller
+from yuan_rpc.errors import DETAILS_KEY, Internal, PermissionDenied, Translations, Unavailable, as_rpc_error, status_of
 from yuan_rpc.failures import RpcFailed, relay
 from yuan_rpc.metrics import CallMetrics, CallOutcome
-from yuan_rpc.security import TOKEN_KEY, is_bearer
+from yuan_rpc.policy import ROLES
+from yuan_rpc.security import TOKEN_KEY
 from yuan_rpc.version import VERSION, VERSION_KEY
 
 _LOGGER = logging.getLogger("yuan_rpc.server")
@@ -36,7 +39,7 @@ class CallGuard(aio.ServerInterceptor):
     def __init__(
         self,
         name: str,
-        token: str | None,
+        callers: Callers,
         metrics: CallMetrics,
         *,
         translations: Translations,
@@ -47,14 +50,14 @@ class CallGuard(aio.ServerInterceptor):
 
         Args:
             name: the server's name in messages.
-            token: what callers must bring; None: nothing.
+            callers: who is let in.
             metrics: where calls are counted.
             translations: errors of other layers.
             draining: set when the server is about to stop.
             end_at_drain: full method names of streams without an end of their own; they end with UNAVAILABLE then.
         """
         self._name = name
-        self._token = token
+        self._callers = callers
         self._metrics = metrics
         self._translations = {RpcFailed: relay, **translations}
         self._draining = draining
@@ -145,12 +148,14 @@ class CallGuard(aio.ServerInterceptor):
 
     def _admit(self, method: str, context: _Context) -> None:
         metadata = dict(context.invocation_metadata() or ())
-        if self._token is not None and not method.startswith(_OPEN):
-            given = metadata.get(TOKEN_KEY)
-            if given is None:
-                raise Unauthenticated(f"{self._name} asks for a token and the call brought none")
-            if not is_bearer(given, self._token):
-                raise Unauthenticated(f"{self._name} does not know the token that the call brought")
+        if not method.startswith(_OPEN):
+            caller = self._callers.find(metadata.get(TOKEN_KEY))
+            needed = ROLES.get(method, Role.viewer)
+            if not caller.may(needed):
+                call = method.rpartition("/")[2]
+                raise PermissionDenied(f"{call} is for the role {needed} and above; {caller.name} has {caller.role}")
+            # Every call is handled in a context of its own, so that nothing has to put it back.
+            current_caller.set(caller)
         version = str(metadata.get(VERSION_KEY, ""))
         if version not in {"", VERSION} and version not in self._other_versions and len(self._other_versions) < 100:
             self._other_versions.add(version)

@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 
 from yuan_events import InputError
 from yuan_rpc.addresses import check_port, join_address
+from yuan_rpc.callers import Callers, Tenant
 from yuan_rpc.errors import Translations
 from yuan_rpc.interceptor import CallGuard
 from yuan_rpc.metrics import CallMetrics, MetricsPage
@@ -69,6 +70,7 @@ class RpcServer:
         drain_seconds: float = 30.0,
         translations: Translations | None = None,
         end_at_drain: Sequence[str] = (),
+        tenants: Sequence[Tenant] = (),
     ) -> None:
         """Describes a server; nothing is opened yet.
 
@@ -83,6 +85,7 @@ class RpcServer:
             translations: what errors of other layers mean on the wire.
             end_at_drain: full names (`/yuan.jobs.v1.JobService/Watch`) of streams that may never end by themselves:
                 they end with UNAVAILABLE as soon as the server is asked to stop.
+            tenants: who is let in besides the owner of the stack's token.
         """
         self.name = name
         self.bind = bind
@@ -95,6 +98,7 @@ class RpcServer:
         self._drain_seconds = drain_seconds
         self._translations = translations or {}
         self._end_at_drain = (*_ENDLESS, *end_at_drain)
+        self._tenants = tuple(tenants)
         self._health = health.aio.HealthServicer()
         self._server: aio.Server | None = None
         self._page: MetricsPage | None = None
@@ -143,7 +147,7 @@ class RpcServer:
     def _assemble(self, token: str | None) -> aio.Server:
         guard = CallGuard(
             self.name,
-            token,
+            Callers(self.name, token, self._tenants),
             CallMetrics(self.registry),
             translations=self._translations,
             draining=self.draining,

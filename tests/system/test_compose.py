@@ -25,7 +25,7 @@ from .conftest import User
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 STEPS = 300
-SERVICES = ("data", "trainer", "converter", "inference")
+SERVICES = ("data", "trainer", "converter", "inference", "gateway")
 TEXT = '["python-stdlib:json/*.py", "python-stdlib:email/*.py"]'
 PIPELINE = """
 version: 1
@@ -186,7 +186,16 @@ def test_a_pipeline_goes_through_the_composed_stack_though_its_trainer_is_killed
 
 
 def test_the_containers_of_our_services_run_without_root_and_without_compilers(stack: Composed) -> None:
-    for service in ("data", "data-worker", "trainer", "trainer-worker", "converter", "converter-worker", "inference"):
+    for service in (
+        "data",
+        "data-worker",
+        "trainer",
+        "trainer-worker",
+        "converter",
+        "converter-worker",
+        "inference",
+        "gateway",
+    ):
         container = stack.container(service)
         assert output_of("docker", "exec", container, "id", "-u") == "10001"
         assert output_of("docker", "exec", container, "sh", "-c", "command -v gcc cc make || true") == "", service
@@ -199,6 +208,7 @@ def test_the_containers_of_our_services_run_without_root_and_without_compilers(s
         "trainer": "['torch', 'deepspeed']",
         "converter": "['torch']",
         "inference": "['torch']",
+        "gateway": "[]",
     }
 
 

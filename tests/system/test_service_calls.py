@@ -26,7 +26,7 @@ class Stack:
         self.file.write_text(
             f"version: 1\ncluster:\n  home: {user.home}\n  services:\n"
             f"    data: {{port: {data}, metrics_port: {self.metrics}}}\n    trainer: {{port: {trainer}}}\n"
-            f"    converter: {{port: {converter}}}\n    inference: {{port: {inference}}}\n"
+            f"    converter: {{port: {converter}}}\n    inference: {{port: {inference}}}\n    gateway: null\n"
         )
 
     def does(self, *arguments: str) -> str:

@@ -48,6 +48,7 @@ class ToyStack(Toys):
             f"    trainer: {{port: {self.trainer_port}, {trainer}}}\n"
             "    converter: null\n"
             "    inference: null\n"
+            "    gateway: null\n"
             f"  {others}\n"
             f"topology: {{parallel: {parallel}}}\n"
         )
