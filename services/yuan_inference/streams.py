@@ -6,6 +6,7 @@ than a longer queue.
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 from yuan_inference.engine import Engine, Output, Request
 from yuan_rpc import Internal
@@ -28,7 +29,7 @@ async def outputs(engine: Engine, request: Request) -> AsyncGenerator[Output]:
                 raise Internal(f"the request failed: {output.error}")
             if output.text or output.finish_reason is not None or output.token_ids:
                 yield output
-            if output.finish_reason is not None:
+            if output.last:
                 return
     finally:
         # Also where the client has gone or its deadline passed; one that has ended is not known any more.
@@ -43,10 +44,11 @@ def _joined(parts: list[Output]) -> Output:
     last = parts[-1]
     if len(parts) == 1:
         return last
-    return Output(
+    return replace(
+        last,
         text="".join(part.text for part in parts),
         token_ids=tuple(token for part in parts for token in part.token_ids),
-        finish_reason=last.finish_reason,
-        stop_reason=last.stop_reason,
-        error=last.error,
+        logprobs=tuple(one for part in parts for one in part.logprobs),
+        prompt_logprobs=tuple(one for part in parts for one in part.prompt_logprobs),
+        cached_tokens=sum(part.cached_tokens for part in parts),
     )

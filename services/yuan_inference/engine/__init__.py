@@ -3,19 +3,46 @@
 Tokens in, tokens and text out. Knows nothing of gRPC, jobs and artifacts.
 """
 
-from yuan_inference.engine.engine import Engine, EngineOptions, EngineStopped, QueueFull
+from yuan_inference.engine.engine import (
+    Engine,
+    EngineLoad,
+    EngineOptions,
+    EngineStopped,
+    QueueFull,
+    StructureError,
+    UnknownAdapter,
+)
 from yuan_inference.engine.metrics import EngineMetrics
-from yuan_inference.engine.request import Deliver, FinishReason, Output, Request, Sampling
+from yuan_inference.engine.request import (
+    Beam,
+    Deliver,
+    Failure,
+    FinishReason,
+    Output,
+    Request,
+    Sampling,
+    Structure,
+    StructureKind,
+    TokenLogprob,
+)
 
 __all__ = [
+    "Beam",
     "Deliver",
     "Engine",
+    "EngineLoad",
     "EngineMetrics",
     "EngineOptions",
     "EngineStopped",
+    "Failure",
     "FinishReason",
     "Output",
     "QueueFull",
     "Request",
     "Sampling",
+    "Structure",
+    "StructureError",
+    "StructureKind",
+    "TokenLogprob",
+    "UnknownAdapter",
 ]

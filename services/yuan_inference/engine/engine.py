@@ -17,7 +17,7 @@ from torch import Tensor
 
 from yuan_events import YuanError, one_line
 from yuan_inference.engine.metrics import EngineMetrics
-from yuan_inference.engine.request import Deliver, FinishReason, Output, Request
+from yuan_inference.engine.request import Deliver, Failure, FinishReason, Output, Request
 from yuan_inference.engine.scheduler import Scheduler, Turn
 from yuan_inference.engine.sequence import Sequence
 from yuan_inference.loaded import LoadedModel
@@ -36,6 +36,37 @@ class EngineStopped(YuanError):
     """The engine takes no more requests."""
 
 
+class StructureError(YuanError):
+    """A schema, expression or choice that no text can be made of."""
+
+
+class UnknownAdapter(YuanError):
+    """A LoRA adapter that the engine does not have."""
+
+
+@dataclass(frozen=True)
+class EngineLoad:
+    """What an engine has to do.
+
+    Attributes:
+        running: requests that are computed.
+        waiting: requests in the queue.
+        max_running: the most that run at once.
+        max_waiting: the most that may wait.
+        used_blocks: blocks of the cache that requests hold; kept prefixes that nobody uses are free.
+        total_blocks: blocks of the cache.
+        block_tokens: tokens a block.
+    """
+
+    running: int
+    waiting: int
+    max_running: int
+    max_waiting: int
+    used_blocks: int
+    total_blocks: int
+    block_tokens: int
+
+
 @dataclass(frozen=True)
 class EngineOptions:
     """How much an engine does at once.
@@ -46,12 +77,19 @@ class EngineOptions:
             of the machine's memory holds.
         max_waiting: requests that may wait.
         step_tokens: of prompts that one step computes at most.
+        prefix_cache: blocks of prompts are kept for later requests that begin alike.
+        prompt_lookup: tokens a step that are guessed from the text before (speculative decoding, the same outputs); 0:
+            none.
+        tensor: processes that share the model's matrices between them.
     """
 
     max_batch: int = 16
     kv_tokens: int | None = None
     max_waiting: int = 256
     step_tokens: int = 256
+    prefix_cache: bool = True
+    prompt_lookup: int = 0
+    tensor: int = 1
 
 
 class Engine:
@@ -107,8 +145,32 @@ class Engine:
         """Blocks of the cache that requests hold."""
         return self._scheduler.used_blocks
 
+    @property
+    def load(self) -> EngineLoad:
+        """What there is to do."""
+        options, scheduler = self.options, self._scheduler
+        return EngineLoad(
+            running=len(scheduler.running),
+            waiting=self._waiting,
+            max_running=options.max_batch,
+            max_waiting=options.max_waiting,
+            used_blocks=scheduler.used_blocks,
+            total_blocks=self.cache.tokens // BLOCK_TOKENS,
+            block_tokens=BLOCK_TOKENS,
+        )
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it can compute: false while one of its ranks is dead."""
+        return self._thread.is_alive()
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the LoRA adapters that requests may ask for."""
+        return ()
+
     def submit(self, request: Request, deliver: Deliver) -> None:
-        """Puts a request into the queue.
+        """Puts a request into the queue. With `sampling.structure` this may take a second: call it in a thread then.
 
         Args:
             request: with `prompt_ids` and `max_tokens` that together are not longer than `longest`.
@@ -117,6 +179,8 @@ class Engine:
         Raises:
             QueueFull: if too many wait.
             EngineStopped: if it is closed.
+            StructureError: if `structure` is no grammar.
+            UnknownAdapter: if there is no adapter of that name.
             ValueError: if a request of that id is there, or it is too long.
         """
         if not request.prompt_ids or len(request.prompt_ids) + request.sampling.max_tokens > self.longest:
@@ -194,7 +258,7 @@ class Engine:
             if self._aborting:
                 ended = list(self._known.values())
         for sequence in ended:
-            self._end(sequence, Output(finish_reason=FinishReason.abort))
+            self._end(sequence, Output(finish_reason=FinishReason.abort, last=True))
         return not self._closing or bool(scheduler.running or scheduler.waiting or self._arrived)
 
     def _step(self) -> None:
@@ -270,7 +334,10 @@ class Engine:
         # What it wrote may be no numbers; a block's next owner must not find them.
         if sequence.blocks:
             self.cache.clear(sequence.blocks)
-        self._end(sequence, Output(finish_reason=FinishReason.error, error=one_line(error)))
+        self._end(
+            sequence,
+            Output(finish_reason=FinishReason.error, error=one_line(error), failure=Failure.request, last=True),
+        )
 
     def _end(self, sequence: Sequence, output: Output) -> None:
         """Frees what a sequence holds, and only then tells."""

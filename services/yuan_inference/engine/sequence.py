@@ -63,12 +63,15 @@ class Sequence:
         """Takes a drawn token and returns what it adds, with the reason if it is the last."""
         sampling = self.request.sampling
         if token in sampling.stop_token_ids or (token in end_ids and not sampling.ignore_eos):
-            return Output(self.text.finish(), (), FinishReason.stop, self.text.stopped_by)
+            return self._output(self.text.finish(), (), FinishReason.stop)
         self.tokens.append(token)
         text = self.text.push(token)
         if not self.text.stopped_by and self.new_tokens == sampling.max_tokens:
             text += self.text.finish()
             if not self.text.stopped_by:
-                return Output(text, (token,), FinishReason.length)
+                return self._output(text, (token,), FinishReason.length)
         stopped = FinishReason.stop if self.text.stopped_by else None
-        return Output(text, (token,), stopped, self.text.stopped_by)
+        return self._output(text, (token,), stopped)
+
+    def _output(self, text: str, token_ids: tuple[int, ...], reason: FinishReason | None) -> Output:
+        return Output(text, token_ids, finish_reason=reason, stop_reason=self.text.stopped_by, last=reason is not None)
