@@ -14,6 +14,7 @@ from yuan_rpc.http_server import HTTP_SERVICES, HttpServer
 from yuan_rpc.policy import UNARY_SECONDS
 from yuan_rpc.security import Security, Tls
 from yuan_rpc.server import Mount, RpcServer
+from yuan_rpc.tracing import OFF, Tracing
 
 
 def service_of(cluster: Cluster, name: str) -> ServiceSection:
@@ -98,6 +99,7 @@ def server_of(
     end_at_drain: Sequence[str] = (),
     drain_seconds: float = 30.0,
     tenants: bool = False,
+    tracing: Tracing = OFF,
 ) -> RpcServer:
     """Returns the server of a service, bound as the cluster says; nothing is opened yet.
 
@@ -109,6 +111,7 @@ def server_of(
         end_at_drain: full names of streams that may never end by themselves.
         drain_seconds: how long running calls may go on once the server is asked to stop.
         tenants: let the cluster's tenants in, too.
+        tracing: makes a span of each call.
 
     Raises:
         InputError: if there is no such service.
@@ -125,6 +128,7 @@ def server_of(
         translations=translations,
         end_at_drain=end_at_drain,
         tenants=tenants_of(cluster.security) if tenants else (),
+        tracing=tracing,
     )
 
 

@@ -21,6 +21,7 @@ from yuan_rpc.failures import RpcFailed, relay
 from yuan_rpc.metrics import CallMetrics, CallOutcome
 from yuan_rpc.policy import ROLES
 from yuan_rpc.security import TOKEN_KEY
+from yuan_rpc.tracing import OFF, Tracing
 from yuan_rpc.version import VERSION, VERSION_KEY
 
 _LOGGER = logging.getLogger("yuan_rpc.server")
@@ -45,6 +46,7 @@ class CallGuard(aio.ServerInterceptor):
         translations: Translations,
         draining: asyncio.Event,
         end_at_drain: Collection[str],
+        tracing: Tracing = OFF,
     ) -> None:
         """Makes the guard.
 
@@ -55,6 +57,7 @@ class CallGuard(aio.ServerInterceptor):
             translations: errors of other layers.
             draining: set when the server is about to stop.
             end_at_drain: full method names of streams without an end of their own; they end with UNAVAILABLE then.
+            tracing: makes a span of each call but those of health.
         """
         self._name = name
         self._callers = callers
@@ -62,6 +65,7 @@ class CallGuard(aio.ServerInterceptor):
         self._translations = {RpcFailed: relay, **translations}
         self._draining = draining
         self._end_at_drain = frozenset(end_at_drain)
+        self._tracing = tracing
         self._wrapped: dict[str, _Handler] = {}
         self._other_versions: set[str] = set()
 
@@ -108,7 +112,14 @@ class CallGuard(aio.ServerInterceptor):
 
         async def guarded(request: Any, context: _Context) -> Any:
             with self._metrics.measure(method) as outcome:
-                return await self._call(inner, method, request, context, outcome)
+                if not self._tracing.enabled or method.startswith(_OPEN):
+                    return await self._call(inner, method, request, context, outcome)
+                metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+                with self._tracing.span(method.lstrip("/"), {"rpc.system": "grpc"}, parent=metadata) as span:
+                    try:
+                        return await self._call(inner, method, request, context, outcome)
+                    finally:
+                        span.set(rpc_grpc_status=outcome.code.name)
 
         make: Any = {
             (False, False): grpc.unary_unary_rpc_method_handler,

@@ -335,7 +335,7 @@ def test_where_there_are_devices_each_model_takes_one_and_gives_it_back_if_it_ca
 ) -> None:
     from yuan_jobs.slots import release_deployment
 
-    serving.servicer._cuda_devices = 1
+    serving.servicer.deploying.cuda_devices = 1
     try:
         with pytest.raises(RpcFailed, match="has no tokenizer"):
             serving.load("broken")
