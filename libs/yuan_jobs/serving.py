@@ -98,7 +98,7 @@ def run_server(
     tracing = Tracing(service, manifest.cluster.observability.traces if tenants else None)
     context = ServerContext(service, manifest, home, store, AsyncExitStack(), tracing=tracing)
     try:
-        asyncio.run(_serve(context, works, mounts, jobs, end_at_drain, tenants))
+        asyncio.run(_serve(context, works, mounts, jobs=jobs, end_at_drain=end_at_drain, tenants=tenants))
     finally:
         tracing.close()
         store.registry.close()
@@ -109,6 +109,7 @@ async def _serve(
     context: ServerContext,
     works: Mapping[Kind, Work[Any]],
     mounts: Mounts | None,
+    *,
     jobs: bool,
     end_at_drain: Sequence[str],
     tenants: bool,
