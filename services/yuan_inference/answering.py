@@ -52,6 +52,12 @@ class Answer:
     texts: list[str] = field(default_factory=list[str])
 
     @property
+    def model(self) -> str:
+        """Name that its caller may ask for it by again: the adapter's, or the model's."""
+        name = self.served.wanted.name
+        return f"{name}:{self.request.adapter}" if self.request.adapter else name
+
+    @property
     def usage(self) -> inference_pb2.Usage:
         """Tokens so far."""
         return inference_pb2.Usage(

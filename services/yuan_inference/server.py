@@ -128,6 +128,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                     response.prompt_logprobs.extend(prompt_logprobs_of(tokenizer, first, output.prompt_logprobs))
                 if output.last:
                     response.MergeFrom(whole.response(answer.id, answer.usage))
+                    response.model = answer.model
         return response
 
     async def GenerateStream(  # noqa: N802
@@ -144,6 +145,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                     token_ids=output.token_ids,
                     stop_reason=output.stop_reason,
                     index=output.index,
+                    model=answer.model,
                     usage=answer.usage,
                     logprobs=logprobs_of(tokenizer, output.logprobs),
                 )
@@ -167,6 +169,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             logprobs=prompt_logprobs_of(tokenizer, ids[0], output.prompt_logprobs),
             sum=sum(one.logprob for one in output.prompt_logprobs),
             usage=answer.usage,
+            model=answer.model,
         )
 
     async def Abort(  # noqa: N802
