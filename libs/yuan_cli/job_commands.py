@@ -30,6 +30,10 @@ JobArgument = Annotated[
         metavar="JOB", help="A job's id, or as much of its beginning as it takes.", autocompletion=complete_job
     ),
 ]
+LabelOption = Annotated[
+    list[str] | None,
+    typer.Option("--label", "-l", metavar="NAME=VALUE", help="A label; as many as you like.", show_default=False),
+]
 WatchOption = Annotated[bool, typer.Option("--watch", help="Follow it to its end; Ctrl-C leaves it running.")]
 
 
@@ -48,12 +52,19 @@ def add_commands(app: typer.Typer) -> None:
         idempotency_key: Annotated[
             str, typer.Option(metavar="KEY", help="Two submits with the same key are one.", show_default=False)
         ] = "",
+        priority: Annotated[
+            int | None,
+            typer.Option(metavar="N", help="-100 to 100; a higher one runs first.", show_default=False),
+        ] = None,
+        label: LabelOption = None,
         json: JsonOption = False,
     ) -> int:
         from yuan_cli.following import Submission, submit_manifest  # noqa: PLC0415
+        from yuan_cli.labels import scheduling_overrides  # noqa: PLC0415
 
         options = Submission(force=force, idempotency_key=idempotency_key, watch=watch, as_json=json)
-        return submit_manifest(manifest, overrides or [], cluster_of(context, cluster), options)
+        given = [*(overrides or []), *scheduling_overrides(priority, label or [])]
+        return submit_manifest(manifest, given, cluster_of(context, cluster), options)
 
     @app.command("jobs", help="List what was submitted, newest first.")
     def jobs_command(
@@ -64,12 +75,15 @@ def add_commands(app: typer.Typer) -> None:
             str | None, typer.Option(metavar="STATE", help="Only these: queued, running, failed …")
         ] = None,
         kind: Annotated[str | None, typer.Option(metavar="KIND", help="Only these: pretrain, tokenize …")] = None,
+        label: LabelOption = None,
         everything: Annotated[bool, typer.Option("--all", help="All of them, and the steps of pipelines.")] = False,
         json: JsonOption = False,
     ) -> int:
-        from yuan_cli.jobs import print_jobs  # noqa: PLC0415
+        from yuan_cli.jobs import Filter, print_jobs  # noqa: PLC0415
+        from yuan_cli.labels import labels_of  # noqa: PLC0415
 
-        return print_jobs(state, kind, cluster_of(context, cluster), everything=everything, as_json=json)
+        wanted = Filter(state, kind, labels_of(label or []))
+        return print_jobs(wanted, cluster_of(context, cluster), everything=everything, as_json=json)
 
     @app.command("logs", help="Print what a job's processes print.")
     def logs_command(

@@ -1,7 +1,8 @@
 """`yuan jobs`, `yuan show JOB`, `yuan logs`, `yuan cancel`, `yuan resume`: one call of the stack each, and printing."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,28 @@ SHOWN = 20
 _LONGEST_REMARK = 70
 
 
-def print_jobs(state: str | None, kind: str | None, cluster: Path | None, *, everything: bool, as_json: bool) -> int:
+@dataclass(frozen=True)
+class Filter:
+    """Which jobs are listed: of a state, of a kind, with all of some labels; None and nothing: all."""
+
+    state: str | None = None
+    kind: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def says_something(self) -> bool:
+        """Whether it leaves any out."""
+        return bool(self.state or self.kind or self.labels)
+
+
+def print_jobs(wanted: Filter, cluster: Path | None, *, everything: bool, as_json: bool) -> int:
     """Lists jobs, newest first."""
-    states = [] if state is None else [_state(state)]
+    kind = wanted.kind
+    states = [] if wanted.state is None else [_state(wanted.state)]
     if kind is not None and kind not in Kind.__members__:
         raise InputError(f"yuan jobs: no kind {kind!r}; expected one of {', '.join(Kind)}")
     with JobClient(load_cluster(cluster).cluster) as client:
-        found = client.jobs(states=states, kind=kind or "", include_children=everything)
+        found = client.jobs(states=states, kind=kind or "", include_children=everything, labels=wanted.labels)
         jobs = list(found) if everything else [job for _, job in zip(range(SHOWN + 1), found, strict=False)]
     shown = jobs if everything else jobs[:SHOWN]
     if as_json:
@@ -41,7 +57,7 @@ def print_jobs(state: str | None, kind: str | None, cluster: Path | None, *, eve
         return 0
     if not jobs:
         nothing = "nothing has been submitted to this stack yet; yuan submit MANIFEST does that"
-        typer.echo("no job is so; yuan jobs lists all" if state or kind else nothing, err=True)
+        typer.echo("no job is so; yuan jobs lists all" if wanted.says_something else nothing, err=True)
         return 0
     rows = [(job.id, job.kind, _standing(job), _ago(job.created_at), _remark(job)) for job in shown]
     for line in aligned(("job", "kind", "state", "submitted", ""), rows, right=()):
@@ -65,6 +81,10 @@ def print_job(reply: jobs_pb2.GetResponse, *, as_json: bool) -> int:
         ("state", _standing(job)),
         *([("reason", job.reason)] if job.reason else []),
         ("attempts", f"{job.attempt}{lost}"),
+        *([("priority", str(job.priority))] if job.priority else []),
+        *labelled("labels", [f"{name}={value}" for name, value in sorted(job.labels.items())]),
+        *([("failed before", f"{job.failures} times")] if job.failures else []),
+        *([("not before", _moment(job.not_before))] if job.HasField("not_before") else []),
         ("submitted", _moment(job.created_at)),
         *([("started", _moment(job.started_at))] if job.HasField("started_at") else []),
         *([("ended", _moment(job.finished_at))] if job.HasField("finished_at") else []),
@@ -153,6 +173,10 @@ def facts_of(job: jobs_pb2.Job, *, whole: bool = True) -> dict[str, Any]:
         "finished": _iso(job, "finished_at"),
         "artifact": job.artifact or None,
         "needs": list(job.needs),
+        "priority": job.priority,
+        "labels": dict(job.labels),
+        "failures": job.failures,
+        "not_before": _iso(job, "not_before"),
     }
     if whole:
         facts |= {name: plain_of(getattr(job, name)) for name in ("recipe", "topology", "result")}

@@ -60,6 +60,7 @@ def tokenize_corpus(
     reading: Reading | None = None,
     skipped: SkipLog | None = None,
     cleaning: Sequence[StageSpec] = (),
+    special_strings: bool = True,
     workers: int = 1,
     sink: EventSink | None = None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -74,6 +75,7 @@ def tokenize_corpus(
         reading: how text is read; None: as it is by default.
         skipped: counts what is broken, if that is to be skipped.
         cleaning: stages that documents go through before they are cut; what they did is written as `cleaning.json`.
+        special_strings: whether `<sep>` and its like in the text are the special tokens, or text like any other.
         workers: processes; the result does not depend on it.
         sink: gets progress in MB of source text.
         should_stop: asked several times a second.
@@ -94,7 +96,7 @@ def tokenize_corpus(
         units = list(units)  # their number is known, and no more processes than that are started
     source_bytes = sum(part.size for part in slices)
     dtype = dtype_for_vocabulary(tokenizer.vocab_size)
-    start = partial(_start_encoding, tokenizer, dtype, reading, cleaning)
+    start = _Encoding(tokenizer, reading, cleaning, special_strings).start
     report = CleaningReport(cleaning)
     writer = _ShardWriter(output_folder, dtype, shard_bytes)
     counts = np.zeros(tokenizer.vocab_size, np.int64)
@@ -179,42 +181,42 @@ def _units(slices: Iterable[TextSlice]) -> Iterator[list[TextSlice]]:
         yield unit
 
 
-def _start_encoding(
-    tokenizer: Tokenizer, dtype: np.dtype[Any], reading: Reading, cleaning: Sequence[StageSpec]
-) -> Callable[[list[TextSlice]], EncodedText]:
-    """Is called once in every worker; the tokenizer has just been unpickled there."""
-    return partial(_encode, tokenizer, dtype, reading, Cleaner(cleaning) if cleaning else None)
+@dataclass(frozen=True)
+class _Encoding:
+    """What workers do to slices."""
+
+    tokenizer: Tokenizer
+    reading: Reading
+    cleaning: Sequence[StageSpec]
+    special_strings: bool
+
+    def start(self) -> Callable[[list[TextSlice]], EncodedText]:
+        """Is called once in every worker; the tokenizer has just been unpickled there."""
+        return partial(_encode, self, Cleaner(self.cleaning) if self.cleaning else None)
 
 
-def _encode(
-    tokenizer: Tokenizer, dtype: np.dtype[Any], reading: Reading, cleaner: Cleaner | None, slices: Sequence[TextSlice]
-) -> EncodedText:
+def _encode(how: _Encoding, cleaner: Cleaner | None, slices: Sequence[TextSlice]) -> EncodedText:
     skipped = SkipLog()
-    ids: list[int] = []
-    lengths: list[int] = []
-    sizes: list[int] = []
+    texts: list[str] = []
     traces: list[Trace] = []
-    before = 0
     seconds = list(cleaner.seconds) if cleaner else []
     for part in slices:
-        for document in read_documents(part, reading, skipped):
-            text = document
-            if cleaner:
-                text, trace = cleaner.clean(document)
-                traces.append(trace)
-                if text is None:
-                    continue
-            ids.extend(tokenizer.encode(text))
-            ids.append(tokenizer.eod_id)
-            lengths.append(len(ids) - before)
-            before = len(ids)
-            sizes.append(len(text) if text.isascii() else len(text.encode()))
+        documents = read_documents(part, how.reading, skipped)
+        if cleaner is None:
+            texts.extend(documents)
+            continue
+        for document in documents:
+            text, trace = cleaner.clean(document)
+            traces.append(trace)
+            if text is not None:
+                texts.append(text)
+    encoded = how.tokenizer.encode_documents(texts, how.special_strings)
     return EncodedText(
-        np.array(ids, dtype),
-        np.array(lengths, np.int32),
+        encoded.ids.astype(dtype_for_vocabulary(how.tokenizer.vocab_size), copy=False),
+        encoded.lengths,
         sum(part.size for part in slices),
         skipped,
-        np.array(sizes, np.int64),
+        encoded.sizes,
         traces,
         [now - then for now, then in zip(cleaner.seconds, seconds, strict=True)] if cleaner else (),
     )

@@ -9,16 +9,36 @@ the original's `tokenizer.model`, whose special tokens are known by its pieces. 
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import sentencepiece
 
 from yuan_corpus import special_tokens
 from yuan_corpus.decoding import SPACE, Decoding, PieceTable, StreamDecoder, decode_as_hugging_face
 from yuan_corpus.errors import TokenizerError
+from yuan_corpus.segment_encoder import MOST_MARKERS, SegmentEncoder, marker, segment_encoder
 
 MODEL_FILE_NAME = "tokenizer.model"
 _NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
+
+
+@dataclass(frozen=True)
+class EncodedDocuments:
+    """The ids of some documents.
+
+    Attributes:
+        ids: int32, all documents' back to back, each ending with `<eod>`.
+        lengths: int32, tokens of each document.
+        sizes: int64, UTF-8 bytes of each document.
+    """
+
+    ids: npt.NDArray[np.int32]
+    lengths: npt.NDArray[np.int32]
+    sizes: npt.NDArray[np.int64]
 
 
 class Tokenizer:
@@ -58,7 +78,7 @@ class Tokenizer:
             )
         self._special_strings = {token: string for string, token in self.special_ids.items()}
         self._split = re.compile("(" + "|".join(map(re.escape, sorted(self.special_ids, key=len, reverse=True))) + ")")
-        self._table = PieceTable.of(self._processor, self._special_strings, self.vocab_size)
+        self._markers = {string: marker(number) for number, string in enumerate(self.special_ids, start=1)}
         self._model = model
         self.digest = hashlib.sha256(model + special_tokens.to_json(self.special_ids).encode()).hexdigest()
 
@@ -134,6 +154,46 @@ class Tokenizer:
         if token in self._special_strings:
             return self._special_strings[token]
         return self._processor.id_to_piece(token)
+
+    @cached_property
+    def _table(self) -> PieceTable:
+        return PieceTable.of(self._processor, self._special_strings, self.vocab_size)
+
+    @cached_property
+    def _segments(self) -> SegmentEncoder | None:
+        """What encodes many documents; None where SentencePiece itself must."""
+        return segment_encoder(self._model) if len(self.special_ids) < MOST_MARKERS else None
+
+    def encode_documents(self, texts: Sequence[str], split_at_special_strings: bool = True) -> EncodedDocuments:
+        """Returns the ids that `encode` gives to each of many documents, and `<eod>` behind each; several times faster.
+
+        Raises:
+            TokenizerError: as `encode`, and for a stretch that cannot be cut of more than four million characters.
+        """
+        sizes = [len(text) if text.isascii() else _utf8_size(text) for text in texts]
+        encoder = self._segments
+        if encoder is None:
+            documents = [[*self.encode(text, split_at_special_strings), self.eod_id] for text in texts]
+            lengths = np.array([len(ids) for ids in documents], np.int32)
+            ids = np.fromiter((token for ids in documents for token in ids), np.int32, int(lengths.sum()))
+            return EncodedDocuments(ids, lengths, np.array(sizes, np.int64))
+        end = marker(0)
+        marked = "".join([self._marked(text, split_at_special_strings) + end if text else end for text in texts])
+        tokens = [self.eod_id, *self.special_ids.values()]
+        ids = encoder.encode(marked, tokens, None if self.decoding is Decoding.HUGGING_FACE else self._byte_ids(SPACE))
+        ends = np.flatnonzero(ids == self.eod_id)
+        if len(ends) != len(texts):  # `<eod>` stands within documents, too
+            ends = _ends_of(marked, ends, self._markers.get(special_tokens.EOD, ""), end)
+        return EncodedDocuments(ids, np.diff(ends, prepend=-1).astype(np.int32), np.array(sizes, np.int64))
+
+    def _marked(self, text: str, split_at_special_strings: bool) -> str:
+        """Returns a text with markers in the places of special strings, and spaces for dummy prefixes."""
+        if not split_at_special_strings or self._split.search(text) is None:
+            return " " + text
+        parts = self._split.split(text)
+        return "".join(
+            [self._markers[part] if number % 2 else part and " " + part for number, part in enumerate(parts)]
+        )
 
     def encode(self, text: str, split_at_special_strings: bool = True) -> list[int]:
         """Returns the ids of a text; neither a first nor a last token is added.
@@ -218,6 +278,20 @@ def _refuse_surrogates(text: str) -> None:
             f"character {error.start} of the text is half of a surrogate pair (U+{ord(text[error.start]):04X}); "
             "remove it or read the text as UTF-8"
         ) from None
+
+
+def _utf8_size(text: str) -> int:
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        _refuse_surrogates(text)
+        raise
+
+
+def _ends_of(marked: str, ends: npt.NDArray[np.int64], special: str, end: str) -> npt.NDArray[np.int64]:
+    """Returns, of the places of `<eod>`, those that end a document."""
+    kinds = [character == end for character in marked if character in (special, end)]
+    return ends[np.array(kinds, bool)]
 
 
 def _special_ids_of_pieces(model: bytes) -> dict[str, int]:

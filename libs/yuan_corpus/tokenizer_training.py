@@ -15,16 +15,14 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
-
-import sentencepiece
 
 from yuan_corpus import special_tokens
 from yuan_corpus.errors import TextError, VocabularyError
 from yuan_corpus.files import replace_durably
 from yuan_corpus.tokenizer import MODEL_FILE_NAME, Tokenizer
+from yuan_corpus.tokenizer_merging import Algorithm, special_ids_of
 from yuan_corpus.training_process import FAILURE
 from yuan_corpus.training_text import LineSampler, training_lines
 from yuan_events import EventSink, Interrupted, Message, NullSink, Progress, WorkFailed
@@ -42,13 +40,6 @@ _SPACE = "▁"  # as pieces have it
 _COVERAGE = 0.9995
 # Field 3 of ModelProto (normalizer_spec), in it field 3 (add_dummy_prefix) = true; a later value replaces an earlier.
 _WITH_DUMMY_PREFIX = b"\x1a\x02\x18\x01"
-
-
-class Algorithm(StrEnum):
-    """SentencePiece's training algorithms."""
-
-    UNIGRAM = "unigram"
-    BPE = "bpe"
 
 
 class _TooManyCharacters(Exception):
@@ -106,7 +97,7 @@ def train_tokenizer(
             _train(_options(algorithm, vocab_size, threads), scratch, sink, should_stop)
             temporary = scratch / MODEL_FILE_NAME
             temporary.write_bytes((scratch / f"{_MODEL_PREFIX}.model").read_bytes() + _WITH_DUMMY_PREFIX)
-            special_tokens.write_special_tokens(output_folder, _special_ids(temporary))
+            special_tokens.write_special_tokens(output_folder, special_ids_of(temporary.read_bytes()))
             replace_durably(temporary, output_folder / MODEL_FILE_NAME)
     except OSError as error:
         raise WorkFailed(f"{output_folder}: the tokenizer cannot be written ({error.strerror or error})") from error
@@ -222,11 +213,6 @@ def _write_lines(lines: Iterable[str], path: Path, should_stop: Callable[[], boo
             file.write(line + "\n")
             count += 1
     return count
-
-
-def _special_ids(model_file: Path) -> dict[str, int]:
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
-    return {string: int(processor.piece_to_id(string)) for string in special_tokens.SPECIAL_TOKENS}
 
 
 def _run(options: dict[str, Any], scratch: Path, progress: "_ProgressOfLog", should_stop: Callable[[], bool]) -> None:

@@ -7,14 +7,57 @@ has no effect.
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import Select, or_, select, update
+from sqlalchemy.orm import Session
 
 from yuan_jobs.models import JobRow, WorkerRow
+from yuan_jobs.outbox import enqueue
 from yuan_jobs.records import Claim, JobRecord, WorkerIdentity, WorkerRecord, job_record, worker_record
 from yuan_jobs.registry import Registry, StaleAttemptError, begin_attempt, finish_attempt, leave_attempt, now
-from yuan_jobs.slots import shortage, take_for_job
+from yuan_jobs.slots import devices_of, shortage, take_for_job
 from yuan_jobs.states import AttemptOutcome, Desired, JobState
-from yuan_jobs.submission import enqueue
+
+_LOOKED_AT = 100
+"""Jobs at the head of a queue of which one may be taken though those before it wait for devices."""
+
+
+def claim_next(
+    registry: Registry, worker: WorkerIdentity, *, lease_seconds: int, capacity: int
+) -> tuple[Claim, JobRecord] | None:
+    """Takes the job from a worker's queue whose turn it is: of the highest priority, there the one that waits longest.
+
+    A job whose devices are not free is passed over, by others that need none of them or are of its own priority:
+    those of a lower one would keep it from them for ever.
+
+    Args:
+        registry: where the jobs are.
+        worker: who will do it.
+        lease_seconds: how long the worker's counter may stand still.
+        capacity: devices that the stack has.
+
+    Returns:
+        As `claim_queued`.
+    """
+    with registry.database.writing() as session:
+        held_for: int | None = None
+        for row in session.scalars(due(worker.service).limit(_LOOKED_AT)):
+            if held_for is not None and row.priority < held_for and devices_of(row, capacity):
+                continue
+            if (claimed := _claim(session, row, worker, lease_seconds, capacity)) is not None:
+                return claimed
+            held_for = row.priority if held_for is None else held_for
+        return None
+
+
+def due(service: str) -> Select[JobRow]:
+    """Returns the query for the jobs on a service's queue whose time has come, in the order of their turns."""
+    moment = now()
+    return (
+        select(JobRow)
+        .where(JobRow.state == JobState.QUEUED, JobRow.queue == service, JobRow.desired != Desired.CANCEL)
+        .where(or_(JobRow.not_before.is_(None), JobRow.not_before <= moment))
+        .order_by(JobRow.priority.desc(), JobRow.created, JobRow.id)
+    )
 
 
 def claim_queued(
@@ -37,16 +80,22 @@ def claim_queued(
         row = session.get(JobRow, job_id)
         if row is None or row.state != JobState.QUEUED or row.queue != worker.service or row.desired == Desired.CANCEL:
             return None
-        if (missing := shortage(session, row, capacity)) is not None:
-            row.reason = missing
-            return None
-        before = job_record(row) if row.attempt else None
-        row.desired = Desired.RUN
-        row.lease_owner, row.lease_counter, row.lease_seconds = worker.id, 0, lease_seconds
-        begin_attempt(session, row, worker)
-        take_for_job(session, row, capacity)
-        session.execute(update(WorkerRow).where(WorkerRow.id == worker.id).values(job_id=row.id))
-        return Claim(row.id, row.attempt, before), job_record(row)
+        return _claim(session, row, worker, lease_seconds, capacity)
+
+
+def _claim(
+    session: Session, row: JobRow, worker: WorkerIdentity, lease_seconds: int, capacity: int
+) -> tuple[Claim, JobRecord] | None:
+    if (missing := shortage(session, row, capacity)) is not None:
+        row.reason = missing
+        return None
+    before = job_record(row) if row.attempt else None
+    row.desired, row.not_before = Desired.RUN, None
+    row.lease_owner, row.lease_counter, row.lease_seconds = worker.id, 0, lease_seconds
+    begin_attempt(session, row, worker)
+    take_for_job(session, row, capacity)
+    session.execute(update(WorkerRow).where(WorkerRow.id == worker.id).values(job_id=row.id))
+    return Claim(row.id, row.attempt, before), job_record(row)
 
 
 def renew(registry: Registry, claim: Claim, worker: WorkerIdentity) -> None:

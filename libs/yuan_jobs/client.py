@@ -90,13 +90,18 @@ class JobClient:
             return connection.stub(jobs_pb2_grpc.JobServiceStub).Get(jobs_pb2.GetRequest(id=job_id))
 
     def jobs(
-        self, *, states: Iterable[JobState] = (), kind: str = "", include_children: bool = False
+        self,
+        *,
+        states: Iterable[JobState] = (),
+        kind: str = "",
+        include_children: bool = False,
+        labels: Mapping[str, str] | None = None,
     ) -> Iterator[jobs_pb2.Job]:
         """Yields jobs, newest first, without recipe, topology and result."""
         connection = self._answer()
         stub = connection.stub(jobs_pb2_grpc.JobServiceStub)
         request = jobs_pb2.ListRequest(
-            states=state_numbers(states), kind=kind, include_children=include_children, page_size=_PAGE
+            states=state_numbers(states), kind=kind, include_children=include_children, page_size=_PAGE, labels=labels
         )
         while True:
             with connection.errors():

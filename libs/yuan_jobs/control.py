@@ -8,10 +8,10 @@ from sqlalchemy.orm import Session
 
 from yuan_events import InputError
 from yuan_jobs.models import JobRow
+from yuan_jobs.outbox import enqueue
 from yuan_jobs.records import JobRecord, job_record
 from yuan_jobs.registry import Registry, needs_of, now
 from yuan_jobs.states import NOT_BEGUN, RESUMABLE, Desired, JobState
-from yuan_jobs.submission import enqueue
 from yuan_manifest import SERVICE_OF_KIND, Kind, Topology, check_run, job_of_plain
 from yuan_manifest.schema import as_plain
 
@@ -123,6 +123,7 @@ def _reset(session: Session, row: JobRow, topologies: Mapping[str, Topology]) ->
         row.topology = as_plain(topology)
     row.state, row.desired = JobState.WAITING, Desired.RUN
     row.reason, row.finished, row.lost_attempts = None, None, 0
+    row.failures, row.not_before = 0, None
     session.flush()
 
 

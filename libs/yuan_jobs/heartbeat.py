@@ -27,6 +27,7 @@ class StopReason(StrEnum):
     CANCEL = "CANCEL"
     YIELD = "YIELD"
     LOST = "LOST"
+    TIME = "TIME"
 
 
 class Heartbeat:
@@ -42,13 +43,21 @@ class Heartbeat:
     """
 
     def __init__(
-        self, registry: Registry, claim: Claim, worker: WorkerIdentity, lease_seconds: float, drain: threading.Event
+        self,
+        registry: Registry,
+        claim: Claim,
+        worker: WorkerIdentity,
+        lease_seconds: float,
+        drain: threading.Event,
+        *,
+        time_limit_seconds: float | None = None,
     ) -> None:
         self._registry = registry
         self._claim = claim
         self._worker = worker
         self._lease_seconds = lease_seconds
         self._drain = drain
+        self._time_limit = time_limit_seconds
         self._end = threading.Event()
         self._work_over = False
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -76,9 +85,11 @@ class Heartbeat:
         self._thread.join()
 
     def _run(self) -> None:
-        renewed = time.monotonic()
+        began = renewed = time.monotonic()
         while not self._end.wait(_LISTEN_SECONDS):
             moment = time.monotonic()
+            if self._time_limit is not None and moment - began >= self._time_limit:
+                self._out_of_time(moment - began - self._time_limit)
             try:
                 if moment - renewed >= self._lease_seconds / 4:
                     renew(self._registry, self._claim, self._worker)
@@ -92,6 +103,12 @@ class Heartbeat:
         else:
             return
         self._lost()
+
+    def _out_of_time(self, over_seconds: float) -> None:
+        """Asks the work to save what it has and end; what it started is killed where it has not after one lease."""
+        self.reason = self.reason or StopReason.TIME
+        if over_seconds >= self._lease_seconds and not self._work_over:
+            kill_children()
 
     def _listen(self) -> None:
         match desired_of(self._registry, self._claim):

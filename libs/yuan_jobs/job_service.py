@@ -154,6 +154,7 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
                 states=states,
                 kind=request.kind,
                 include_children=request.include_children,
+                labels=dict(request.labels),
                 page_size=size,
                 page_token=request.page_token,
             )

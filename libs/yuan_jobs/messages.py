@@ -50,6 +50,10 @@ def job_message(record: JobRecord, *, whole: bool = True) -> jobs_pb2.Job:
         artifact=record.artifact or "",
         identity=record.identity,
         needs=record.needs,
+        priority=record.priority,
+        labels=record.scheduling.labels,
+        failures=record.failures,
+        not_before=_moment(record.not_before),
     )
     if whole:
         message.recipe.CopyFrom(struct_of(record.recipe))

@@ -86,6 +86,10 @@ class JobRow(Base):
         lease_counter: moves while that worker lives.
         lease_seconds: how long it may stand still.
         artifact: what it published, or found already made: `kind/name@version`.
+        priority: a waiting job of a higher one is taken first.
+        scheduling: `SchedulingSection` as JSON's types; empty: all as usual.
+        failures: how often it failed and was tried again since it was submitted or resumed.
+        not_before: it is left on the queue until then; null: at once.
     """
 
     __tablename__ = "jobs"
@@ -130,6 +134,21 @@ class JobRow(Base):
     lease_owner: Mapped[str | None] = mapped_column(String(120))
     lease_counter: Mapped[int] = mapped_column(BigInteger, default=0)
     lease_seconds: Mapped[int] = mapped_column(default=0)
+    priority: Mapped[int] = mapped_column(default=0, server_default="0")
+    scheduling: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+    failures: Mapped[int] = mapped_column(default=0, server_default="0")
+    not_before: Mapped[datetime | None]
+
+
+class JobLabelRow(Base):
+    """A label of a job, a name and a value of its user's own."""
+
+    __tablename__ = "job_labels"
+    __table_args__ = (Index(None, "name", "value"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    value: Mapped[str] = mapped_column(String(63))
 
 
 class IdempotencyKeyRow(Base):

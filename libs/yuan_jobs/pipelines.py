@@ -7,9 +7,9 @@ from sqlalchemy.orm import Session
 
 from yuan_jobs.control import end_unbegun
 from yuan_jobs.models import JobNeedRow, JobRow
+from yuan_jobs.outbox import enqueue
 from yuan_jobs.registry import Registry, now
 from yuan_jobs.states import ACTIVE, NOT_BEGUN, Desired, JobState
-from yuan_jobs.submission import enqueue
 from yuan_manifest import Kind
 
 

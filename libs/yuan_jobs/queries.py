@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from yuan_events import InputError
 from yuan_jobs.control import JobNotFound
-from yuan_jobs.models import AttemptRow, JobNeedRow, JobRow, LeaseRow
+from yuan_jobs.models import AttemptRow, JobLabelRow, JobNeedRow, JobRow, LeaseRow
 from yuan_jobs.records import AttemptRecord, JobRecord, attempt_record, job_record
 from yuan_jobs.registry import Registry
 from yuan_jobs.states import JobState
@@ -43,6 +43,7 @@ def list_jobs(
     states: Iterable[JobState] = (),
     kind: str = "",
     include_children: bool = False,
+    labels: Mapping[str, str] | None = None,
     page_size: int = 0,
     page_token: str = "",
 ) -> JobPage:
@@ -53,6 +54,7 @@ def list_jobs(
         states: only these; none: all.
         kind: only this; empty: all.
         include_children: also the steps of pipelines.
+        labels: only jobs that have all of these.
         page_size: at most so many, and never more than LARGEST_PAGE; 0: PAGE_SIZE.
         page_token: of the page before; empty: the first page.
 
@@ -69,6 +71,9 @@ def list_jobs(
         query = query.where(JobRow.kind == kind)
     if not include_children:
         query = query.where(JobRow.parent_id.is_(None))
+    for name, value in (labels or {}).items():
+        labelled = select(JobLabelRow.job_id).where(JobLabelRow.name == name, JobLabelRow.value == value)
+        query = query.where(JobRow.id.in_(labelled))
     with registry.database.reading() as session:
         if page_token:
             last = session.get(JobRow, page_token)

@@ -96,14 +96,14 @@ def _do(claim: Claim, record: JobRecord, work: Work[Any], place: Place, heartbea
         digests=digests,
         cluster=place.cluster,
         again=f"`yuan resume {claim.job_id}`",
-        interrupted=_interrupted(store, heartbeat),
+        interrupted=_interrupted(store, heartbeat, record),
         lost=lambda claim, reason: give_back_lost(registry, claim, reason),
         keep_telling=heartbeat.keep_telling,
     )
     attempt.run(job, topology, work, sink, heartbeat.should_stop)
 
 
-def _interrupted(store: ArtifactStore, heartbeat: Heartbeat) -> Callable[[Claim, str], None]:
+def _interrupted(store: ArtifactStore, heartbeat: Heartbeat, record: JobRecord) -> Callable[[Claim, str], None]:
     """Returns what becomes of the job when its work has stopped: that depends on who wanted it to."""
 
     def settle(claim: Claim, reason: str) -> None:
@@ -111,6 +111,9 @@ def _interrupted(store: ArtifactStore, heartbeat: Heartbeat) -> Callable[[Claim,
             case StopReason.CANCEL:
                 what = reason.partition("; ")[0]  # what follows is how a run of the foreground goes on
                 store.registry.finish(claim, JobState.CANCELLED, reason=f"cancelled by the user: {what}")
+            case StopReason.TIME:
+                limit = f"its time limit of {record.scheduling.time_limit_seconds} s (scheduling.time_limit_seconds)"
+                store.registry.finish(claim, JobState.FAILED, reason=f"reached {limit}; what it had is saved")
             case _:  # a lost one too: it may be nobody's yet, where the registry was away; else this is refused
                 give_back(store.registry, claim, reason)
 

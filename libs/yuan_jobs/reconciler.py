@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, or_, select, update
 
 from yuan_events import YuanError, one_line
 from yuan_jobs.broker import broker_url
@@ -18,12 +18,13 @@ from yuan_jobs.celery_app import Publisher
 from yuan_jobs.claims import forget_worker, workers
 from yuan_jobs.leases import CounterWatch, SharedLease
 from yuan_jobs.models import JobRow, OutboxRow
+from yuan_jobs.outbox import enqueue
 from yuan_jobs.pipelines import advance_pipelines
+from yuan_jobs.preemption import make_way
 from yuan_jobs.records import Claim
 from yuan_jobs.registry import Registry, StaleAttemptError, leave_attempt, now
 from yuan_jobs.slots import shortage
 from yuan_jobs.states import AttemptOutcome, Desired, JobState
-from yuan_jobs.submission import enqueue
 from yuan_jobs.worker_identity import this_process
 from yuan_manifest import ClusterManifest, device_count
 
@@ -112,6 +113,7 @@ class Reconciler:
                 return False
             self._give_back_lost()
             advance_pipelines(self._registry)
+            make_way(self._registry, self._capacity)
             self._send_again()
             self._send()
             self._say("")
@@ -175,7 +177,8 @@ class Reconciler:
         query = (
             select(JobRow)
             .where(JobRow.state == JobState.QUEUED, JobRow.queue.in_(idle), JobRow.id.not_in(unsent))
-            .order_by(JobRow.created, JobRow.id)
+            .where(or_(JobRow.not_before.is_(None), JobRow.not_before <= now()))
+            .order_by(JobRow.priority.desc(), JobRow.created, JobRow.id)
             .limit(_BATCH)
         )
         if not idle:
@@ -185,7 +188,13 @@ class Reconciler:
 
     def _send(self) -> None:
         """Sends what waits in the outbox."""
-        query = select(OutboxRow).where(OutboxRow.sent.is_(None)).order_by(OutboxRow.id).limit(_BATCH)
+        query = (
+            select(OutboxRow)
+            .join(JobRow, JobRow.id == OutboxRow.job_id)
+            .where(OutboxRow.sent.is_(None), or_(JobRow.not_before.is_(None), JobRow.not_before <= now()))
+            .order_by(OutboxRow.id)
+            .limit(_BATCH)
+        )
         with self._registry.database.reading() as session:
             waiting = [(row.id, row.job_id, row.queue) for row in session.scalars(query)]
         if not waiting:

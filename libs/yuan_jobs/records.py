@@ -7,6 +7,7 @@ from typing import Any
 
 from yuan_jobs.models import ArtifactRow, AttemptRow, DeploymentRow, JobRow, WorkerRow
 from yuan_jobs.states import AttemptOutcome, DeploymentState, Desired, JobState
+from yuan_manifest import SchedulingSection
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,10 @@ class JobRecord:
     lease_owner: str | None
     lease_counter: int
     lease_seconds: int
+    priority: int
+    scheduling: SchedulingSection
+    failures: int
+    not_before: datetime | None
     needs: tuple[str, ...] = ()
 
 
@@ -189,6 +194,10 @@ def job_record(row: JobRow, needs: Iterable[str] = ()) -> JobRecord:
         lease_owner=row.lease_owner,
         lease_counter=row.lease_counter,
         lease_seconds=row.lease_seconds,
+        priority=row.priority,
+        scheduling=SchedulingSection(**row.scheduling),
+        failures=row.failures,
+        not_before=row.not_before,
         needs=tuple(needs),
     )
 

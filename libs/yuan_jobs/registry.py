@@ -8,7 +8,7 @@ not its business: see `artifacts.py`. What the queue adds is in modules of its o
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Select, delete, func, or_, select, update
@@ -19,6 +19,7 @@ from yuan_events import WorkFailed
 from yuan_jobs.database import Database
 from yuan_jobs.home import slug
 from yuan_jobs.models import ArtifactInputRow, ArtifactRow, AttemptRow, JobNeedRow, JobRow, SlotRow
+from yuan_jobs.outbox import enqueue
 from yuan_jobs.records import (
     ArtifactRecord,
     Claim,
@@ -31,6 +32,8 @@ from yuan_jobs.records import (
 )
 from yuan_jobs.states import ACTIVE, AttemptOutcome, Desired, JobState
 from yuan_jobs.worker_identity import this_process
+from yuan_manifest import SchedulingSection
+from yuan_manifest.scheduling import retry_delay
 
 _DIGITS = "0123456789abcdefghjkmnpqrstvwxyz"
 _TRIES = 5
@@ -270,11 +273,13 @@ def finish_attempt(
     result: Mapping[str, Any] | None = None,
     artifact: str | None = None,
 ) -> None:
-    """Ends a running attempt, and its job with it, by compare-and-set.
+    """Ends a running attempt by compare-and-set, and its job with it; one that FAILED may be tried again first.
 
     Raises:
         StaleAttemptError: if it is not the job's current attempt.
     """
+    if state == JobState.FAILED and _tries_again(session, claim, reason):
+        return
     leave_attempt(
         session,
         claim,
@@ -287,6 +292,27 @@ def finish_attempt(
             "finished": now(),
         },
     )
+
+
+def _tries_again(session: Session, claim: Claim, reason: str | None) -> bool:
+    """Puts a failed job back on the queue, for later, where its manifest has retries left.
+
+    Raises:
+        StaleAttemptError: if it is not the job's current attempt.
+    """
+    row = session.get(JobRow, claim.job_id)
+    if row is None or row.queue is None or row.desired == Desired.CANCEL:
+        return False
+    scheduling, failures = SchedulingSection(**row.scheduling), row.failures + 1
+    if failures > scheduling.retries:
+        return False
+    delay = retry_delay(scheduling, failures)
+    again = f"tried again after {delay:.0f} s ({failures} of {scheduling.retries})"
+    told = f"failed: {reason or 'no reason given'}; {again}"
+    values = {"state": JobState.QUEUED, "failures": failures, "not_before": now() + timedelta(seconds=delay)}
+    leave_attempt(session, claim, AttemptOutcome.FAILED, told, values | {"desired": Desired.RUN})
+    enqueue(session, session.get_one(JobRow, claim.job_id, populate_existing=True))
+    return True
 
 
 def leave_attempt(

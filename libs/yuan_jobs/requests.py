@@ -5,7 +5,7 @@ its steps' jobs in it: `{kind: pipeline, name, folder, steps: {NAME: {needs: [â€
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from yuan_manifest import (
     Job,
     Kind,
     PipelineJob,
+    SchedulingSection,
     Step,
     check_run,
     job_of_plain,
@@ -67,6 +68,7 @@ class PipelineRequest:
 
     name: str
     steps: tuple[StepRequest, ...]
+    scheduling: SchedulingSection = field(default_factory=SchedulingSection)
 
     @property
     def kind(self) -> Kind:
@@ -97,7 +99,8 @@ def request_of(job: Job, steps: Sequence[Step], cluster: ClusterManifest) -> Req
 
     if not isinstance(job, PipelineJob):
         return single(job)
-    return PipelineRequest(job.name, tuple(StepRequest(s.name, s.needs, single(s.job)) for s in steps))
+    parts = tuple(StepRequest(s.name, s.needs, single(s.job)) for s in steps)
+    return PipelineRequest(job.name, parts, job.scheduling)
 
 
 def manifest_of(job: Job) -> dict[str, Any]:
@@ -121,7 +124,9 @@ def request_to_plain(request: Request) -> tuple[dict[str, Any], dict[str, Any]]:
     for step in request.steps:
         job, topology = request_to_plain(step.request)
         steps[step.name] = {"needs": list(step.needs), "job": job, "topology": topology}
-    return {"version": _VERSION, "kind": Kind.pipeline.value, "name": request.name, "steps": steps}, {}
+    scheduling = as_plain(request.scheduling)
+    kind = Kind.pipeline.value
+    return {"version": _VERSION, "kind": kind, "name": request.name, "scheduling": scheduling, "steps": steps}, {}
 
 
 def request_from_plain(job: Mapping[str, Any], topology: Mapping[str, Any]) -> Request:
@@ -140,16 +145,16 @@ def request_from_plain(job: Mapping[str, Any], topology: Mapping[str, Any]) -> R
     if not is_section(steps) or not steps:
         raise InputError(f"submitted pipeline {name}: steps: missing")
     read = tuple(_step_request(str(key), value) for key, value in steps.items())
-    request = PipelineRequest(name, _in_order(name, read))
-    _check_names(request)
-    return request
+    ordered = _in_order(name, read)
+    return PipelineRequest(name, ordered, _checked(name, ordered, tree.get("scheduling", {})).scheduling)
 
 
-def _check_names(request: PipelineRequest) -> None:
-    """Checks the names of a pipeline and of its steps, by the rules of its manifest."""
-    steps = {step.name: {"manifest": f"{step.name}.yaml"} for step in request.steps}
-    tree = {"version": _VERSION, "kind": Kind.pipeline.value, "name": request.name, "steps": steps}
-    job_of_plain(tree, "submitted pipeline")
+def _checked(name: str, parts: Sequence[StepRequest], scheduling: Any) -> Job:
+    """Checks a pipeline's name, the names of its steps, and when it runs, by the rules of its manifest."""
+    steps = {step.name: {"manifest": f"{step.name}.yaml"} for step in parts}
+    kind = Kind.pipeline.value
+    tree = {"version": _VERSION, "kind": kind, "name": name, "scheduling": scheduling, "steps": steps}
+    return job_of_plain(tree, "submitted pipeline")
 
 
 def _job_request(tree: dict[str, Any], topology: Any, name: str) -> JobRequest:

@@ -13,14 +13,16 @@ from sqlalchemy.orm import Session
 
 from yuan_events import InputError
 from yuan_jobs.identity import digest_of
-from yuan_jobs.models import ArtifactRow, IdempotencyKeyRow, JobNeedRow, JobRow, OutboxRow
+from yuan_jobs.models import ArtifactRow, IdempotencyKeyRow, JobLabelRow, JobNeedRow, JobRow
+from yuan_jobs.outbox import enqueue
 from yuan_jobs.records import JobRecord, job_record
 from yuan_jobs.references import Reference
 from yuan_jobs.registry import Registry, needs_of, new_job_id, now
 from yuan_jobs.requests import JobRequest, PipelineRequest, Request, manifest_of, recipe_of, request_to_plain
 from yuan_jobs.states import ACTIVE, JobState
 from yuan_jobs.wiring import artifact_inputs, has_relative_paths, makes_one_artifact_of_artifacts, output_of
-from yuan_manifest import SERVICE_OF_KIND, Job
+from yuan_manifest import SERVICE_OF_KIND, Job, SchedulingSection
+from yuan_manifest.scheduling import step_scheduling
 from yuan_manifest.schema import as_plain
 
 _TRIES = 5
@@ -75,15 +77,6 @@ def submit(
     raise AssertionError("unreachable")
 
 
-def enqueue(session: Session, row: JobRow) -> None:
-    """Makes a job QUEUED, with a message in the outbox."""
-    if row.queue is None:
-        raise ValueError(f"job {row.id} is done by no service")
-    row.state = JobState.QUEUED
-    session.flush()
-    session.add(OutboxRow(job_id=row.id, queue=row.queue, created=now()))
-
-
 def _submit(session: Session, request: Request, *, force: bool, idempotency_key: str) -> tuple[JobRow, bool]:
     asked = digest_of({"request": request_to_plain(request), "force": force})
     if idempotency_key and (known := session.get(IdempotencyKeyRow, idempotency_key)) is not None:
@@ -109,7 +102,7 @@ def _find_or_add(session: Session, request: Request, *, force: bool) -> tuple[Jo
     if not force and (same := _same(session, request, key)) is not None:
         return same, True
     if isinstance(request, JobRequest):
-        row = _add_job(session, request, submission_key=key, force=force)
+        row = _add_job(session, request, request.job.scheduling, submission_key=key, force=force)
         enqueue(session, row)
     else:
         row = _add_pipeline(session, request, recipe, key, force=force)
@@ -129,7 +122,7 @@ def _same(session: Session, request: Request, key: str) -> JobRow | None:
     return done if done is not None and done.state == JobState.SUCCEEDED and done.artifact else None
 
 
-def _add_job(session: Session, request: JobRequest, **values: Any) -> JobRow:
+def _add_job(session: Session, request: JobRequest, scheduling: SchedulingSection, **values: Any) -> JobRow:
     job = request.job
     row = JobRow(
         id=new_job_id(job.name, job.kind),
@@ -143,11 +136,19 @@ def _add_job(session: Session, request: JobRequest, **values: Any) -> JobRow:
         state=JobState.WAITING,
         queue=SERVICE_OF_KIND[job.kind],
         created=now(),
+        priority=scheduling.priority,
+        scheduling=as_plain(scheduling),
         **values,
     )
     session.add(row)
     session.flush()
+    _add_labels(session, row.id, scheduling)
     return row
+
+
+def _add_labels(session: Session, job_id: str, scheduling: SchedulingSection) -> None:
+    session.add_all(JobLabelRow(job_id=job_id, name=name, value=value) for name, value in scheduling.labels.items())
+    session.flush()
 
 
 def _add_pipeline(
@@ -170,12 +171,16 @@ def _add_pipeline(
         started=now(),
         submission_key=key,
         force=force,
+        priority=request.scheduling.priority,
+        scheduling=as_plain(request.scheduling),
     )
     session.add(parent)
     session.flush()
+    _add_labels(session, parent.id, request.scheduling)
     ids: dict[str, str] = {}
     for step in request.steps:
-        row = _add_job(session, step.request, parent_id=parent.id, step=step.name, force=force)
+        scheduling = step_scheduling(request.scheduling, step.request.job.scheduling)
+        row = _add_job(session, step.request, scheduling, parent_id=parent.id, step=step.name, force=force)
         ids[step.name] = row.id
         session.add_all(JobNeedRow(job_id=row.id, needs_id=ids[need]) for need in dict.fromkeys(step.needs))
         if not step.needs:

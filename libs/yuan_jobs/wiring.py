@@ -8,7 +8,7 @@ from pathlib import Path
 from yuan_events import InputError
 from yuan_jobs.placing import placed
 from yuan_jobs.references import ArtifactKind, check_name
-from yuan_manifest.schema import DeployJob, Job, PlanJob, TrainingJob
+from yuan_manifest.schema import DeployJob, Job, PlanJob, TokenizerJob, TrainingJob
 
 # An absolute path, one below a user's own folder, or `s3://…`, `python-stdlib:`.
 _BEGINS_ELSEWHERE = re.compile(r"[/~]|[A-Za-z][A-Za-z0-9+.-]+:")
@@ -63,6 +63,10 @@ def artifact_inputs(job: Job) -> dict[str, tuple[ArtifactKind, str]]:
             found[kind.value] = (kind, reference)
     for index, dataset in enumerate(getattr(inputs, "datasets", ())):
         found[f"datasets[{index}].name"] = (ArtifactKind.dataset, str(dataset.name))
+    if isinstance(job, TokenizerJob):
+        for key, names in (("tokenizers", job.inputs.tokenizers), ("compare", job.inputs.compare)):
+            named = {f"{key}[{index}]": name for index, name in enumerate(names) if "/" not in name}
+            found |= {path: (ArtifactKind.tokenizer, name) for path, name in named.items()}
     return found
 
 
@@ -99,7 +103,13 @@ def has_relative_paths(job: Job) -> bool:
     """Says whether what a job reads or writes depends on the folder from which it was submitted."""
     inputs, outputs = getattr(job, "inputs", None), getattr(job, "outputs", None)
     folder = job.inputs.model if isinstance(job, TrainingJob) and model_folder(job) else None
-    named = (*getattr(inputs, "text", ()), getattr(inputs, "path", None), folder, getattr(outputs, "path", None))
+    others = (*job.inputs.tokenizers, *job.inputs.compare) if isinstance(job, TokenizerJob) else ()
+    words = job.tokenizer.added_words if isinstance(job, TokenizerJob) else ()
+    listed = [file for stage in getattr(job, "cleaning", ()) for file in stage.get("files") or ()]
+    named = (
+        *getattr(inputs, "text", ()), getattr(inputs, "path", None), folder, getattr(outputs, "path", None),
+        *(name for name in others if "/" in name), *words, *listed,
+    )  # fmt: skip
     return any(isinstance(path, str) and not _BEGINS_ELSEWHERE.match(path) for path in named)
 
 

@@ -22,7 +22,7 @@ from yuan_events import InputError, YuanError
 from yuan_jobs.artifacts import ArtifactStore
 from yuan_jobs.broker import broker_url
 from yuan_jobs.celery_app import TASK, celery_app, queue_name
-from yuan_jobs.claims import claim_queued, forget_worker, register_worker, report_idle
+from yuan_jobs.claims import claim_next, forget_worker, register_worker, report_idle
 from yuan_jobs.context import Work
 from yuan_jobs.heartbeat import Heartbeat
 from yuan_jobs.home import Home
@@ -149,7 +149,8 @@ class _Worker:
             signals.worker_ready.disconnect(_ready)
 
     def handle(self, job_id: str) -> None:
-        """Does the job that a message names, if it is there to be done."""
+        """Does one job of the queue, if there is one to be done: a message for each lies there."""
+        del job_id
         registry = self._registry
         if self._drain.is_set():
             return  # the job stays QUEUED, and is sent again
@@ -157,9 +158,8 @@ class _Worker:
         try:
             if not self._fits_the_stack():
                 return  # the job stays QUEUED, for a worker that does
-            claimed = claim_queued(
-                registry, job_id, self._worker, lease_seconds=self._lease_seconds, capacity=self._capacity
-            )
+            # A message wakes; whose turn it is the registry knows.
+            claimed = claim_next(registry, self._worker, lease_seconds=self._lease_seconds, capacity=self._capacity)
             if claimed is None:
                 return
             claim, record = claimed
@@ -168,7 +168,9 @@ class _Worker:
             except YuanError as error:
                 registry.finish(claim, JobState.FAILED, reason=str(error))
                 return
-            with Heartbeat(registry, claim, self._worker, self._lease_seconds, self._drain) as heartbeat:
+            limit = record.scheduling.time_limit_seconds
+            beat = Heartbeat(registry, claim, self._worker, self._lease_seconds, self._drain, time_limit_seconds=limit)
+            with beat as heartbeat:
                 do_claimed(claim, record, work, self._place, heartbeat)
         finally:
             with suppress(YuanError):

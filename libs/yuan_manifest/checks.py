@@ -14,6 +14,7 @@ from yuan_manifest import rules, schema
 from yuan_manifest.cleaning import check_stage
 from yuan_manifest.errors import ManifestError, Origins
 from yuan_manifest.rules import Problem
+from yuan_manifest.scheduling import check_scheduling
 from yuan_manifest.values import KeyPath, children, is_list, parse_path, shown
 
 OPTIMIZERS = ("adamw", "muon")
@@ -82,8 +83,30 @@ def _tokenizer(section: schema.TokenizerSection) -> Iterator[Problem]:
         why = "256 byte pieces and the special tokens"
         yield "vocab_size", f"expected at least {smallest} ({why}), found {section.vocab_size}"
     yield from rules.above_zero(section, "sample_megabytes")
-    yield from rules.at_most(section, rules.LARGEST_COUNT, "vocab_size", "sample_megabytes")
+    if section.shard_vocab_size is not None and section.shard_vocab_size < smallest:
+        yield "shard_vocab_size", f"expected at least {smallest}, found {section.shard_vocab_size}"
+    yield from rules.at_least(section, 1, "shards", "top")
+    yield from rules.at_least(section, 0, "added_characters")
+    counts = ("vocab_size", "sample_megabytes", "shard_vocab_size", "shards", "top", "added_characters")
+    yield from rules.at_most(section, rules.LARGEST_COUNT, *counts)
     yield from rules.seed(section)
+    if not section.shards > 1 and section.shard_vocab_size is not None and not section.merges:
+        yield "shard_vocab_size", "means nothing for one model that is taken as it is; see tokenizer.shards"
+
+
+def _tokenizer_filters(filters: schema.TokenizerFilters) -> Iterator[Problem]:
+    yield from rules.at_least(filters, 1, "max_han")
+
+
+def _tokenizer_inputs(inputs: schema.TokenizerInputs) -> Iterator[Problem]:
+    for key in ("tokenizers", "compare"):
+        names: list[str] = getattr(inputs, key)
+        for index, name in enumerate(names):
+            if "/" not in name:
+                for _, problem in rules.reference(f"{key}[{index}]", name):
+                    yield f"{key}[{index}]", problem + "; or a path, which has a /"
+            if name in names[:index]:
+                yield f"{key}[{index}]", f"{shown(name)} is there twice"
 
 
 def _text_inputs(inputs: schema.TextInputs) -> Iterator[Problem]:
@@ -555,8 +578,11 @@ def _tls(section: schema.TlsSection) -> Iterator[Problem]:
 
 _CHECKS: dict[type, Callable[[Any], Iterator[Problem]]] = {
     schema.Job: _job,
+    schema.SchedulingSection: check_scheduling,
     schema.ModelSection: _model,
     schema.TokenizerSection: _tokenizer,
+    schema.TokenizerFilters: _tokenizer_filters,
+    schema.TokenizerInputs: _tokenizer_inputs,
     schema.TextInputs: _text_inputs,
     schema.TokenizeInputs: _tokenize_inputs,
     schema.TokenizeSection: _tokenize,

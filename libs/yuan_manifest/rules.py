@@ -77,8 +77,14 @@ def references(section: Any, *fields: str) -> Iterator[Problem]:
     """Named values, where given, are names of artifacts, perhaps with a version."""
     for name in fields:
         value = getattr(section, name)
-        if value is not None and not _REFERENCE.fullmatch(value):
-            yield name, f"expected NAME or NAME@VERSION (NAME: {_NAME_RULE}), found {shown(value)}"
+        if value is not None:
+            yield from reference(name, value)
+
+
+def reference(key: str, value: str) -> Iterator[Problem]:
+    """A value is the name of an artifact, perhaps with a version."""
+    if not _REFERENCE.fullmatch(value):
+        yield key, f"expected NAME or NAME@VERSION (NAME: {_NAME_RULE}), found {shown(value)}"
 
 
 def one_of(key: str, value: str, choices: Sequence[str]) -> Iterator[Problem]:

@@ -28,6 +28,7 @@ from yuan_manifest.choices import (
     Recompute,
     TokenizerAlgorithm,
 )
+from yuan_manifest.scheduling import SchedulingSection
 from yuan_manifest.sections import (
     CheckpointSection,
     ConvertInputs,
@@ -53,6 +54,8 @@ from yuan_manifest.sections import (
     TargetSection,
     TextInputs,
     TokenizeInputs,
+    TokenizerFilters,
+    TokenizerInputs,
     TokenizerOutputs,
     TokenizerSection,
     TokenizeSection,
@@ -115,6 +118,7 @@ __all__ = [
     "RecomputeSection",
     "ReportOutputs",
     "SamplingSection",
+    "SchedulingSection",
     "ServingSection",
     "SlurmSection",
     "TargetSection",
@@ -123,6 +127,8 @@ __all__ = [
     "TokenizeJob",
     "TokenizeSection",
     "TokenizerAlgorithm",
+    "TokenizerFilters",
+    "TokenizerInputs",
     "TokenizerJob",
     "TokenizerOutputs",
     "TokenizerSection",
@@ -418,23 +424,25 @@ class Job:
         kind: what the job does.
         name: of the job, for people.
         topology: what of the cluster's topology this job overrides (a partial `Topology`).
+        scheduling: when it runs, before whom.
     """
 
     version: int = 1
     kind: Kind = MISSING
     name: str = MISSING
     topology: dict[str, Any] = field(default_factory=dict[str, Any])
+    scheduling: SchedulingSection = field(default_factory=SchedulingSection)
 
     def recipe(self) -> dict[str, Any]:
-        """Returns what is done, without on what: all but the topology, as JSON's types, keys in a fixed order."""
-        return {key: value for key, value in as_plain(self).items() if key != "topology"}
+        """Returns what is done, without on what and when, as JSON's types, keys in a fixed order."""
+        return {key: value for key, value in as_plain(self).items() if key not in {"topology", "scheduling"}}
 
 
 @dataclass
 class TokenizerJob(Job):
     """Trains a SentencePiece tokenizer on text."""
 
-    inputs: TextInputs = field(default_factory=TextInputs)
+    inputs: TokenizerInputs = field(default_factory=TokenizerInputs)
     tokenizer: TokenizerSection = field(default_factory=TokenizerSection)
     outputs: TokenizerOutputs = field(default_factory=TokenizerOutputs)
 

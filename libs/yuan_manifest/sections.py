@@ -55,20 +55,53 @@ class ModelSection:
 
 
 @dataclass
+class TokenizerFilters:
+    """Pieces that a tokenizer leaves out.
+
+    Attributes:
+        letters_and_digits: those with a digit, or a letter that is no Han character.
+        max_han: those with more Han characters than this; null: no bound.
+        keyboard: those with a sign that is on no keyboard of English or Chinese.
+    """
+
+    letters_and_digits: bool = False
+    max_han: int | None = None
+    keyboard: bool = False
+
+
+@dataclass
 class TokenizerSection:
     """How a tokenizer is trained.
 
     Attributes:
         algorithm: unigram or bpe.
-        vocab_size: pieces, special tokens and the 256 byte pieces included.
+        vocab_size: pieces, special tokens and the 256 byte pieces included; without those of inputs.tokenizers.
         sample_megabytes: text given to the trainer at most, drawn evenly over the corpus; null: all of it.
         seed: of that drawing.
+        shards: parts of the text, each with a model of its own; merged by scores weighted with their bytes.
+        shard_vocab_size: pieces of a part's model; null: vocab_size.
+        filters: pieces that are left out.
+        top: pieces that are kept, best first; null: as many as vocab_size has room for.
+        added_characters: characters of the text that are no pieces, most frequent first, that are added.
+        added_words: files of words, one a line, that are added; globs and folders as in inputs.text.
     """
 
     algorithm: TokenizerAlgorithm = TokenizerAlgorithm.unigram
     vocab_size: int = 8192
     sample_megabytes: float | None = None
     seed: int = 1234
+    shards: int = 1
+    shard_vocab_size: int | None = None
+    filters: TokenizerFilters = field(default_factory=TokenizerFilters)
+    top: int | None = None
+    added_characters: int = 0
+    added_words: list[str] = field(default_factory=list[str])
+
+    @property
+    def merges(self) -> bool:
+        """Whether pieces are chosen after training, rather than one model taken as it is."""
+        chosen = self.filters != TokenizerFilters() or self.top is not None
+        return self.shards > 1 or chosen or self.added_characters > 0 or bool(self.added_words)
 
 
 @dataclass
@@ -92,6 +125,19 @@ class TextInputs:
     text_field: str = "text"
     encoding: str = "utf-8"
     on_error: OnError = OnError.fail
+
+
+@dataclass
+class TokenizerInputs(TextInputs):
+    """Text, and other tokenizers: artifacts (`NAME[@VERSION]`), or paths (with a `/`) of SentencePiece models.
+
+    Attributes:
+        tokenizers: whose pieces are taken over, last.
+        compare: that the report compares the new one with, beside those.
+    """
+
+    tokenizers: list[str] = field(default_factory=list[str])
+    compare: list[str] = field(default_factory=list[str])
 
 
 @dataclass

@@ -8,6 +8,7 @@ from yuan_corpus import DocumentMode, Reading, RemoteFile, Source, TextError, fi
 from yuan_corpus.cleaning import StageSpec
 from yuan_corpus.documents import SkipLog
 from yuan_corpus.sources import open_source
+from yuan_corpus.tokenizer import MODEL_FILE_NAME
 from yuan_jobs import digest_of_files
 from yuan_manifest.schema import OnError, TextInputs, TokenizeJob, TokenizerJob
 
@@ -33,6 +34,12 @@ def reading(inputs: TextInputs) -> Reading:
     )
 
 
+def tokenizer_file(path: str) -> Path:
+    """Returns the SentencePiece model that a path names: the file, or that of a tokenizer's folder."""
+    named = Path(path).expanduser()
+    return named / MODEL_FILE_NAME if named.is_dir() else named
+
+
 def stages(job: TokenizeJob) -> list[StageSpec]:
     """Returns the job's stages of cleaning."""
     return [
@@ -49,6 +56,9 @@ def fingerprint_of_text(job: TextJob) -> Mapping[str, str]:
     files = text_files(job.inputs)
     if isinstance(job, TokenizeJob):  # what cleaning reads (word lists, benchmarks) decides on the output too
         files += [file for item in job.cleaning if (named := item.get("files")) for file in find_text_files(named)]
+    else:  # and words and tokenizers that are no artifacts
+        files += find_text_files(job.tokenizer.added_words) if job.tokenizer.added_words else []
+        files += [tokenizer_file(name) for name in (*job.inputs.tokenizers, *job.inputs.compare) if "/" in name]
     local = [path for path in files if isinstance(path, Path)]
     remote = [file for file in files if isinstance(file, RemoteFile)]
     try:

@@ -107,7 +107,7 @@ model: {vocab_size: 512, hidden_size: 32, num_hidden_layers: 4, num_attention_he
         max_position_embeddings: 128}
 inputs: {tokenizer: small, datasets: [{name: small}]}
 data: {sequence_length: 64, split: [0.8, 0.2, 0]}
-train: {steps: 12, global_batch_size: 4, micro_batch_size: 2}
+train: {steps: 12, global_batch_size: 4, micro_batch_size: 2, precision: fp32}
 optimizer: {lr: 5e-3, warmup_steps: 2}
 checkpoint: {every_steps: 5}
 evaluation: {samples: 8}

@@ -1,5 +1,6 @@
 """Files to documents."""
 
+import io
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from yuan_corpus import DocumentMode, TextError
 from yuan_corpus import documents as documents_module
-from yuan_corpus.documents import clean_line, read_documents, slice_files
+from yuan_corpus.documents import Format, TextSlice, clean_line, read_documents, slice_files
 
 
 def read(path: Path, mode: DocumentMode = DocumentMode.AUTO) -> list[str]:
@@ -139,3 +140,16 @@ def test_a_file_that_vanished_since_is_said(tmp_path: Path) -> None:
 
     with pytest.raises(TextError, match="cannot be read"):
         list(read_documents(parts[0]))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([*"ab \n\n\r\t", "\u2583", "<n>", "[SEP]", "\x0b", "\x1c", "\x85", "\u2028", "中"]), max_size=25
+    )
+)
+def test_lines_without_marks_are_read_as_those_with_them(parts: list[str]) -> None:
+    text = "".join(parts)
+    part = TextSlice(Path("a.txt"), Format.LINES, 0, 0, 0, data=text.encode())
+    expected = [document for line in io.StringIO(text, newline=None) if (document := clean_line(line))]
+    assert list(read_documents(part)) == expected

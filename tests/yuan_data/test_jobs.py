@@ -19,10 +19,10 @@ from yuan_manifest.schema import (
     DatasetOutputs,
     DocumentMode,
     Kind,
-    TextInputs,
     TokenizeInputs,
     TokenizeJob,
     TokenizerAlgorithm,
+    TokenizerInputs,
     TokenizerJob,
     TokenizerOutputs,
     TokenizerSection,
@@ -47,7 +47,7 @@ def tokenizer_job(text: Path, **section: Any) -> TokenizerJob:
     return TokenizerJob(
         kind=Kind.tokenizer,
         name="t",
-        inputs=TextInputs(text=[str(text)], exclude=["*.md"]),
+        inputs=TokenizerInputs(text=[str(text)], exclude=["*.md"]),
         tokenizer=TokenizerSection(vocab_size=VOCABULARY, **section),
         outputs=TokenizerOutputs(tokenizer="small"),
     )
@@ -73,7 +73,9 @@ def test_a_tokenizer_job_fills_its_output_with_a_tokenizer(
     result = tokenizer_work(work)
     loaded = Tokenizer.load(work.output)
 
-    assert sorted(path.name for path in work.output.iterdir()) == ["special_tokens.json", "tokenizer.model"]
+    assert sorted(path.name for path in work.output.iterdir()) == [
+        "report.json", "report.svg", "special_tokens.json", "tokenizer.model",
+    ]  # fmt: skip
     assert result.summary["vocab_size"] == loaded.vocab_size == VOCABULARY
     assert result.summary["digest"] == loaded.digest
     assert result.summary["files"] == 2

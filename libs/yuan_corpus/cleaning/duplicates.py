@@ -4,12 +4,12 @@
 # pyright: reportUnknownArgumentType=false
 
 import hashlib
-import zlib
 from typing import Any
 
 import numpy as np
 
-from yuan_corpus.cleaning.scripts import is_chinese, ngrams, units
+from yuan_corpus.cleaning.characters import code_points, kinds_of, run_hashes, unit_words
+from yuan_corpus.cleaning.scripts import kinds_are_chinese
 from yuan_corpus.cleaning.stage import Dropped
 
 _SCHEME = "affine32"
@@ -56,36 +56,35 @@ class NearDuplicates:
         self._threshold, self._permutations, self._ngram, self._seed = threshold, permutations, ngram, seed
         self._index = MinHashLSH(threshold=threshold, num_perm=permutations)
         self._kept: dict[int, Any] = {}
-        self._template = self._minhash([])
+        self._drawn: Any = None
+        self._drawn = self._sketch().permutations
 
-    def _minhash(self, grams: list[bytes]) -> Any:
+    def _sketch(self, values: Any = None) -> Any:
+        """Returns a MinHash, of values or of nothing yet."""
         from datasketch import MinHash  # noqa: PLC0415
 
-        # crc32, not the SHA-1 of datasketch: of a million values 100 collide, far below what MinHash errs by itself.
-        sketch = MinHash(num_perm=self._permutations, seed=self._seed, hashfunc=zlib.crc32, scheme=_SCHEME)
-        if grams:
-            sketch.update_batch(grams)
-        return sketch
+        # N-grams come hashed: of a million of 32 bits 100 collide, far below what MinHash errs by itself.
+        return MinHash(
+            num_perm=self._permutations, seed=self._seed, hashfunc=_as_it_is,
+            scheme=_SCHEME, hashvalues=values, permutations=self._drawn,
+        )  # fmt: skip
 
     def sign(self, text: str) -> Any:
         """Returns MinHash values, uint32, or None for a document shorter than one n-gram: like no other."""
-        found = units(text)
-        size = self._ngram * (2 if is_chinese(text) else 1)
-        if len(found) < size:
+        points = code_points(text.lower())
+        kinds = kinds_of(points)
+        grams = run_hashes(unit_words(points, kinds).hashes, self._ngram * (2 if kinds_are_chinese(kinds) else 1))
+        if not len(grams):
             return None
-        grams = sorted({"\x1f".join(gram).encode() for gram in ngrams(found, size)})
-        return np.asarray(self._minhash(grams).hashvalues)
+        sketch = self._sketch()
+        sketch.update_batch(np.unique((grams >> np.uint64(32)).astype(np.uint32)).tolist())
+        return np.asarray(sketch.hashvalues)
 
     def admit(self, signature: Any, number: int) -> Dropped | None:
         """Takes the next document, or says that one like it was there."""
-        from datasketch import MinHash  # noqa: PLC0415
-
         if signature is None:
             return None
-        sketch = MinHash(
-            num_perm=self._permutations, seed=self._seed, hashfunc=zlib.crc32,
-            scheme=_SCHEME, hashvalues=signature, permutations=self._template.permutations,
-        )  # fmt: skip
+        sketch = self._sketch(signature)
         candidates: Any = self._index.query(sketch)
         for candidate in sorted(candidates):
             if float(np.mean(self._kept[candidate] == signature)) >= self._threshold:
@@ -93,3 +92,7 @@ class NearDuplicates:
         self._index.insert(number, sketch, check_duplication=False)
         self._kept[number] = signature
         return None
+
+
+def _as_it_is(value: int) -> int:
+    return value

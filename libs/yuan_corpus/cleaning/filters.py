@@ -1,15 +1,12 @@
 """Documents left out for their length, their language or their words."""
 
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-
 import itertools
 import re
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
 
 from yuan_corpus.cleaning.stage import Dropped
 from yuan_corpus.errors import CorpusError
+from yuan_corpus.languages import classify, identifier
 from yuan_corpus.sources import open_source
 from yuan_corpus.text_files import find_text_files
 
@@ -27,14 +24,6 @@ class LengthFilter:
         return Dropped("too long") if self._most is not None and len(text) > self._most else text
 
 
-@lru_cache(maxsize=1)
-def _identifier() -> Any:
-    """Returns the model, which takes a second to load and never changes."""
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # noqa: PLC0415
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-
-
 class LanguageFilter:
     """Keeps documents of some languages, by py3langid (its model is in the package).
 
@@ -42,17 +31,15 @@ class LanguageFilter:
     """
 
     def __init__(self, keep: Sequence[str], min_confidence: float = 0.0, sample_characters: int = 2000) -> None:
-        self._identifier = _identifier()
-        unknown = [name for name in keep if name not in self._identifier.labels]
+        known = identifier().labels
+        unknown = [name for name in keep if name not in known]
         if unknown:
             raise CorpusError(f"keep: py3langid knows no language {unknown[0]!r}; expected ISO 639 codes like zh, en")
         self._keep, self._least, self._sample = frozenset(keep), min_confidence, sample_characters
 
     def clean(self, text: str) -> str | Dropped:
         """Returns the text or why it is left out."""
-        language, confidence = self._identifier.classify(text[: self._sample])
-        if language in ("yue", "wuu"):
-            language = "zh"
+        language, confidence = classify(text[: self._sample])
         if language not in self._keep:
             return Dropped(f"language {language}")
         return Dropped(f"language {language}, unsure") if confidence < self._least else text

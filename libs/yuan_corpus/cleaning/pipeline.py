@@ -196,7 +196,11 @@ class CleaningReport:
 
     def table(self, skipped: SkipLog) -> dict[str, Any]:
         """Returns the report as JSON's types; it depends on the input alone."""
-        stages = [
+        return {"documents_read": self._documents, "skipped": skipped.count, "stages": self.table_of_stages()}
+
+    def table_of_stages(self) -> list[dict[str, Any]]:
+        """Returns what each stage did."""
+        return [
             {
                 "stage": spec.name,
                 "options": dict(spec.options),
@@ -211,7 +215,6 @@ class CleaningReport:
             }
             for spec, counts in zip(self._specs, self._counts, strict=True)
         ]
-        return {"documents_read": self._documents, "skipped": skipped.count, "stages": stages}
 
     def write(self, folder: Path, skipped: SkipLog) -> None:
         """Writes `cleaning.json`."""

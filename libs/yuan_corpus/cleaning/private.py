@@ -19,6 +19,9 @@ _PHONE = re.compile(
 _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?!\w|\.\d)", re.ASCII)
 # Of 2000::/3, which all global unicast addresses are; `a::b` of C++ is none.
 _IPV6 = re.compile(r"(?<![\w:])[23][0-9A-Fa-f]{3}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{0,4}(?![\w:])", re.ASCII)
+_SHORTEST = 7
+# Lines without one of these have no number of a person or a machine.
+_NUMBER = re.compile(r"\d(?:[-. ()]{0,3}\d){6}|\d\.\d{1,3}\.\d", re.ASCII)
 _WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 
 KINDS = ("email", "id", "phone", "ip")
@@ -37,21 +40,41 @@ class PiiMasking:
         """Returns the text with `<EMAIL>`, `<ID>`, `<PHONE>`, `<IP>` in their places."""
         if "email" in self._kinds and "@" in text:
             text = _EMAIL.sub("<EMAIL>", text)
+        if "ip" in self._kinds and ("::" in text or text.count(":") >= 7):
+            text = _IPV6.sub(_masked_address, text)
+        return self._in_lines(text)
+
+    def _in_lines(self, text: str) -> str:
+        """Masks numbers, which no line end may be within, in the lines that have any."""
+        pieces: list[str] = []
+        done = 0
+        while found := _NUMBER.search(text, done):
+            start = text.rfind("\n", done, found.start()) + 1 or done
+            end = text.find("\n", found.end())
+            end = len(text) if end < 0 else end
+            pieces += [text[done:start], self._numbers_masked(text[start:end])]
+            done = end
+        return "".join(pieces) + text[done:] if pieces else text
+
+    def _numbers_masked(self, line: str) -> str:
         if "id" in self._kinds:
-            text = _CHINESE_ID.sub(lambda match: "<ID>" if is_chinese_id(match.group()) else match.group(), text)
+            line = _CHINESE_ID.sub(lambda match: "<ID>" if is_chinese_id(match.group()) else match.group(), line)
         if "ip" in self._kinds:
-            text = _IPV4.sub(_masked_address, text)
-            if "::" in text or text.count(":") >= 7:
-                text = _IPV6.sub(_masked_address, text)
+            line = _IPV4.sub(_masked_address, line)
         if "phone" in self._kinds:
-            text = _PHONE.sub("<PHONE>", _MOBILE.sub("<PHONE>", text))
-        return text
+            line = _PHONE.sub(_masked_phone, _MOBILE.sub("<PHONE>", line))
+        return line
 
 
 def is_chinese_id(number: str) -> bool:
     """Tells whether the check digit of an 18-digit identity number is right (GB 11643-1999)."""
     total = sum(weight * int(digit) for weight, digit in zip(_WEIGHTS, number, strict=False))
     return "10X98765432"[total % 11] == number[17].upper()
+
+
+def _masked_phone(match: re.Match[str]) -> str:
+    """Returns its placeholder, or the number itself if it is too short for one: `+1 2 3` is a sum."""
+    return "<PHONE>" if sum(map(str.isdigit, match.group())) >= _SHORTEST else match.group()
 
 
 def _masked_address(match: re.Match[str]) -> str:

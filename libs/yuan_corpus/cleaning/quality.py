@@ -6,15 +6,31 @@ and alphabetic words have no meaning there and are passed over.
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 
-from yuan_corpus.cleaning.scripts import is_chinese, ngrams, sentences, words
+import numpy as np
+
+from yuan_corpus.cleaning.characters import (
+    Hashes,
+    Positions,
+    Words,
+    among,
+    code_points,
+    kinds_of,
+    lengthened,
+    spaced_words,
+)
+from yuan_corpus.cleaning.scripts import is_chinese, kinds_are_chinese, sentences, words
 from yuan_corpus.cleaning.stage import Dropped
 
-_STOP_WORDS = frozenset(("the", "be", "to", "of", "and", "that", "have", "with"))
+_STOP_WORD = re.compile(
+    r"(?<!\S)[.,;:!?\"'()]*(the|be|to|of|and|that|have|with)[.,;:!?\"'()]*(?!\S)", re.IGNORECASE | re.ASCII
+)
 _BULLETS = ("•", "-", "*", "●", "·", "‣")
 _TOP_NGRAMS = ((2, 0.20), (3, 0.18), (4, 0.16))
 _REPEATED_NGRAMS = ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10))
-_ENDS = re.compile(r"[.!?。！？…;；:：]?[\"'”’」』）)]*$")
+_ENDS = tuple(".!?。！？…;；:：\"'”’」』）)")
+_PHRASES = ("javascript", "terms of use", "privacy policy", "cookie policy", "uses cookies")
 
 
 class GopherRepetition:
@@ -41,32 +57,106 @@ class GopherRepetition:
         return self._ngrams(text)
 
     def _ngrams(self, text: str) -> str | Dropped:
-        chinese = is_chinese(text)
-        found = words(text, chinese)
-        total = sum(map(len, found))
+        found, chinese = _words_of(text)
+        lengths = found.lengths
+        ends = np.concatenate([[0], np.cumsum(lengths)])
+        total = int(ends[-1])
         # A pair of characters is far more common than one of words: in Chinese n-grams are of 2 n characters.
         scale = 2 if chinese else 1
-        for size, most in _TOP_NGRAMS:
-            counts = Counter(ngrams(found, size * scale))
-            if counts:
-                gram, count = max(counts.items(), key=lambda item: (item[1], item[0]))
-                if count > 1 and count * sum(map(len, gram)) > most * self._factor * total:
+        grams = _grams(found.hashes, [size * scale for size, _ in (*_TOP_NGRAMS, *_REPEATED_NGRAMS)])
+        most_often = len(found)
+        for (size, most), hashes in zip(_TOP_NGRAMS, grams, strict=False):
+            limit = most * self._factor * total
+            characters = ends[size * scale :][: len(hashes)] - ends[: len(hashes)]
+            # No n-gram is more frequent than the shorter one within it.
+            if most_often * int(characters.max(initial=0)) > limit:
+                most_often, longest = _most_frequent(hashes, characters)
+                if most_often > 1 and most_often * longest > limit:
                     return Dropped(f"one {size}-gram too often")
-        for size, most in _REPEATED_NGRAMS:
-            length = size * scale
-            seen: set[tuple[str, ...]] = set()
-            start = repeated = 0
-            grams = ngrams(found, length)
-            while start < len(grams):
-                if grams[start] in seen:
-                    repeated += sum(map(len, grams[start]))
-                    start += length  # characters are counted once, as Gopher does
-                else:
-                    seen.add(grams[start])
-                    start += 1
-            if repeated > most * self._factor * total:
+        least = min(most for _, most in _REPEATED_NGRAMS) * self._factor * total
+        for (size, most), hashes in zip(_REPEATED_NGRAMS, grams, strict=False):
+            limit = most * self._factor * total
+            places, numbers = _repeats(hashes)
+            covered = _covered_characters(places, numbers, lengths, size * scale)
+            # What longer n-grams cover that stood before, the shorter ones within them cover too.
+            if covered <= least:
+                break
+            if covered > limit and _repeated_characters(places, numbers, ends, size * scale) > limit:
                 return Dropped(f"repeated {size}-grams")
         return text
+
+
+def _words_of(text: str) -> tuple[Words, bool]:
+    """Returns a text's words, and whether they are Chinese characters."""
+    points = code_points(text)
+    kinds = kinds_of(points)
+    chinese = not text.isascii() and kinds_are_chinese(kinds)
+    return spaced_words(points, kinds, chinese), chinese
+
+
+def _grams(words: Hashes, sizes: list[int]) -> Iterator[Hashes]:
+    """Yields the hashes of n-grams of rising sizes, each made from the one before."""
+    grams, size = words, 1
+    for wanted in sizes:
+        while size < wanted:
+            size += 1
+            grams = lengthened(grams, words, size)
+        yield grams
+
+
+def _most_frequent(grams: Hashes, characters: Positions) -> tuple[int, int]:
+    """Returns how often the most frequent n-gram stands there, and the characters of the longest of such.
+
+    Args:
+        grams: uint64 [n], n > 0.
+        characters: of each, int64 [n].
+    """
+    ordered = np.sort(grams)
+    begins = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    counts = np.diff(begins, append=len(ordered))
+    count = int(counts.max())
+    return count, int(characters[among(grams, ordered[begins[counts == count]])].max()) if count > 1 else 0
+
+
+def _repeats(grams: Hashes) -> tuple[Positions, Positions]:
+    """Returns where n-grams stand that occur twice or more, and a number for each of these."""
+    ordered = np.sort(grams)
+    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    places = np.flatnonzero(among(grams, twice))
+    return places, np.searchsorted(twice, grams[places])
+
+
+def _covered_characters(places: Positions, numbers: Positions, lengths: Positions, size: int) -> int:
+    """Returns the characters of all n-grams that stood before in the text: no less than Gopher counts of them.
+
+    Args:
+        places: of n-grams that occur twice or more.
+        numbers: which they are.
+        lengths: characters of each word.
+        size: words of an n-gram.
+    """
+    if not len(places):
+        return 0
+    later = np.ones(len(places), bool)
+    later[np.unique(numbers, return_index=True)[1]] = False
+    steps = np.bincount(places[later], minlength=len(lengths) + 1)
+    steps -= np.bincount(places[later] + size, minlength=len(lengths) + 1)
+    return int(lengths[np.cumsum(steps[:-1]) > 0].sum())
+
+
+def _repeated_characters(places: Positions, numbers: Positions, ends: Positions, size: int) -> int:
+    """Returns the characters of n-grams that stood before, each character counted once, as Gopher does."""
+    seen: set[int] = set()
+    free = repeated = 0
+    for place, number in zip(places.tolist(), numbers.tolist(), strict=True):
+        if place < free:
+            continue
+        if number in seen:
+            repeated += int(ends[place + size] - ends[place])
+            free = place + size
+        else:
+            seen.add(number)
+    return repeated
 
 
 class GopherQuality:
@@ -91,15 +181,14 @@ class GopherQuality:
 
     def clean(self, text: str) -> str | Dropped:
         """Returns the text or why it is left out."""
-        chinese = is_chinese(text)
-        found = words(text, chinese)
-        reason = self._shape(text, found) or self._words_of(found, chinese)
+        found, chinese = _words_of(text)
+        reason = self._shape(text, len(found)) or self._words_of(text, found, chinese)
         return Dropped(reason) if reason else text
 
-    def _shape(self, text: str, found: list[str]) -> str | None:
-        if not self._words[0] <= len(found) <= self._words[1]:
-            return "too few words" if len(found) < self._words[0] else "too many words"
-        if max(text.count("#"), text.count("…") + text.count("...")) > self._symbols * len(found):
+    def _shape(self, text: str, count: int) -> str | None:
+        if not self._words[0] <= count <= self._words[1]:
+            return "too few words" if count < self._words[0] else "too many words"
+        if max(text.count("#"), text.count("…") + text.count("...")) > self._symbols * count:
             return "too many symbols"
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         if sum(line.startswith(_BULLETS) for line in lines) > self._bullets * len(lines):
@@ -107,17 +196,25 @@ class GopherQuality:
         ellipses = sum(line.endswith(("…", "...")) for line in lines)
         return "too many lines end with an ellipsis" if ellipses > self._ellipses * len(lines) else None
 
-    def _words_of(self, found: list[str], chinese: bool) -> str | None:
+    def _words_of(self, text: str, found: Words, chinese: bool) -> str | None:
         # In Chinese every character is a word, and punctuation, a sixth of a text, counts as words without letters.
-        alphabetic = sum(any(map(str.isalpha, word)) for word in found)
-        if alphabetic < (self._alphabetic - (0.15 if chinese else 0)) * len(found):
+        if np.count_nonzero(found.letters) < (self._alphabetic - (0.15 if chinese else 0)) * len(found):
             return "too few words with letters"
         if chinese:
             return None
-        if not self._mean[0] <= sum(map(len, found)) / max(1, len(found)) <= self._mean[1]:
+        if not self._mean[0] <= int(found.lengths.sum()) / max(1, len(found)) <= self._mean[1]:
             return "words too short or too long"
-        small = {word.lower().strip(".,;:!?\"'()") for word in found}
-        return "too few stop words" if len(small & _STOP_WORDS) < self._stop_words else None
+        return None if self._has_stop_words(text) else "too few stop words"
+
+    def _has_stop_words(self, text: str) -> bool:
+        found: set[str] = set()
+        if self._stop_words <= 0:
+            return True
+        for match in _STOP_WORD.finditer(text):
+            found.add(match.group(1).lower())
+            if len(found) >= self._stop_words:
+                return True
+        return False
 
 
 class C4Quality:
@@ -142,21 +239,17 @@ class C4Quality:
         if self._brackets and "{" in text:
             return Dropped("curly bracket")
         chinese = is_chinese(text)
-        kept = [line for line in text.splitlines() if self._keeps(line, chinese)]
+        phrases = [phrase for phrase in _PHRASES if phrase in small]
+        kept = [line for line in text.splitlines() if self._keeps(line, chinese, phrases)]
         result = "\n".join(kept)
         if len(sentences(result, chinese)) < self._sentences:
             return Dropped("too few sentences")
         return result if len(kept) < len(text.splitlines()) else text
 
-    def _keeps(self, line: str, chinese: bool) -> bool:
+    def _keeps(self, line: str, chinese: bool, phrases: list[str]) -> bool:
         line = line.strip()
-        if self._ends:
-            end = _ENDS.search(line)
-            if end is None or not end.group() or (line.endswith("...") and not chinese):
-                return False
+        if self._ends and (not line.endswith(_ENDS) or (line.endswith("...") and not chinese)):
+            return False
         if len(words(line, chinese)) < self._words * (2 if chinese else 1):
             return False
-        small = line.lower()
-        return "javascript" not in small and not any(
-            phrase in small for phrase in ("terms of use", "privacy policy", "cookie policy", "uses cookies")
-        )
+        return not any(phrase in line.lower() for phrase in phrases)

@@ -11,6 +11,7 @@ from yuan_corpus.cleaning.stage import Dropped
 # What ftfy would leave as it is: ASCII without control characters and entities, Han, kana, and their punctuation.
 _SOUND = re.compile(r"[\t\n\x20-\x7e\u2014\u2018-\u201d\u2026\u3000-\u30ff\u4e00-\u9fff\uff01-\uff5e]*")
 _ENTITY = re.compile(r"&#?\w{2,24};")
+_SPACES = (" ", "\t", "\u00a0", "\u3000")
 _LINE_END = re.compile(r"[ \t\u00a0\u3000]+$", re.MULTILINE)
 _ZERO_WIDTH = re.compile("[\u200b\u2060\ufeff\u00ad]")
 
@@ -39,6 +40,9 @@ class UnicodeRepair:
             text = _ZERO_WIDTH.sub("", text)
             if self._form != "none":
                 text = unicodedata.normalize(cast("Literal['NFC', 'NFKC']", self._form), text)
-        text = _LINE_END.sub("", text)
-        text = self._empty.sub(self._few, text)
+        # To look for what is seldom there is several times as fast as to replace it.
+        if text.endswith(_SPACES) or any(space + "\n" in text for space in _SPACES):
+            text = _LINE_END.sub("", text)
+        if self._few + "\n" in text:
+            text = self._empty.sub(self._few, text)
         return text if text.strip() else Dropped("nothing is left")

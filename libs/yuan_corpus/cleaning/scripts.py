@@ -1,10 +1,12 @@
-"""Chinese and spaced text told apart: what a word, a sentence and an n-gram is in each."""
+"""Chinese and spaced text told apart: what a word and a sentence is in each."""
 
 import re
-from collections.abc import Sequence
 
-HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0002ebef]")
-_UNITS = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0002ebef]|[^\W_\u3400-\u4dbf\u4e00-\u9fff]+")
+import numpy as np
+import numpy.typing as npt
+
+from yuan_corpus.cleaning.characters import HAN, LETTER, code_points, kinds_of
+
 _SENTENCE_ENDS = {True: re.compile(r"[。！？!?…]+[”’」』）)]*"), False: re.compile(r"[.!?]+[\"'”’)]*(?=\s|$)")}
 
 CHINESE_SHARE = 0.3
@@ -13,15 +15,13 @@ CHINESE_SHARE = 0.3
 
 def is_chinese(text: str) -> bool:
     """Tells whether a text is judged by characters rather than by words."""
-    if text.isascii():
-        return False
-    letters = sum(map(str.isalpha, text))
-    return len(HAN.findall(text)) >= max(1, letters * CHINESE_SHARE)
+    return not text.isascii() and kinds_are_chinese(kinds_of(code_points(text)))
 
 
-def units(text: str) -> list[str]:
-    """Returns a text's Han characters and other words, in small letters, without punctuation."""
-    return _UNITS.findall(text.lower())
+def kinds_are_chinese(kinds: npt.NDArray[np.uint8]) -> bool:
+    """Tells the same of the kinds of a text's characters."""
+    letters = np.count_nonzero(kinds & LETTER)
+    return bool(np.count_nonzero(kinds & HAN) >= max(1, letters * CHINESE_SHARE))
 
 
 def words(text: str, chinese: bool) -> list[str]:
@@ -32,8 +32,3 @@ def words(text: str, chinese: bool) -> list[str]:
 def sentences(text: str, chinese: bool) -> list[str]:
     """Returns a text's sentences without their ends."""
     return [part for line in text.splitlines() for part in _SENTENCE_ENDS[chinese].split(line) if part.strip()]
-
-
-def ngrams(items: Sequence[str], size: int) -> list[tuple[str, ...]]:
-    """Returns all runs of `size` items."""
-    return list(zip(*(items[start:] for start in range(size)), strict=False))
