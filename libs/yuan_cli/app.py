@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from yuan_cli.bench_command import add_commands as add_bench_command
 from yuan_cli.completion import complete_artifact_or_job, complete_kind
 from yuan_cli.help import COMMAND_NAMES, HELP, RUN_HELP, SHOW_HELP
 from yuan_cli.job_commands import add_commands as add_job_commands
@@ -154,6 +155,7 @@ def version() -> int:
 
 
 add_plan_command(app)
+add_bench_command(app)
 add_job_commands(app)
 add_serving_commands(app)
 add_commands(app)

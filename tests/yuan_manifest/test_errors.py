@@ -346,7 +346,7 @@ def test_every_kind_has_its_rules(case: tuple[str, str], folder: Path) -> None:
 
 CLUSTERS = {
     "job": ("cluster:", "kind: pretrain\ncluster:", "cluster.yaml:2: kind: this is a job (kind: pretrain), given as a cluster; a cluster manifest has no kind"),
-    "unknown key": ("home: home", "homes: home", "cluster.yaml:3: cluster.homes: unknown key; expected one of home, registry, broker, store, services, security, lease_seconds; did you mean cluster.home?"),
+    "unknown key": ("home: home", "homes: home", "cluster.yaml:3: cluster.homes: unknown key; expected one of home, registry, broker, store, services, security, observability, lease_seconds; did you mean cluster.home?"),
     "section of a job": ("cluster:", "optimizer: {lr: 1}\ncluster:", "cluster.yaml:2: optimizer: unknown key; expected one of version, cluster, topology"),
     "no version": ("version: 1\n", "", "cluster.yaml:1: version: missing; write `version: 1`"),
     "empty home": ("home: home", "home: ''", "cluster.yaml:3: cluster.home: is empty text"),
