@@ -195,6 +195,10 @@ class Tokenizer:
             [self._markers[part] if number % 2 else part and " " + part for number, part in enumerate(parts)]
         )
 
+    def piece_bytes(self) -> list[bytes]:
+        """Returns what each id adds to a text, in UTF-8: of byte pieces one byte, of control pieces nothing."""
+        return list(self._table.texts)
+
     def encode(self, text: str, split_at_special_strings: bool = True) -> list[int]:
         """Returns the ids of a text; neither a first nor a last token is added.
 

@@ -16,12 +16,15 @@ from yuan_model.loading import load_model
 from yuan_model.localized_filter import CausalConvolution, LocalizedFilter
 from yuan_model.loss import VocabularyShard, blockwise_cross_entropy, cross_entropy
 from yuan_model.model import Yuan
+from yuan_model.native import NativeRunner, NativeUnavailable
 from yuan_model.norm import RMSNorm
-from yuan_model.paged import Chunk, PagedCache, blocks_needed, bytes_per_token, paged_logits
+from yuan_model.paged import PagedRunner
+from yuan_model.paging import BLOCK_TOKENS, Chunk, PoolSize, Runner, blocks_needed, bytes_per_token
 from yuan_model.recompute import Recompute
 from yuan_model.rotary import RotaryTable
 
 __all__ = [
+    "BLOCK_TOKENS",
     "Attention",
     "Block",
     "CausalConvolution",
@@ -33,10 +36,14 @@ __all__ = [
     "LocalizedFilter",
     "ModelFolder",
     "ModelFolderError",
-    "PagedCache",
+    "NativeRunner",
+    "NativeUnavailable",
+    "PagedRunner",
+    "PoolSize",
     "RMSNorm",
     "Recompute",
     "RotaryTable",
+    "Runner",
     "StoredTensor",
     "VocabularyShard",
     "Yuan",
@@ -51,6 +58,5 @@ __all__ = [
     "generator_of",
     "initialize_",
     "load_model",
-    "paged_logits",
     "parameter_shapes",
 ]

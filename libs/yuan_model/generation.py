@@ -1,5 +1,6 @@
 """Continues one sequence token by token. The plain way: one sequence, one cache; batching is the engine's."""
 
+import random
 from collections.abc import Collection, Iterator, Sequence
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from yuan_model.cache import DecodeCache
 from yuan_model.model import Yuan
+from yuan_model.sampling import Draw, draw_tokens
 
 
 def generate(
@@ -47,28 +49,22 @@ def generate(
             f"prompt of {len(input_ids)} tokens plus {max_tokens} new ones is longer than "
             f"max_position_embeddings {longest}"
         )
-    generator = torch.Generator(device="cpu").manual_seed(seed)
+    source = random.Random(seed)
     device = model.embed_tokens.weight.device
     cache = DecodeCache(model.config)
     pending = torch.tensor([list(input_ids)], dtype=torch.int64, device=device)
     for _ in range(max_tokens):
         with torch.inference_mode():
             logits_v = model.next_token_logits(pending, cache)[0, :vocabulary].float().cpu()
-        token = sample(logits_v, temperature, top_k, top_p, generator)
+        token = sample(logits_v, temperature, top_k, top_p, source)
         if token in stop_token_ids:
             return
         yield token
         pending = torch.tensor([[token]], dtype=torch.int64, device=device)
 
 
-def sample(logits_v: Tensor, temperature: float, top_k: int, top_p: float, generator: torch.Generator) -> int:
+def sample(logits_v: Tensor, temperature: float, top_k: int, top_p: float, source: random.Random) -> int:
     """Draws one token id from logits [v]: temperature first, then top_k, then top_p."""
     if temperature == 0.0:
         return int(logits_v.argmax())
-    probabilities, ids = torch.softmax(logits_v / temperature, dim=-1).sort(descending=True, stable=True)
-    if 0 < top_k < len(ids):
-        probabilities = probabilities[:top_k] / probabilities[:top_k].sum()
-    # A token stays while what is likelier has not reached top_p yet: the likeliest always stays.
-    before = probabilities.cumsum(dim=-1) - probabilities
-    kept = probabilities[before < top_p] if top_p > 0 else probabilities[:1]
-    return int(ids[torch.multinomial(kept, 1, generator=generator)])
+    return draw_tokens(logits_v[None], [Draw(source.random(), temperature, top_k, top_p)])[0]

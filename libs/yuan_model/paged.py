@@ -1,12 +1,10 @@
-"""One step of many sequences at once, each at a place of its own: what a serving engine computes with.
+"""One step of many sequences at once in torch: on any device, for any format; `native` is the same compiled.
 
 The new tokens of all sequences lie in one row [1, t], so that every matrix product is made once a step; only attention
-looks at sequences. Keys and values lie in a pool of blocks of equally many tokens, and a sequence's blocks may lie
-anywhere in it. The localized filter's (u_{t-1}, a_{t-1}) of every sequence lie in a row of their own. Who gets which
-blocks and rows, and what is computed when, is the caller's to decide.
+looks at sequences. Keys and values lie in a pool of blocks, and a sequence's blocks may lie anywhere in it.
 
 Shape suffixes: t new tokens of all sequences, c of one, b sequences, k all tokens of one sequence, n heads, d head
-dimension, v vocabulary.
+dimension, v vocabulary, o outputs.
 """
 
 from collections.abc import Sequence
@@ -16,95 +14,98 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from yuan_model.config import YuanConfig
 from yuan_model.model import Yuan
+from yuan_model.paging import BLOCK_TOKENS, Chunk, DocumentStarts, PoolSize
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """The tokens of one sequence that a step computes.
+class PagedRunner:
+    """The pasts of many sequences, and steps of them; see `Runner`. Memory is allocated once.
 
-    Attributes:
-        tokens: all tokens of the sequence up to `stop` at least.
-        start: tokens that the pool holds already.
-        stop: the first token not to compute; above start.
-        row: of the sequence, in which its filter state lies and its blocks are listed.
+    The filter's steps lie side by side: those of rows first (`rows * slots`), then those of blocks, then zeros.
     """
 
-    tokens: Sequence[int]
-    start: int
-    stop: int
-    row: int
-
-
-class PagedCache:
-    """The pasts of many sequences; memory is allocated once.
-
-    Attributes:
-        block_tokens: tokens a block holds.
-        tokens: tokens that the pool holds in all.
-        rows: sequences that can be held at once.
-    """
-
-    def __init__(self, model: Yuan, blocks: int, block_tokens: int, rows: int) -> None:
+    def __init__(self, model: Yuan, size: PoolSize) -> None:
         """Allocates; nothing of it is touched before it is used.
 
         Args:
-            model: whose past is kept, in its dtype and on its device.
-            blocks: how many blocks there are.
-            block_tokens: tokens a block.
-            rows: sequences at once.
+            model: whose past is kept, in its dtype and on its device; in eval mode.
+            size: of the pool and of a step.
         """
         config, weight = model.config, model.embed_tokens.weight
-        layers, hidden = config.num_hidden_layers, config.hidden_size
-        self.config = config
-        self.block_tokens = block_tokens
-        self.tokens = blocks * block_tokens
-        self.rows = rows
+        self.model = model
+        self.size = size
+        self.dtype = weight.dtype
         self.device = weight.device
-        shape = (layers, blocks, block_tokens, 2, config.num_attention_heads, config.head_dim)
+        layers, hidden = config.num_hidden_layers, config.hidden_size
+        inner = model.layers[0].self_attn.v_proj.weight.shape[0]
+        shape = (layers, size.blocks, BLOCK_TOKENS, 2, inner // config.head_dim, config.head_dim)
         # Zeros, not what memory held before: a masked key may be anything but NaN.
         self.pool = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
-        self.last_steps = tuple(
-            torch.zeros(layers, rows, width, dtype=weight.dtype, device=weight.device)
+        self._row_steps = size.rows * size.slots
+        kept = self._row_steps + size.blocks + 1
+        self.steps = tuple(
+            torch.zeros(layers, kept, width, dtype=weight.dtype, device=weight.device)
             for width in (hidden, hidden // 2)
         )
-        most = -(-config.max_position_embeddings // block_tokens)
-        self.tables = torch.zeros(rows, most, dtype=torch.int64)
-
-    def begin(self, row: int) -> None:
-        """Makes a row that of a new sequence, of which nothing is held."""
-        for steps in self.last_steps:
-            steps[:, row] = 0
-        self.tables[row] = 0
+        self.tables = torch.zeros(size.rows, -(-config.max_position_embeddings // BLOCK_TOKENS), dtype=torch.int64)
+        self.starts = DocumentStarts(config, size.rows)
 
     def place(self, row: int, first: int, blocks: Sequence[int]) -> None:
-        """Lists blocks as those that hold a sequence's tokens from number `first * block_tokens` on."""
+        """Lists blocks as those that hold a sequence's tokens from number `first * BLOCK_TOKENS` on."""
+        if first == 0:
+            self.starts.forget(row)
         self.tables[row, first : first + len(blocks)] = torch.tensor(blocks, dtype=torch.int64)
+
+    def copy(self, block: int, to_block: int, row: int, to_row: int) -> None:
+        """Copies a block and the filter's last steps, for a sequence that goes on from another's tokens."""
+        self.pool[:, to_block] = self.pool[:, block]
+        slots = self.size.slots
+        for steps in self.steps:
+            steps[:, self._row_steps + to_block] = steps[:, self._row_steps + block]
+            steps[:, to_row * slots : (to_row + 1) * slots] = steps[:, row * slots : (row + 1) * slots]
 
     def clear(self, blocks: Sequence[int]) -> None:
         """Empties blocks of a sequence that went wrong, so that no NaN is left where another's mask would meet it."""
         self.pool[:, list(blocks)] = 0
+        for steps in self.steps:
+            steps[:, [self._row_steps + block for block in blocks]] = 0
+
+    def step_place(self, row: int, position: int) -> int:
+        """Returns where the filter's steps of a row's token lie that may be its last; -1 is the zeros' place."""
+        if position < 0:
+            return -1 % self.steps[0].shape[1]
+        return row * self.size.slots + position % self.size.slots
+
+    def block_place(self, row: int, position: int) -> int:
+        """Returns where the filter's steps of the last token of a block lie."""
+        return self._row_steps + int(self.tables[row, position // BLOCK_TOKENS])
+
+    def step(self, chunks: Sequence[Chunk]) -> Tensor:
+        """Computes new tokens and returns the logits that are wanted, fp32 [o, v] on the processor."""
+        model = self.model
+        step = _Step(self, chunks)
+        rotary = model.rotary(step.positions)
+        hidden_1th = model.embed_tokens(step.token_ids)
+        for layer, block in enumerate(model.layers):
+            hidden_1th = block(hidden_1th, rotary, None, _PagedLayer(step, layer))
+        logits_ov = functional.linear(model.norm(hidden_1th[0, step.wanted]), model.embed_tokens.weight)
+        step.commit()
+        return logits_ov.float().cpu()
 
 
-class PagedStep:
+class _Step:
     """One step of the sequences in `chunks`: where its tokens lie, made once for all layers.
 
     A step that raises has changed nothing that matters: keys and values are written again when its chunks are, and
-    filter states are kept back until `commit`.
+    filter steps are kept back until `commit`.
     """
 
-    def __init__(self, cache: PagedCache, chunks: Sequence[Chunk]) -> None:
-        """Lays out the step.
-
-        Args:
-            cache: holds the tokens before.
-            chunks: of different sequences; those of one token are attended together.
-        """
-        self.cache = cache
+    def __init__(self, runner: PagedRunner, chunks: Sequence[Chunk]) -> None:
+        """Lays out the step; chunks of one token come first and are attended together."""
+        self.runner = runner
         self.singles = [chunk for chunk in chunks if chunk.stop - chunk.start == 1]
         self.chunks = [*self.singles, *(chunk for chunk in chunks if chunk.stop - chunk.start > 1)]
-        device = cache.device
+        device = runner.device
         lengths = torch.tensor([chunk.stop - chunk.start for chunk in self.chunks])
         stops = torch.tensor([chunk.stop for chunk in self.chunks])
         rows = torch.tensor([chunk.row for chunk in self.chunks])
@@ -112,57 +113,76 @@ class PagedStep:
         # A token's position is its number in the row of all, moved by where its sequence begins in it.
         moved = (stops - ends).repeat_interleave(lengths)
         positions = torch.arange(int(ends[-1])) + moved
-        blocks = cache.tables[rows.repeat_interleave(lengths), positions // cache.block_tokens]
+        blocks = runner.tables[rows.repeat_interleave(lengths), positions // BLOCK_TOKENS]
         ids = [token for chunk in self.chunks for token in chunk.tokens[chunk.start : chunk.stop]]
         self.token_ids = torch.tensor([ids], device=device)
         self.positions = positions.to(device)
-        self.slots = (blocks * cache.block_tokens + positions % cache.block_tokens).to(device)
-        self.rows = rows.to(device)
+        self.slots = (blocks * BLOCK_TOKENS + positions % BLOCK_TOKENS).to(device)
         self.firsts = (ends - lengths).to(device)
-        self.lasts = (ends - 1).to(device)
         self.only_singles = len(self.singles) == len(self.chunks)
+        end_list: list[int] = ends.tolist()  # pyright: ignore[reportUnknownMemberType]
+        self.wanted = self._lay_wanted(chunks, end_list).to(device)
+        self.before, self.kept_tokens, self.kept_places = (part.to(device) for part in self._lay_steps(end_list))
         self.new_steps: list[list[Tensor]] = [[], []]
+        self.first_seen = runner.starts.of(self.chunks)
         self._single_blocks, self._single_mask = self._lay_singles(stops, rows)
-        self._longer = [self._lay_longer(chunk) for chunk in self.chunks[len(self.singles) :]]
+        longer = zip(self.chunks[len(self.singles) :], end_list[len(self.singles) :], strict=True)
+        self._longer = [self._lay_longer(chunk, end - (chunk.stop - chunk.start)) for chunk, end in longer]
+
+    def _lay_wanted(self, chunks: Sequence[Chunk], ends: list[int]) -> Tensor:
+        """Returns the numbers of the tokens whose logits are wanted, in the order of the chunks as they were given."""
+        end_of = {chunk.row: end for chunk, end in zip(self.chunks, ends, strict=True)}
+        wanted = [end_of[chunk.row] - back for chunk in chunks for back in range(chunk.outputs, 0, -1)]
+        return torch.tensor(wanted, dtype=torch.int64)
+
+    def _lay_steps(self, ends: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns where the filter's steps before each chunk lie, and which tokens' steps are kept, and where."""
+        before: list[int] = []
+        kept: dict[int, int] = {}
+        for chunk, end in zip(self.chunks, ends, strict=True):
+            at_block = chunk.start % BLOCK_TOKENS == 0 and chunk.start > 0
+            place = self.runner.block_place if at_block else self.runner.step_place
+            before.append(place(chunk.row, chunk.start - 1))
+            moved = end - chunk.stop
+            for position in range(max(chunk.start, chunk.stop - self.runner.size.slots), chunk.stop):
+                kept[self.runner.step_place(chunk.row, position)] = position + moved
+            first = chunk.start // BLOCK_TOKENS * BLOCK_TOKENS + BLOCK_TOKENS - 1
+            for position in range(first, chunk.stop, BLOCK_TOKENS):
+                kept[self.runner.block_place(chunk.row, position)] = position + moved
+        parts = (before, list(kept.values()), list(kept))
+        return tuple(torch.tensor(part, dtype=torch.int64) for part in parts)  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
 
     def _lay_singles(self, stops: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the blocks to gather [b, blocks] and what is seen of them, additive [b, 1, 1, k]."""
-        count, cache = len(self.singles), self.cache
+        count, runner = len(self.singles), self.runner
         most = max((chunk.stop for chunk in self.singles), default=0)
-        tables = cache.tables[rows[:count], : -(-most // cache.block_tokens)]
-        keys = torch.arange(tables.shape[1] * cache.block_tokens)
+        tables = runner.tables[rows[:count], : -(-most // BLOCK_TOKENS)]
+        keys = torch.arange(tables.shape[1] * BLOCK_TOKENS)
         seen = keys[None] < stops[:count, None]
-        if (eod := self._reset_eod) is not None:
-            begins = [_document_start(chunk.tokens, chunk.start, eod) for chunk in self.singles]
-            seen &= keys[None] >= torch.tensor(begins, dtype=torch.int64)[:, None]
-        return tables.to(cache.device), self._additive(seen)[:, None, None]
+        if self.first_seen is not None:
+            seen &= keys[None] >= torch.tensor(self.first_seen[:count], dtype=torch.int64)[:, None]
+        return tables.to(runner.device), self._additive(seen)[:, None, None]
 
-    def _lay_longer(self, chunk: Chunk) -> tuple[int, Tensor | None, Tensor | None]:
+    def _lay_longer(self, chunk: Chunk, place: int) -> tuple[int, Tensor | None, Tensor | None]:
         """Returns the chunk's length, its blocks, and what is seen of them [c, k]; None, None: itself alone."""
-        cache, length = self.cache, chunk.stop - chunk.start
-        eod = self._reset_eod
-        if chunk.start == 0 and eod is None:
+        runner, length = self.runner, chunk.stop - chunk.start
+        if chunk.start == 0 and self.first_seen is None:
             return length, None, None
-        table = cache.tables[chunk.row, : -(-chunk.stop // cache.block_tokens)]
-        keys = torch.arange(len(table) * cache.block_tokens)
+        table = runner.tables[chunk.row, : -(-chunk.stop // BLOCK_TOKENS)]
+        keys = torch.arange(len(table) * BLOCK_TOKENS)
         queries = torch.arange(chunk.start, chunk.stop)
         seen = keys[None] <= queries[:, None]
-        if eod is not None:
-            begins = [_document_start(chunk.tokens, position, eod) for position in range(chunk.start, chunk.stop)]
-            seen &= keys[None] >= torch.tensor(begins)[:, None]
-        return length, table.to(cache.device), self._additive(seen)
-
-    @property
-    def _reset_eod(self) -> int | None:
-        return self.cache.config.eod_token_id if self.cache.config.attention_reset_at_eod else None
+        if self.first_seen is not None:
+            seen &= keys[None] >= torch.tensor(self.first_seen[place : place + length])[:, None]
+        return length, table.to(runner.device), self._additive(seen)
 
     def _additive(self, seen: Tensor) -> Tensor:
-        mask = torch.zeros(seen.shape, dtype=self.cache.pool.dtype).masked_fill_(~seen, float("-inf"))
-        return mask.to(self.cache.device)
+        mask = torch.zeros(seen.shape, dtype=self.runner.pool.dtype).masked_fill_(~seen, float("-inf"))
+        return mask.to(self.runner.device)
 
     def attend(self, layer: int, queries_1ntd: Tensor, keys_1ntd: Tensor, values_1ntd: Tensor) -> Tensor:
         """Writes the new keys and values into the pool and returns attention over all, [1, n, t, d]."""
-        pool = self.cache.pool[layer]
+        pool = self.runner.pool[layer]
         pairs_t2nd = torch.stack((keys_1ntd[0], values_1ntd[0])).permute(2, 0, 1, 3)
         pool.flatten(0, 1).index_copy_(0, self.slots, pairs_t2nd)
         singles = len(self.singles)
@@ -192,26 +212,25 @@ class PagedStep:
 
     def steps_before(self, layer: int, place: int, steps_1ti: Tensor) -> Tensor:
         """Returns for each new step of the filter the one before it in its own sequence, [1, t, i]."""
-        before_bi = self.cache.last_steps[place][layer].index_select(0, self.rows)
+        before_bi = self.runner.steps[place][layer].index_select(0, self.before)
+        self.new_steps[place].append(steps_1ti[0].index_select(0, self.kept_tokens))
         if self.only_singles:
-            self.new_steps[place].append(steps_1ti[0])
             return before_bi.unsqueeze(0)
-        self.new_steps[place].append(steps_1ti[0].index_select(0, self.lasts))
         older_ti = torch.cat((steps_1ti[0, :1], steps_1ti[0, :-1]))
         return older_ti.index_copy_(0, self.firsts, before_bi).unsqueeze(0)
 
     def commit(self) -> None:
-        """Keeps the filter states that the step has come to."""
-        for steps, new in zip(self.cache.last_steps, self.new_steps, strict=True):
+        """Keeps the filter's steps that later steps may begin behind."""
+        for steps, new in zip(self.runner.steps, self.new_steps, strict=True):
             if new:
-                steps.index_copy_(1, self.rows, torch.stack(new))
+                steps.index_copy_(1, self.kept_places, torch.stack(new))
 
 
 @dataclass(frozen=True)
 class _PagedLayer:
     """One layer of a step, as a block asks for its past."""
 
-    step: PagedStep
+    step: _Step
     layer: int
 
     def steps_before(self, place: int, steps_bsi: Tensor) -> Tensor:
@@ -220,42 +239,3 @@ class _PagedLayer:
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, segments_bk: Tensor | None) -> Tensor:
         del segments_bk  # the step knows
         return self.step.attend(self.layer, queries, keys, values)
-
-
-def paged_logits(model: Yuan, cache: PagedCache, chunks: Sequence[Chunk]) -> Tensor:
-    """Computes one step and returns the logits [b, v] of every chunk's last token, in the chunks' order.
-
-    Args:
-        model: in eval mode.
-        cache: made for it; holds every chunk's tokens before `start`, and is left holding those before `stop`.
-        chunks: of different sequences, at least one; each has blocks for its tokens (`PagedCache.place`).
-
-    Raises:
-        ValueError: if a chunk goes beyond max_position_embeddings.
-    """
-    step = PagedStep(cache, chunks)
-    rotary = model.rotary(step.positions)
-    hidden_1th = model.embed_tokens(step.token_ids)
-    for layer, block in enumerate(model.layers):
-        hidden_1th = block(hidden_1th, rotary, None, _PagedLayer(step, layer))
-    logits_bv = functional.linear(model.norm(hidden_1th[0, step.lasts]), model.embed_tokens.weight)
-    step.commit()
-    if step.only_singles or step.chunks == list(chunks):
-        return logits_bv
-    order = {chunk.row: place for place, chunk in enumerate(step.chunks)}
-    return logits_bv[[order[chunk.row] for chunk in chunks]]
-
-
-def _document_start(tokens: Sequence[int], position: int, eod_token_id: int) -> int:
-    """Returns where the document of a position begins: behind the last `<eod>` strictly before it."""
-    return next((number + 1 for number in range(position - 1, -1, -1) if tokens[number] == eod_token_id), 0)
-
-
-def blocks_needed(tokens: int, block_tokens: int) -> int:
-    """Returns how many blocks hold that many tokens."""
-    return -(-tokens // block_tokens)
-
-
-def bytes_per_token(config: YuanConfig, dtype: torch.dtype) -> int:
-    """Returns the bytes of one token's keys and values in all layers."""
-    return 2 * config.num_hidden_layers * config.hidden_size * dtype.itemsize

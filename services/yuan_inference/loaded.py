@@ -13,8 +13,8 @@ from yuan_model import Yuan
 TOKENIZER_FOLDER = "tokenizer"
 """Where a model artifact keeps its tokenizer."""
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Number formats by the names that manifests have for them."""
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.bfloat16}
+"""Number formats by the names that manifests have for them; of int8 (weights alone), what it is computed with."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,12 @@ class LoadedModel:
     Attributes:
         model: in eval mode, on its device.
         tokenizer: cuts prompts and spells answers.
+        int8: its matrices are to be held in 8 bits, one scale an output, when it is served.
     """
 
     model: Yuan
     tokenizer: Tokenizer
+    int8: bool = False
 
     @property
     def context(self) -> int:
@@ -63,7 +65,7 @@ def load(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} ids and the model only "
             f"{model.config.vocab_size} (vocab_size); they do not belong together"
         )
-    return LoadedModel(model, tokenizer)
+    return LoadedModel(model, tokenizer, int8=dtype == "int8")
 
 
 def find_tokenizer(folder: Path) -> Path:

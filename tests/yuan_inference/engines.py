@@ -1,13 +1,16 @@
 """Requests to an engine from a test's thread."""
 
 import queue
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 
+from torch import Tensor
+
 from yuan_inference.engine import Engine, FinishReason, Output, Request, Sampling
 from yuan_inference.loaded import LoadedModel
-from yuan_model import generate
+from yuan_model import Chunk, Runner, generate
 
 _NUMBERS = count()
 
@@ -45,6 +48,38 @@ class Asked:
         """The whole text, once it has ended."""
         assert self.done.finish_reason is not None
         return "".join(output.text for output in self.received)
+
+
+class Watched:
+    """A runner that does something of its own with every step."""
+
+    def __init__(self, engine: Engine, step: Callable[[Runner, Sequence[Chunk]], Tensor]) -> None:
+        self._runner, self._step = engine._stepper.runner, step
+        engine._stepper.runner = self
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._runner, name)
+
+    def step(self, chunks: Sequence[Chunk]) -> Tensor:
+        return self._step(self._runner, chunks)
+
+
+class Gate:
+    """Lets an engine make some steps, and no more until it is opened; knows how many sequences each computed."""
+
+    def __init__(self, engine: Engine, steps: int = 1) -> None:
+        self.sizes: list[int] = []
+        self._steps, self._opened = steps, threading.Event()
+        Watched(engine, self._step)
+
+    def open(self) -> None:
+        self._opened.set()
+
+    def _step(self, runner: Runner, chunks: Sequence[Chunk]) -> Tensor:
+        if len(self.sizes) >= self._steps:
+            assert self._opened.wait(60)
+        self.sizes.append(len(chunks))
+        return runner.step(chunks)
 
 
 def alone(loaded: LoadedModel, asked: Asked) -> list[int]:

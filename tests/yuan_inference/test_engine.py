@@ -1,17 +1,20 @@
 """The engine: whatever shares the batch, a request's continuation is the one that it has alone."""
 
+import copy
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
 from tests.tiny_models import CONTEXT
-from tests.yuan_inference.engines import Asked, alone, wait_for
+from tests.yuan_inference.engines import Asked, Gate, Watched, alone, wait_for
+from torch import Tensor
 
-from yuan_inference.engine import Engine, EngineOptions, EngineStopped, FinishReason, QueueFull
+from yuan_inference.engine import Engine, EngineOptions, EngineStopped, Failure, FinishReason, QueueFull
 from yuan_inference.loaded import LoadedModel
+from yuan_model import Chunk, Runner
 
 
 @pytest.fixture
@@ -51,58 +54,69 @@ def test_a_cache_that_is_too_small_for_all_puts_the_youngest_off_and_changes_no_
 
 
 def test_requests_join_a_batch_that_runs_and_leave_it_before_the_others(engine: Engine) -> None:
+    gate = Gate(engine)
     long = Asked(engine, [5, 6, 7], max_tokens=60, ignore_eos=True)
-    begun = iter(long)
-    next(begun)
+    next(iter(long))
     short = Asked(engine, [9, 10], max_tokens=2, ignore_eos=True)
+    gate.open()
     assert short.done.finish_reason is FinishReason.length
-    assert engine.unfinished == 1
     assert len(long.tokens) == 60
+    assert gate.sizes[0] == gate.sizes[-1] == 1
+    assert gate.sizes.count(2) == 2
 
 
 def test_a_short_prompt_is_not_kept_waiting_by_a_long_one(loaded: LoadedModel) -> None:
-    steps: list[int] = []
-    hook = loaded.model.embed_tokens.register_forward_hook(lambda module, given, made: steps.append(given[0].shape[1]))
-    try:
-        with Engine("tiny", loaded, EngineOptions(max_batch=2, step_tokens=4)) as engine:
-            long = Asked(engine, list(range(10, 60)), max_tokens=1)
-            short = Asked(engine, [9, 10, 11, 12], max_tokens=1)
-            assert short.done.finish_reason is FinishReason.length
-            behind = len(steps)
-            assert long.done.finish_reason is FinishReason.length
-    finally:
-        hook.remove()
-    assert behind < len(steps) - 5
-    assert max(steps) <= 4
+    steps: list[list[Chunk]] = []
+
+    def count(runner: Runner, chunks: Sequence[Chunk]) -> Tensor:
+        steps.append(list(chunks))
+        return runner.step(chunks)
+
+    with Engine("tiny", loaded, EngineOptions(max_batch=2, step_tokens=4)) as engine:
+        Watched(engine, count)
+        long = Asked(engine, list(range(10, 60)), max_tokens=1)
+        short = Asked(engine, [9, 10, 11, 12], max_tokens=1)
+        assert short.done.finish_reason is FinishReason.length
+        assert long.done.finish_reason is FinishReason.length
+    began = [number for number, chunks in enumerate(steps) if any(chunk.tokens[0] == 9 for chunk in chunks)]
+    assert began[-1] - began[0] < 3
+    assert began[-1] < len(steps) - 5
+    assert max(sum(chunk.stop - chunk.start for chunk in chunks) for chunks in steps) <= 4
 
 
 def test_aborting_frees_the_blocks_of_requests_that_run_and_that_wait(engine: Engine) -> None:
+    gate = Gate(engine, steps=3)
     asked = [Asked(engine, [5, 6, 7], max_tokens=61, ignore_eos=True) for _ in range(8)]
     next(iter(asked[0]))
     assert engine.used_blocks > 0
     for one in asked:
         engine.abort(one.request.id)
-    assert {one.done.finish_reason for one in asked} <= {FinishReason.abort, FinishReason.length}
-    assert asked[-1].done.finish_reason is FinishReason.abort
+    gate.open()
+    assert {one.done.finish_reason for one in asked} == {FinishReason.abort}
+    assert len(gate.sizes) <= 4
     assert engine.used_blocks == 0
     assert not engine.abort("nobody")
 
 
 def test_a_full_queue_refuses_and_takes_again_once_there_is_room(loaded: LoadedModel) -> None:
     with Engine("tiny", loaded, EngineOptions(max_batch=1, max_waiting=2)) as engine:
+        gate = Gate(engine)
         first = Asked(engine, [5], max_tokens=60, ignore_eos=True)
         next(iter(first))
         waiting = [Asked(engine, [5], max_tokens=1) for _ in range(2)]
         with pytest.raises(QueueFull, match="2 requests wait for model tiny"):
             Asked(engine, [5], max_tokens=1)
+        gate.open()
         assert all(one.done.finish_reason for one in waiting)
         Asked(engine, [5], max_tokens=1)
 
 
 def test_two_requests_of_one_id_at_once_are_refused(engine: Engine) -> None:
+    gate = Gate(engine)
     first = Asked(engine, [5], name="same", max_tokens=60, ignore_eos=True)
     with pytest.raises(ValueError, match="there is a request same already"):
         Asked(engine, [5], name="same")
+    gate.open()
     assert first.done
     assert Asked(engine, [5], name="same").done
 
@@ -110,33 +124,66 @@ def test_two_requests_of_one_id_at_once_are_refused(engine: Engine) -> None:
 def test_a_forward_pass_that_raises_for_one_request_ends_only_that_one(
     engine: Engine, loaded: LoadedModel, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(module: object, given: tuple[torch.Tensor], made: torch.Tensor) -> None:
-        if (given[0] == 99).any():
-            raise RuntimeError("no memory for 99")
+    def refuse(runner: Runner, chunks: Sequence[Chunk]) -> Tensor:
+        if any(99 in chunk.tokens for chunk in chunks):
+            raise RuntimeError("no answer to 99")
+        return runner.step(chunks)
 
-    hook = loaded.model.embed_tokens.register_forward_hook(refuse)
-    try:
-        good = [Asked(engine, [5, number], max_tokens=12) for number in (6, 7)]
-        bad = Asked(engine, [5, 99], max_tokens=12)
-        good.append(Asked(engine, [5, 8], max_tokens=12))
-        assert bad.done.finish_reason is FinishReason.error
-        assert bad.done.error == "RuntimeError: no memory for 99"
-        got = [one.tokens for one in good]
-    finally:
-        hook.remove()
-    assert got == [alone(loaded, one) for one in good]
+    Watched(engine, refuse)
+    good = [Asked(engine, [5, number], max_tokens=12) for number in (6, 7)]
+    bad = Asked(engine, [5, 99], max_tokens=12, n=2)
+    good.append(Asked(engine, [5, 8], max_tokens=12))
+    assert bad.done.finish_reason is FinishReason.error
+    assert bad.done.error == "RuntimeError: no answer to 99"
+    assert bad.done.failure is Failure.request
+    assert [one.tokens for one in good] == [alone(loaded, one) for one in good]
 
 
-def test_numbers_that_are_none_end_only_the_request_that_has_them(engine: Engine, loaded: LoadedModel) -> None:
-    def poison(module: object, given: tuple[torch.Tensor], made: torch.Tensor) -> torch.Tensor:
-        return torch.where((given[0] == 99)[..., None], torch.nan, made)
+def test_where_memory_is_short_fewer_run_at_once_and_all_are_answered(engine: Engine, loaded: LoadedModel) -> None:
+    most: list[int] = []
 
-    hook = loaded.model.embed_tokens.register_forward_hook(poison)
-    try:
-        asked = [Asked(engine, [99 if number == 2 else 5, number], max_tokens=12) for number in range(3)]
-        assert [one.done.finish_reason is FinishReason.error for one in asked] == [False, False, True]
-    finally:
-        hook.remove()
+    def refuse(runner: Runner, chunks: Sequence[Chunk]) -> Tensor:
+        if len(chunks) > 2:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory")
+        most.append(len(chunks))
+        return runner.step(chunks)
+
+    Watched(engine, refuse)
+    asked = [Asked(engine, [5, number], max_tokens=12, ignore_eos=True) for number in range(8)]
+    assert [one.tokens for one in asked] == [alone(loaded, one) for one in asked]
+    assert max(most) == 2
+
+
+def test_a_request_for_which_alone_there_is_no_memory_fails_and_says_so(engine: Engine) -> None:
+    def refuse(runner: Runner, chunks: Sequence[Chunk]) -> Tensor:
+        if any(99 in chunk.tokens for chunk in chunks):
+            raise MemoryError
+        return runner.step(chunks)
+
+    Watched(engine, refuse)
+    asked = [Asked(engine, [99 if number == 2 else 5, number], max_tokens=4, ignore_eos=True) for number in range(4)]
+    assert [one.done.failure for one in asked] == [None, None, Failure.memory, None]
+
+
+def test_numbers_that_are_none_end_only_the_request_that_has_them(loaded: LoadedModel) -> None:
+    poisoned = copy.deepcopy(loaded.model)
+    with torch.no_grad():
+        poisoned.embed_tokens.weight[99] = torch.nan
+        poisoned.embed_tokens.weight[99, 0] = 0  # what is drawn from the others must not see it either
+    with Engine("poisoned", LoadedModel(poisoned, loaded.tokenizer), EngineOptions(max_batch=4)) as engine:
+        _poison_and_check(engine, loaded)
+
+
+def _poison_and_check(engine: Engine, loaded: LoadedModel) -> None:
+    # The output projection is the embedding: the logit of 99 itself is forbidden, or it would be NaN for all.
+    def hide(inner: Runner, chunks: Sequence[Chunk]) -> Tensor:
+        logits = inner.step(chunks)
+        logits[:, 99] = -torch.inf
+        return logits
+
+    Watched(engine, hide)
+    asked = [Asked(engine, [99 if number == 2 else 5, number], max_tokens=12) for number in range(3)]
+    assert [one.done.finish_reason is FinishReason.error for one in asked] == [False, False, True]
     for _ in range(5):  # whoever gets its blocks next does not notice
         again = Asked(engine, [5, 7], max_tokens=30, ignore_eos=True)
         assert again.tokens == alone(loaded, again)
@@ -153,10 +200,12 @@ def test_closing_without_abort_finishes_what_runs_and_takes_nothing_new(loaded: 
 
 def test_closing_with_abort_ends_what_runs(loaded: LoadedModel) -> None:
     engine = Engine("tiny", loaded)
+    gate = Gate(engine)
     asked = Asked(engine, [5], max_tokens=63, ignore_eos=True)
     next(iter(asked))
-    engine.close()
-    assert asked.done.finish_reason in {FinishReason.abort, FinishReason.length}
+    engine.close(timeout=0)
+    gate.open()
+    assert asked.done.finish_reason is FinishReason.abort
 
 
 def test_a_request_longer_than_the_context_is_a_callers_mistake(engine: Engine) -> None:
@@ -181,8 +230,6 @@ def test_many_threads_may_ask_at_once(engine: Engine, loaded: LoadedModel) -> No
 
 
 def test_a_bfloat16_model_is_served(loaded: LoadedModel) -> None:
-    import copy
-
     half = LoadedModel(copy.deepcopy(loaded.model).to(torch.bfloat16), loaded.tokenizer)
     with Engine("half", half) as engine:
         asked = [Asked(engine, [5, number], max_tokens=20, ignore_eos=True) for number in range(3)]

@@ -1,5 +1,6 @@
 """Generation draws as it is told, repeatably, and ends where it must."""
 
+import random
 from collections.abc import Callable
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from yuan_model import Yuan, generate
 from yuan_model.generation import sample
+from yuan_model.sampling import Draw, draw_tokens
 
 PROMPT = [5, 9, 2]
 
@@ -54,10 +56,10 @@ def test_rows_that_only_pad_the_embedding_are_never_taken(small_model: Callable[
 
 
 def drawn_from(logits: list[float], draws: int = 400, **options: float) -> set[int]:
-    generator = torch.Generator().manual_seed(0)
+    source = random.Random(0)
     settings = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, **options}
     top_k = int(settings.pop("top_k"))
-    return {sample(torch.tensor(logits), generator=generator, top_k=top_k, **settings) for _ in range(draws)}
+    return {sample(torch.tensor(logits), source=source, top_k=top_k, **settings) for _ in range(draws)}
 
 
 def test_top_k_draws_from_the_k_likeliest_only() -> None:
@@ -74,7 +76,30 @@ def test_top_p_draws_from_the_fewest_tokens_that_reach_it() -> None:
 
 
 def test_frequencies_follow_the_probabilities_at_the_temperature() -> None:
-    generator = torch.Generator().manual_seed(0)
+    source = random.Random(0)
     logits = torch.tensor([0.3, 0.7]).log()
-    draws = [sample(logits, 0.5, 0, 1.0, generator) for _ in range(3000)]
+    draws = [sample(logits, 0.5, 0, 1.0, source) for _ in range(3000)]
     assert sum(draws) / 3000 == pytest.approx(0.49 / (0.49 + 0.09), abs=0.03)
+
+
+def test_a_row_draws_the_same_token_whatever_other_rows_there_are_and_however_flat_it_is() -> None:
+    source = random.Random(1)
+    logits = torch.randn(24, 2000, generator=torch.Generator().manual_seed(2))
+    logits[::3] *= 0.01  # the likeliest few hundred have little of all there is
+    draws = [
+        Draw(source.random(), 0.5 + source.random(), source.choice([0, 5, 900]), source.choice([1.0, 0.9]), min_p)
+        for min_p in [0.0, 0.02] * 12
+    ]
+    together = draw_tokens(logits, draws)
+    assert together == [draw_tokens(logits[row : row + 1], [draw])[0] for row, draw in enumerate(draws)]
+    for row, draw in enumerate(draws):
+        probabilities = torch.softmax(logits[row] / draw.temperature, -1)
+        rank = int((probabilities > probabilities[together[row]]).sum())
+        assert not draw.top_k or rank < draw.top_k
+        assert probabilities[together[row]] >= draw.min_p * probabilities.max()
+
+
+def test_min_p_draws_from_tokens_that_are_at_least_this_part_as_probable_as_the_likeliest() -> None:
+    logits = torch.tensor([0.1, 0.5, 0.15, 0.25]).log()[None]
+    source = random.Random(3)
+    assert {draw_tokens(logits, [Draw(source.random(), min_p=0.4)])[0] for _ in range(300)} == {1, 3}

@@ -3,16 +3,9 @@
 Tokens in, tokens and text out. Knows nothing of gRPC, jobs and artifacts.
 """
 
-from yuan_inference.engine.engine import (
-    Engine,
-    EngineLoad,
-    EngineOptions,
-    EngineStopped,
-    QueueFull,
-    StructureError,
-    UnknownAdapter,
-)
+from yuan_inference.engine.engine import Engine
 from yuan_inference.engine.metrics import EngineMetrics
+from yuan_inference.engine.options import EngineLoad, EngineOptions, EngineStopped, QueueFull, UnknownAdapter
 from yuan_inference.engine.request import (
     Beam,
     Deliver,
@@ -25,6 +18,7 @@ from yuan_inference.engine.request import (
     StructureKind,
     TokenLogprob,
 )
+from yuan_inference.engine.structure import StructureError
 
 __all__ = [
     "Beam",

@@ -3,7 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from yuan_inference.engine.request import FinishReason
-from yuan_inference.engine.sequence import Sequence
+from yuan_inference.engine.task import Task
 
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -29,8 +29,12 @@ class EngineMetrics:
         self.waiting = gauge("num_requests_waiting", "Requests that wait for a place in it.")
         self.usage = gauge("kv_cache_usage_perc", "Used part of the KV cache's blocks; 1 is all.")
         self.preemptions = counter("num_preemptions_total", "Requests that gave their blocks back and began again.")
+        self.prefix_queries = counter("prefix_cache_queries", "Tokens of prompts that were looked up there.")
+        self.prefix_hits = counter("prefix_cache_hits", "Tokens of prompts that the prefix cache held.")
         self.prompt_tokens = counter("prompt_tokens_total", "Tokens of prompts that were computed.")
         self.generation_tokens = counter("generation_tokens_total", "Tokens that were drawn.")
+        self.guessed_tokens = counter("spec_decode_num_draft_tokens_total", "Tokens guessed by prompt lookup.")
+        self.right_guesses = counter("spec_decode_num_accepted_tokens_total", "Guessed tokens that turned out right.")
         self.success = counter("request_success_total", "Requests that ended.", "finished_reason")
         self.first_token = histogram("time_to_first_token_seconds", "From arrival to the first token.", _LONG)
         self.between_tokens = histogram("inter_token_latency_seconds", "Between two tokens of a request.", _SHORT)
@@ -39,24 +43,36 @@ class EngineMetrics:
         self.prefill = histogram("request_prefill_time_seconds", "From the first step to the first token.", _LONG)
         self.decode = histogram("request_decode_time_seconds", "From the first token to the end.", _LONG)
 
-    def token(self, model: str, sequence: Sequence, now: float) -> None:
-        """Counts a token that was drawn, before the sequence's own times are set."""
-        self.generation_tokens.labels(model).inc()
-        if sequence.last_token:
-            self.between_tokens.labels(model).observe(now - sequence.last_token)
-            return
-        self.first_token.labels(model).observe(now - sequence.arrived)
-        self.prefill.labels(model).observe(now - sequence.started)
+    def of(self, model: str) -> "ModelMetrics":
+        """Returns one model's."""
+        return ModelMetrics(self, model)
 
-    def end(self, model: str, sequence: Sequence, reason: FinishReason, now: float) -> None:
+
+class ModelMetrics:
+    """Metrics of one model: label look-ups are made once, not for every token."""
+
+    def __init__(self, metrics: EngineMetrics, model: str) -> None:
+        self._metrics, self._model = metrics, model
+        self.running, self.waiting = metrics.running.labels(model), metrics.waiting.labels(model)
+        self.usage, self.preemptions = metrics.usage.labels(model), metrics.preemptions.labels(model)
+        self.prefix_queries, self.prefix_hits = metrics.prefix_queries.labels(model), metrics.prefix_hits.labels(model)
+        self.prompt_tokens = metrics.prompt_tokens.labels(model)
+        self.generation_tokens = metrics.generation_tokens.labels(model)
+        self.guessed_tokens = metrics.guessed_tokens.labels(model)
+        self.right_guesses = metrics.right_guesses.labels(model)
+        self.first_token, self.between_tokens = metrics.first_token.labels(model), metrics.between_tokens.labels(model)
+        self.whole, self.queue = metrics.whole.labels(model), metrics.queue.labels(model)
+        self.prefill, self.decode = metrics.prefill.labels(model), metrics.decode.labels(model)
+
+    def end(self, task: Task, reason: FinishReason, now: float) -> None:
         """Counts a request that ended."""
-        self.success.labels(model, reason.value).inc()
-        self.whole.labels(model).observe(now - sequence.arrived)
-        if sequence.first_token:
-            self.decode.labels(model).observe(now - sequence.first_token)
+        self._metrics.success.labels(self._model, reason.value).inc()
+        self.whole.observe(now - task.arrived)
+        if task.first_token:
+            self.decode.observe(now - task.first_token)
 
-    def load(self, model: str, *, running: int, waiting: int, usage: float) -> None:
+    def load(self, *, running: int, waiting: int, usage: float) -> None:
         """Shows the present load."""
-        self.running.labels(model).set(running)
-        self.waiting.labels(model).set(waiting)
-        self.usage.labels(model).set(usage)
+        self.running.set(running)
+        self.waiting.set(waiting)
+        self.usage.set(usage)

@@ -174,9 +174,9 @@ class TokenLogprob:
     top: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Output:
-    """What is new of a continuation.
+    """What is new of a continuation. Not frozen, since one is made for every token; nobody changes it once delivered.
 
     Attributes:
         text: never half a character; joined, the pieces of one index are the continuation's text.

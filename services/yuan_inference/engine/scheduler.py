@@ -1,33 +1,53 @@
 """Who is computed in the next step and where its cache lies. Decides only: no tensors, no threads.
 
-Sequences run in the order in which they came. Where blocks run out, the youngest gives its own back and is computed
-again later (preemption by recomputation), so that the oldest always gets on.
+Sequences run in the order in which the queue gives them. Where blocks run out, the one that matters least (lowest
+priority, then youngest) gives its own back and is computed again later (preemption by recomputation), so that the first
+always gets on.
 """
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from yuan_inference.engine.blocks import BlockPool
+from yuan_inference.engine.queue import FairQueue
 from yuan_inference.engine.sequence import Sequence
-from yuan_model import blocks_needed
+from yuan_model import BLOCK_TOKENS, blocks_needed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Turn:
     """What is computed of one sequence in a step.
 
     Attributes:
         sequence: whose.
-        stop: its tokens before this one are held after the step.
+        start: tokens that were held before.
+        stop: its tokens before this one are held after the step, guesses included.
+        outputs: of how many of the last of them logits are wanted.
+        guesses: tokens behind the sequence's own that may turn out right.
     """
 
     sequence: Sequence
+    start: int
     stop: int
+    outputs: int
+    guesses: tuple[int, ...] = ()
 
-    @property
-    def draws(self) -> bool:
-        """Whether a token is drawn behind it: all that the sequence has is computed then."""
-        return self.stop == len(self.sequence.tokens)
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a step may do.
+
+    Attributes:
+        rows: sequences that run at once.
+        prompt_tokens: of prompts that a step computes, so that those who are beyond theirs need not wait.
+        scored: tokens of prompts of which a step gives log-probabilities.
+        guesses: tokens that are guessed for a sequence.
+    """
+
+    rows: int
+    prompt_tokens: int
+    scored: int
+    guesses: int = 0
 
 
 class Scheduler:
@@ -36,36 +56,30 @@ class Scheduler:
     Attributes:
         waiting: in the order in which they will run.
         running: in the order in which they began.
+        blocks: of the cache.
         preemptions: how often a sequence had to give its blocks back.
+        allowed: sequences that may run at once now; less than the limit after memory was short.
     """
 
-    def __init__(self, blocks: int, block_tokens: int, rows: int, step_tokens: int) -> None:
-        """Begins with everything free.
-
-        Args:
-            blocks: of the cache.
-            block_tokens: tokens a block holds.
-            rows: sequences that run at once.
-            step_tokens: of prompts that a step computes at most, so that those who are beyond theirs need not wait.
-        """
-        self._blocks = blocks
-        self._block_tokens = block_tokens
-        self._step_tokens = step_tokens
-        self._free_blocks = list(range(blocks - 1, -1, -1))
-        self._free_rows = list(range(rows - 1, -1, -1))
-        self.waiting: deque[Sequence] = deque()
+    def __init__(self, blocks: BlockPool, limits: Limits) -> None:
+        """Begins with everything free."""
+        self.blocks = blocks
+        self.limits = limits
+        self.allowed = limits.rows
+        self._free_rows = list(range(limits.rows - 1, -1, -1))
+        self.waiting = FairQueue()
         self.running: list[Sequence] = []
         self.preemptions = 0
 
     @property
     def used_blocks(self) -> int:
         """Blocks that sequences hold."""
-        return self._blocks - len(self._free_blocks)
+        return self.blocks.used
 
     @property
     def usage(self) -> float:
         """The part of all blocks that sequences hold, 0 to 1."""
-        return self.used_blocks / self._blocks
+        return self.blocks.used / self.blocks.total
 
     def everything(self) -> Iterator[Sequence]:
         """Goes through all sequences, running and waiting."""
@@ -78,71 +92,139 @@ class Scheduler:
         Blocks for all tokens of a turn are held when it is returned; new ones are at the end of `sequence.blocks`.
         """
         self._admit()
-        shares = self._shares()
         turns: list[Turn] = []
-        for sequence in list(self.running):
-            if sequence.row < 0:  # has just given its place to an older one
-                continue
-            stop = sequence.held + shares[sequence]
-            if stop > sequence.held and self._hold(sequence, stop):
-                turns.append(Turn(sequence, stop))
-        return turns
+        for turn in self._turns():
+            # Who has just given its place to an older one has no row.
+            if turn.sequence.row >= 0 and self._hold(turn.sequence, turn.stop):
+                turns.append(turn)
+        return [turn for turn in turns if turn.sequence.row >= 0]
 
     def remove(self, sequence: Sequence) -> None:
         """Forgets a sequence and frees all it holds; one that is not known is no error."""
         self._give_back(sequence)
-        if sequence in self.running:
+        if not self.waiting.remove(sequence) and sequence in self.running:
             self.running.remove(sequence)
-        elif sequence in self.waiting:
-            self.waiting.remove(sequence)
+
+    def shrink(self) -> None:
+        """Lets half as many run as do now, since memory is short; one at least."""
+        self.allowed = max(1, len(self.running) // 2)
+        while len(self.running) > self.allowed:
+            self._preempt(self._least())
+
+    def recover(self) -> None:
+        """Lets one more run than before, after a step that went well."""
+        self.allowed = min(self.limits.rows, self.allowed + 1)
+
+    # --- who runs -----------------------------------------------------------------------------------------------
 
     def _admit(self) -> None:
-        while self.waiting and self._free_rows:
-            sequence = self.waiting[0]
-            needed = blocks_needed(len(sequence.tokens), self._block_tokens)
-            # One more for each that runs, or the newcomer would soon be put off again.
-            if self.running and len(self._free_blocks) < needed + len(self.running):
+        while (sequence := self.waiting.next) is not None:
+            if not self._has_place(sequence):
                 return
-            self.waiting.popleft()
+            self.waiting.pop()
+            found = self.blocks.find(sequence.tokens, self._findable(sequence), sequence.adapter)
+            self.blocks.share(found)
+            sequence.blocks = found
+            sequence.held = sequence.registered = len(found) * BLOCK_TOKENS
             sequence.row = self._free_rows.pop()
-            sequence.blocks = [self._free_blocks.pop() for _ in range(needed)]
+            sequence.placed = 0
+            needed = blocks_needed(len(sequence.tokens)) - len(found)
+            sequence.blocks = [*found, *(self.blocks.take() for _ in range(needed))]
+            if not sequence.task.started:
+                self.blocks.queries += len(sequence.tokens)
+                self.blocks.hits += sequence.held
+                sequence.task.cached_tokens = sequence.held
             self.running.append(sequence)
 
-    def _shares(self) -> dict[Sequence, int]:
+    def _findable(self, sequence: Sequence) -> int:
+        """Returns how many tokens may come from known blocks: one is computed always, and all whose logits count."""
+        if sequence.scores_prompt:
+            return 0
+        return len(sequence.tokens) - 1
+
+    def _has_place(self, sequence: Sequence) -> bool:
+        while True:
+            # One more block for each that runs, or the newcomer would soon be put off again.
+            needed = blocks_needed(len(sequence.tokens)) + len(self.running) * (sequence.task.number > self._oldest)
+            row = bool(self._free_rows) and len(self.running) < self.allowed
+            if row and (self.blocks.available >= needed or self._fits_with_shared(sequence, needed)):
+                return True
+            # Branches of one search wait for each other: younger requests make room for the missing one.
+            least = self._least() if self.running else None
+            if least is None or not sequence.task.in_step or least.task.number <= sequence.task.number:
+                return not self.running and bool(self._free_rows)
+            self._preempt(least)
+
+    @property
+    def _oldest(self) -> int:
+        return min((sequence.task.number for sequence in self.running), default=1 << 62)
+
+    def _fits_with_shared(self, sequence: Sequence, needed: int) -> bool:
+        found = self.blocks.find(sequence.tokens, self._findable(sequence), sequence.adapter)
+        # Kept blocks that nobody holds are counted as available, and are not after they are shared.
+        return self.blocks.available - self.blocks.idle(found) >= needed - len(found)
+
+    def _turns(self) -> list[Turn]:
         """Divides a step: one token for who decodes, and equal parts of the rest for prompts.
 
         What a short prompt leaves of its part goes to the others, so that it is never behind a long one.
         """
-        shares: dict[Sequence, int] = {}
-        left = self._step_tokens
-        prompts = sorted((sequence for sequence in self.running if sequence.pending > 1), key=lambda one: one.pending)
+        left, scored = self.limits.prompt_tokens, self.limits.scored
+        shares: dict[int, int] = {}
+        prompts = sorted((one for one in self.running if one.pending > 1), key=lambda one: one.pending)
         for number, sequence in enumerate(prompts):
-            shares[sequence] = min(sequence.pending, -(-left // (len(prompts) - number)))
-            left -= shares[sequence]
-        return {sequence: shares.get(sequence, 1) for sequence in self.running}
+            share = min(sequence.pending, -(-left // (len(prompts) - number)))
+            if sequence.scores_prompt:
+                share = min(share, scored)
+                scored -= share
+            shares[id(sequence)] = share
+            left -= share
+        turns: list[Turn] = []
+        for sequence in self.running:
+            pending = sequence.pending
+            share = shares.get(id(sequence), 0) if pending > 1 else pending
+            if share <= 0:
+                continue
+            stop = sequence.held + share
+            completes = share == pending
+            guesses: tuple[int, ...] = ()
+            if completes and pending == 1 and self.limits.guesses:
+                guesses = sequence.guess(self.limits.guesses)
+            outputs = share if sequence.scores_prompt else int(completes)
+            turns.append(Turn(sequence, sequence.held, stop + len(guesses), outputs + len(guesses), guesses))
+        return turns
+
+    # --- what they hold -----------------------------------------------------------------------------------------
 
     def _hold(self, sequence: Sequence, tokens: int) -> bool:
         """Gets blocks for that many tokens; False if the sequence itself had to give its own back."""
-        while len(sequence.blocks) * self._block_tokens < tokens:
-            if self._free_blocks:
-                sequence.blocks.append(self._free_blocks.pop())
+        while len(sequence.blocks) * BLOCK_TOKENS < tokens:
+            if self.blocks.available:
+                sequence.blocks.append(self.blocks.take())
                 continue
-            youngest = self.running[-1]
-            self._preempt(youngest)
-            if youngest is sequence:
+            least = self._least()
+            self._preempt(least)
+            if least is sequence:
                 return False
         return True
+
+    def _least(self) -> Sequence:
+        """Returns who gives way first: lowest priority, then the youngest request, then its last branch."""
+        return max(
+            enumerate(self.running),
+            key=lambda one: (one[1].task.request.priority, one[1].task.number, one[0]),
+        )[1]
 
     def _preempt(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
         self._give_back(sequence)
-        self.waiting.appendleft(sequence)
+        self.waiting.put_back(sequence)
         self.preemptions += 1
 
     def _give_back(self, sequence: Sequence) -> None:
-        self._free_blocks.extend(reversed(sequence.blocks))
+        self.blocks.release(sequence.blocks)
         sequence.blocks = []
-        sequence.held = 0
+        sequence.held = sequence.registered = 0
         if sequence.row >= 0:
             self._free_rows.append(sequence.row)
             sequence.row = -1

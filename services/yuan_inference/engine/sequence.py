@@ -1,53 +1,114 @@
-"""One request on its way through the engine; only the engine's thread touches it."""
+"""One continuation on its way through the engine; only the engine's thread touches it."""
 
-import secrets
-import time
+import random
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-import torch
-
 from yuan_corpus import Tokenizer
-from yuan_inference.engine.request import Deliver, FinishReason, Output, Request
+from yuan_inference.engine.lookup import PromptLookup
+from yuan_inference.engine.request import FinishReason, Output, Sampling, TokenLogprob
+from yuan_inference.engine.structure import Matcher
+from yuan_inference.engine.task import Task
 from yuan_inference.engine.text import OutputText
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Sequence:
-    """A request and how far it has come.
+    """A continuation and how far it has come.
 
     Attributes:
-        request: what was asked.
-        deliver: takes its outputs.
+        task: the request that it belongs to.
+        index: which of the request's continuations.
         tokens: prompt and new tokens; the last `len(tokens) - held` of them are still to be computed.
+        prompt_length: how many of them are the prompt's.
+        text: what they spell.
+        source: of the random numbers that tokens are drawn by.
+        matcher: what the text may still be, where it must have a structure.
+        adapter: number of its adapter in the runner; -1: none.
         held: tokens that the cache holds.
         blocks: of the cache, in the order of its tokens.
+        placed: how many of them the runner has been told of.
+        registered: tokens whose full blocks are known to the prefix cache.
         row: of the cache; -1 while it waits.
-        arrived, started, last_token: monotonic seconds; started and last_token are 0 until then.
+        top_p: at the next token; it may decay.
+        counts: how often each token is in the text, where a penalty asks for that.
+        score: log-probability of the new tokens, where somebody asks for it.
+        last_token: monotonic seconds of the last token; 0 before the first.
+        candidates: where a search waits for its other branches: (log-probability, token, what is told of it).
+        finished: it will not be computed any more.
     """
 
-    request: Request
-    deliver: Deliver
-    tokens: list[int] = field(init=False)
-    text: OutputText = field(init=False)
-    generator: torch.Generator = field(init=False)
+    task: Task
+    index: int
+    tokens: list[int]
+    text: OutputText
+    source: random.Random
+    matcher: Matcher | None = None
+    adapter: int = -1
+    prompt_length: int = field(init=False)
     held: int = 0
     blocks: list[int] = field(default_factory=list[int])
+    placed: int = 0
+    registered: int = 0
     row: int = -1
-    arrived: float = field(default_factory=time.monotonic)
-    started: float = 0.0
-    first_token: float = 0.0
+    top_p: float = field(init=False)
+    counts: Counter[int] | None = None
+    score: float = 0.0
     last_token: float = 0.0
+    candidates: list[tuple[float, int, TokenLogprob]] | None = None
+    told: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
+    finished: bool = False
+    lookup: PromptLookup | None = None
 
-    def prepare(self, tokenizer: Tokenizer) -> None:
-        """Makes what its first token needs."""
-        sampling = self.request.sampling
-        self.tokens = list(self.request.prompt_ids)
-        self.text = OutputText(
-            tokenizer, self.request.prompt_ids, sampling.stop, keep=sampling.include_stop_str_in_output
-        )
-        seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
-        self.generator = torch.Generator().manual_seed(seed)
+    def __post_init__(self) -> None:
+        sampling = self.sampling
+        self.prompt_length = len(self.task.request.prompt_ids)
+        self.top_p = sampling.top_p
+        if sampling.presence_penalty or sampling.frequency_penalty:
+            self.counts = Counter()
+
+    @classmethod
+    def begin(cls, task: Task, index: int, tokenizer: Tokenizer, adapter: int, matcher: Matcher | None) -> "Sequence":
+        """Begins a continuation behind the prompt."""
+        request = task.request
+        sampling = request.sampling
+        text = OutputText(tokenizer, request.prompt_ids, sampling.stop, keep=sampling.include_stop_str_in_output)
+        source = random.Random(None if sampling.seed is None else sampling.seed + index)
+        return cls(task, index, list(request.prompt_ids), text, source, matcher, adapter)
+
+    def sibling(self, index: int) -> "Sequence":
+        """Returns another continuation of the same prompt."""
+        sampling = self.sampling
+        text = self.text.again(self.task.request.prompt_ids)
+        source = random.Random(None if sampling.seed is None else sampling.seed + index)
+        matcher = None if self.matcher is None else self.matcher.copy()
+        return Sequence(self.task, index, list(self.task.request.prompt_ids), text, source, matcher, self.adapter)
+
+    def fork(self, token: int, score: float, told: TokenLogprob) -> "Sequence":
+        """Returns a continuation that goes on from here by another token than this one."""
+        other = self.sibling(self.index)
+        other.tokens = list(self.tokens)
+        other.counts = None if self.counts is None else Counter(self.counts)
+        other.told = list(self.told)
+        other.go_on(token, score, told)
+        return other
+
+    def go_on(self, token: int, score: float, told: TokenLogprob) -> None:
+        """Takes a token that a search has chosen."""
+        self.tokens.append(token)
+        self.score = score
+        self.told.append(told)
+        self.candidates = None
+        if self.counts is not None:
+            self.counts[token] += 1
+        if self.matcher is not None:
+            self.matcher.take(token, ends=False)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How it is drawn."""
+        return self.task.request.sampling
 
     @property
     def pending(self) -> int:
@@ -57,21 +118,46 @@ class Sequence:
     @property
     def new_tokens(self) -> int:
         """Tokens drawn so far."""
-        return len(self.tokens) - len(self.request.prompt_ids)
+        return len(self.tokens) - self.prompt_length
 
-    def take(self, token: int, end_ids: Collection[int]) -> Output:
-        """Takes a drawn token and returns what it adds, with the reason if it is the last."""
-        sampling = self.request.sampling
-        if token in sampling.stop_token_ids or (token in end_ids and not sampling.ignore_eos):
-            return self._output(self.text.finish(), (), FinishReason.stop)
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether logits of the prompt's tokens are still to be seen."""
+        return self.index == 0 and self.task.scores_prompt and not self.task.prompt_is_told
+
+    def guess(self, count: int) -> tuple[int, ...]:
+        """Returns tokens that may come next but one, for a search in the text before; none where none is like it."""
+        room = self.sampling.max_tokens - self.new_tokens - 1
+        if room <= 0 or self.task.in_step:
+            return ()
+        self.lookup = self.lookup or PromptLookup()
+        return self.lookup.guess(self.tokens, min(count, room))
+
+    def take(self, token: int, end_ids: Collection[int]) -> tuple[str, tuple[int, ...], FinishReason | None]:
+        """Takes a drawn token and returns the text and tokens that it adds, with the reason if it is the last."""
+        sampling = self.sampling
+        if self.matcher is not None and not self.matcher.take(token, token in end_ids):
+            raise ValueError(f"token {token} is none that the structure allows")
+        early = self.new_tokens < sampling.min_tokens
+        ends = token in end_ids and (self.matcher is not None or not sampling.ignore_eos)
+        if (ends or token in sampling.stop_token_ids) and not early:
+            return self.text.finish(), (), FinishReason.stop
         self.tokens.append(token)
-        text = self.text.push(token)
-        if not self.text.stopped_by and self.new_tokens == sampling.max_tokens:
+        if self.counts is not None:
+            self.counts[token] += 1
+        if sampling.top_p_decay:
+            self.top_p = max(self.top_p * sampling.top_p_decay, sampling.top_p_bound)
+        # Before min_tokens a stop string ends nothing.
+        text = self.text.push(token, stops=self.new_tokens >= sampling.min_tokens)
+        if self.text.stopped_by:
+            return text, (token,), FinishReason.stop
+        if self.matcher is not None and self.matcher.complete:
+            return text + self.text.finish(), (token,), FinishReason.stop
+        if self.new_tokens == sampling.max_tokens:
             text += self.text.finish()
-            if not self.text.stopped_by:
-                return self._output(text, (token,), FinishReason.length)
-        stopped = FinishReason.stop if self.text.stopped_by else None
-        return self._output(text, (token,), stopped)
+            return text, (token,), FinishReason.stop if self.text.stopped_by else FinishReason.length
+        return text, (token,), None
 
-    def _output(self, text: str, token_ids: tuple[int, ...], reason: FinishReason | None) -> Output:
-        return Output(text, token_ids, finish_reason=reason, stop_reason=self.text.stopped_by, last=reason is not None)
+    def output(self, text: str, tokens: tuple[int, ...], reason: FinishReason | None) -> Output:
+        """Returns what is told of it."""
+        return Output(text, tokens, self.index, reason, self.text.stopped_by)

@@ -21,15 +21,31 @@ class OutputText:
             stop: none of them empty.
             keep: a stop string that ends the text stays in it.
         """
+        self._tokenizer = tokenizer
         self._decoder = tokenizer.stream_decoder(prompt_ids)
         self._stop = tuple(stop)
         self._keep = keep
         self._held = ""
         self.stopped_by = ""
 
-    def push(self, token: int) -> str:
-        """Takes a token and returns the text that is now certain; `stopped_by` is set if a stop string ended it."""
-        return self._take(self._decoder.push(token))
+    def again(self, prompt_ids: Sequence[int]) -> "OutputText":
+        """Returns another that begins behind the same prompt."""
+        return OutputText(self._tokenizer, prompt_ids, self._stop, keep=self._keep)
+
+    def push(self, token: int, *, stops: bool = True) -> str:
+        """Takes a token and returns the text that is now certain; `stopped_by` is set if a stop string ended it.
+
+        Args:
+            token: the next.
+            stops: whether a stop string that is complete now ends the text; otherwise it is text like any other.
+        """
+        text = self._decoder.push(token)
+        if not self._stop:
+            return text
+        if not stops:
+            text, self._held = self._held + text, ""
+            return text
+        return self._take(text)
 
     def finish(self) -> str:
         """Returns what is left at the end of a continuation that no stop string ended."""

@@ -1,0 +1,6 @@
+"""The step of a network in C++, compiled where it runs: `building` compiles, `runner` calls."""
+
+from yuan_model.native.building import NativeUnavailable, native_library
+from yuan_model.native.runner import NativeRunner
+
+__all__ = ["NativeRunner", "NativeUnavailable", "native_library"]

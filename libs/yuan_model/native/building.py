@@ -1,0 +1,141 @@
+"""Compiles step.cpp for this processor with g++ and loads it; once a machine and version, then from a cache folder.
+
+No Python or torch headers are needed: the library is called through ctypes, which leaves other Python threads running.
+"""
+
+import ctypes
+import fcntl
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+_SOURCES = Path(__file__).parent
+_FLAGS = (
+    *("-O3", "-march=native", "-std=c++20", "-fno-math-errno", "-fopenmp-simd", "-shared", "-fPIC", "-pthread"),
+    *("-Wno-psabi", "-Wno-ignored-attributes"),
+)
+SWITCH = "YUAN_NATIVE"
+"""An environment variable: `off` keeps to torch."""
+
+
+class NativeUnavailable(RuntimeError):
+    """There is no compiled step here: one line that says why."""
+
+
+class Shape(ctypes.Structure):
+    """Sizes of a network and of what it may be asked, as step.cpp has them."""
+
+    _fields_ = (
+        *(
+            (name, ctypes.c_int)
+            for name in (
+                *("layers", "hidden", "heads", "dim", "feed_forward", "vocabulary", "filtering", "format", "threads"),
+                *("blocks", "rows", "slots", "table_width", "tokens", "outputs", "context", "sharded"),
+            )
+        ),
+        ("norm_eps", ctypes.c_float),
+        ("filter_eps", ctypes.c_float),
+    )
+
+
+class Chunks(ctypes.Structure):
+    """One step, as step.cpp has it; pointers to int32 and, for logits, to fp32."""
+
+    _fields_ = (
+        *((name, ctypes.c_int) for name in ("chunks", "tokens", "outputs")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("begins", "positions", "rows", "adapters", "ids", "first_seen", "wanted", "logits")
+        ),
+    )
+
+
+Reduce = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int64)
+"""Sums fp32 numbers over all ranks in place; anything but 0 ends the step."""
+
+
+@functools.cache
+def native_library() -> ctypes.CDLL:
+    """Returns the library, compiled first if that has not been done (10 s).
+
+    Raises:
+        NativeUnavailable: if it cannot be.
+    """
+    if os.environ.get(SWITCH, "").lower() in {"off", "0", "no"}:
+        raise NativeUnavailable(f"{SWITCH} is off")
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        raise NativeUnavailable("no g++ is installed")
+    try:
+        library = ctypes.CDLL(str(_compiled(compiler)))
+    except OSError as error:
+        raise NativeUnavailable(f"the compiled step cannot be loaded: {error}") from error
+    _declare(library)
+    return library
+
+
+def _compiled(compiler: str) -> Path:
+    sources = sorted([*_SOURCES.glob("*.cpp"), *_SOURCES.glob("*.h")])
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    parts = [version, " ".join(_FLAGS), _processor(), *(source.read_text(encoding="utf-8") for source in sources)]
+    name = f"step-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:20]}.so"
+    folder = _cache_folder()
+    target = folder / name
+    # Ranks and tests begin at the same time: one compiles, the others wait for it.
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            made = folder / f"{name}.{os.getpid()}"
+            command = [compiler, *_FLAGS, str(_SOURCES / "step.cpp"), "-o", str(made)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                reason = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[-200:])
+                raise NativeUnavailable(f"{compiler} cannot compile the step: {reason.strip()}")
+            made.replace(target)
+    return target
+
+
+def _processor() -> str:
+    """Returns what `-march=native` depends on: a cache folder may be shared by machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
+
+
+def _cache_folder() -> Path:
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    for folder in (base / "yuan-stack", Path(tempfile.gettempdir()) / f"yuan-stack-{os.getuid()}"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError:
+            continue
+        # What is loaded from here runs: nobody else may have written it.
+        if folder.stat().st_uid == os.getuid() and os.access(folder, os.W_OK):
+            return folder
+    raise NativeUnavailable("no folder to keep the compiled step in (XDG_CACHE_HOME)")
+
+
+def _declare(library: ctypes.CDLL) -> None:
+    pointer, whole, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
+    for name, result, arguments in (
+        ("yuan_failure", ctypes.c_char_p, []),
+        ("yuan_make", pointer, [ctypes.POINTER(Shape)]),
+        ("yuan_free", None, [pointer]),
+        ("yuan_matrix", whole, [pointer, whole, whole, pointer, whole, whole]),
+        ("yuan_vector", None, [pointer, whole, whole, pointer, long]),
+        ("yuan_memory", None, [pointer, pointer, pointer, pointer, pointer, pointer, whole, Reduce]),
+        ("yuan_adapter", whole, [pointer]),
+        ("yuan_adapter_part", None, [pointer, whole, whole, whole, pointer, pointer, whole]),
+        ("yuan_adapter_free", None, [pointer, whole]),
+        ("yuan_step", whole, [pointer, ctypes.POINTER(Chunks)]),
+        ("yuan_read", ctypes.c_double, [pointer, long, whole]),
+    ):
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments

@@ -1,0 +1,107 @@
+"""How much an engine does at once, how it says how much it does, and what it refuses."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from yuan_events import YuanError
+from yuan_inference.loaded import LoadedModel
+from yuan_model import BLOCK_TOKENS, PoolSize, blocks_needed, bytes_per_token
+
+_SCORED_BYTES = 64 << 20
+"""Memory for logits of prompts whose log-probabilities are asked for."""
+
+
+class QueueFull(YuanError):
+    """As many requests wait as may; another try later may succeed."""
+
+
+class EngineStopped(YuanError):
+    """The engine takes no more requests."""
+
+
+class UnknownAdapter(YuanError):
+    """A LoRA adapter that the engine does not have."""
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How much an engine does at once.
+
+    Attributes:
+        max_batch: sequences that run at once.
+        kv_tokens: tokens that the cache holds over all requests; None: max_batch contexts, but no more than a quarter
+            of the machine's memory holds.
+        max_waiting: requests that may wait.
+        step_tokens: of prompts that one step computes at most.
+        prefix_cache: blocks of texts are kept for later requests that begin alike.
+        prompt_lookup: tokens a step that are guessed from the text before (speculative decoding, the same outputs); 0:
+            none.
+        tensor: processes that share the model's matrices between them.
+    """
+
+    max_batch: int = 16
+    kv_tokens: int | None = None
+    max_waiting: int = 256
+    step_tokens: int = 256
+    prefix_cache: bool = True
+    prompt_lookup: int = 0
+    tensor: int = 1
+
+
+@dataclass(frozen=True)
+class EngineLoad:
+    """What an engine has to do.
+
+    Attributes:
+        running: sequences that are computed.
+        waiting: requests in the queue.
+        max_running: the most that run at once.
+        max_waiting: the most that may wait.
+        used_blocks: blocks of the cache that requests hold; kept prefixes that nobody uses are free.
+        total_blocks: blocks of the cache.
+        block_tokens: tokens a block.
+    """
+
+    running: int
+    waiting: int
+    max_running: int
+    max_waiting: int
+    used_blocks: int
+    total_blocks: int
+    block_tokens: int = BLOCK_TOKENS
+
+
+def scored_tokens(loaded: LoadedModel, options: EngineOptions) -> int:
+    """Returns of how many tokens of prompts a step may give log-probabilities."""
+    return max(16, min(options.step_tokens, _SCORED_BYTES // (4 * loaded.model.config.vocab_size)))
+
+
+def pool_size(loaded: LoadedModel, options: EngineOptions) -> PoolSize:
+    """Returns how much the runner holds: one whole context at least."""
+    decoded = options.max_batch * (1 + options.prompt_lookup)
+    return PoolSize(
+        blocks=_blocks(loaded, options),
+        rows=options.max_batch,
+        step_tokens=options.step_tokens + decoded,
+        outputs=decoded + scored_tokens(loaded, options),
+        slots=1 + options.prompt_lookup,
+    )
+
+
+def _blocks(loaded: LoadedModel, options: EngineOptions) -> int:
+    config = loaded.model.config
+    context = blocks_needed(loaded.context)
+    if options.kv_tokens is not None:
+        return max(1, blocks_needed(options.kv_tokens))
+    wanted = options.max_batch * context
+    memory = _memory_bytes(loaded.model.embed_tokens.weight.device) // 4
+    fitting = memory // (BLOCK_TOKENS * bytes_per_token(config, loaded.model.embed_tokens.weight.dtype))
+    return max(context, min(wanted, fitting))
+
+
+def _memory_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
