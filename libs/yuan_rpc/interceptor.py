@@ -8,15 +8,26 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, Never, TypeAlias, cast
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import aio
 
-from yuan_events import YuanError
+from yuan_events import YuanError, one_line
 from yuan_manifest.schema import Role
 from yuan_rpc.callers import Callers, current_caller
-from yuan_rpc.errors import DETAILS_KEY, Internal, PermissionDenied, Translations, Unavailable, as_rpc_error, status_of
+from yuan_rpc.errors import (
+    DETAILS_KEY,
+    Internal,
+    InvalidArgument,
+    PermissionDenied,
+    Translations,
+    Unavailable,
+    as_rpc_error,
+    status_of,
+)
 from yuan_rpc.failures import RpcFailed, relay
 from yuan_rpc.metrics import CallMetrics, CallOutcome
 from yuan_rpc.policy import ROLES
@@ -32,6 +43,13 @@ _OPEN = "/grpc.health.v1.Health/"
 # Text, since these classes are generic in their type stubs alone.
 _Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+
+@dataclass(frozen=True)
+class _Undecodable:
+    """Bytes that are no message of the method's type: broken, or with text that is not UTF-8."""
+
+    reason: str
 
 
 class CallGuard(aio.ServerInterceptor):
@@ -119,7 +137,14 @@ class CallGuard(aio.ServerInterceptor):
                     try:
                         return await self._call(inner, method, request, context, outcome)
                     finally:
-                        span.set(rpc_grpc_status=outcome.code.name)
+                        span.set({"rpc.grpc.status": outcome.code.name})
+
+        def decode(data: bytes) -> Any:
+            # gRPC itself would log a traceback and answer INTERNAL, though it is the caller who is to blame.
+            try:
+                return handler.request_deserializer(data) if handler.request_deserializer else data
+            except DecodeError as error:
+                return _Undecodable(one_line(error).rpartition(": ")[2])
 
         make: Any = {
             (False, False): grpc.unary_unary_rpc_method_handler,
@@ -127,7 +152,7 @@ class CallGuard(aio.ServerInterceptor):
             (True, False): grpc.stream_unary_rpc_method_handler,
             (True, True): grpc.stream_stream_rpc_method_handler,
         }[streams_in, streams_out]
-        return make(guarded, handler.request_deserializer, handler.response_serializer)
+        return make(guarded, decode, handler.response_serializer)
 
     async def _call(
         self,
@@ -140,6 +165,8 @@ class CallGuard(aio.ServerInterceptor):
         context.set_trailing_metadata(((VERSION_KEY, VERSION),))
         try:
             self._admit(method, context)
+            if isinstance(request, _Undecodable):
+                raise InvalidArgument(f"the request is no message of {method}: {request.reason}")
             work = inner(request, context)
             reply = await (self._until_drain(work) if method in self._end_at_drain else work)
             # A handler may have set a status of its own without raising.

@@ -96,11 +96,10 @@ class TracedSpan:
     def __init__(self, span: Span | None) -> None:
         self._span: Any = span
 
-    def set(self, **attributes: Value) -> None:
-        """Adds what is known by now; a name's `_` becomes `.`."""
+    def set(self, attributes: Mapping[str, Value]) -> None:
+        """Adds what is known by now."""
         if self._span is not None:
-            for name, value in attributes.items():
-                self._span.set_attribute(name.replace("_", ".", 1), value)
+            self._span.set_attributes(dict(attributes))
 
     def event(self, name: str) -> None:
         """Marks a moment."""

@@ -69,7 +69,7 @@ class Guard:
                 await self._answer(scope, _bounded(request.headers, receive), tell)
             finally:
                 outcome.status, outcome.route = status, _route_of(scope)
-                span.set(http_status=status)
+                span.set({"http.response.status_code": status})
         if scope["path"] not in _QUIET:
             self._gateway.log.write(
                 event="http",

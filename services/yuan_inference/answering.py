@@ -163,9 +163,11 @@ class Answering:
             raise Unavailable("the server was stopped before the answer was whole", _SECONDS_UNTIL_ANOTHER_TRY)
         if output.last:
             span.set(
-                gen_ai_request_model=answer.served.wanted.name,
-                gen_ai_usage_input_tokens=len(answer.request.prompt_ids),
-                gen_ai_usage_output_tokens=answer.new_tokens,
+                {
+                    "gen_ai.request.model": answer.served.wanted.name,
+                    "gen_ai.usage.input_tokens": len(answer.request.prompt_ids),
+                    "gen_ai.usage.output_tokens": answer.new_tokens,
+                }
             )
 
     @contextmanager

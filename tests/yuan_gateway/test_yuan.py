@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from tests.http_stack import HttpStack
 from tests.tiny_models import CONTEXT
+from tests.yuan_inference.engines import Watched
 
 from yuan_gateway.yuan_api import BadInput, answer_in, ask_of
 from yuan_rpc.inference.v1 import inference_pb2 as pb
@@ -134,16 +135,15 @@ def test_fields_mean_what_the_grpc_service_calls_otherwise() -> None:
 
 
 def test_a_failure_of_the_service_behind_has_error_code_2(stack: HttpStack) -> None:
-    model = stack.engine.loaded.model
-
-    def refuse(module: object, given: Any, made: object) -> None:
+    def refuse(runner: object, chunks: object) -> Any:
         raise RuntimeError("broken")
 
-    handle = model.embed_tokens.register_forward_hook(refuse)
+    before = stack.engine._stepper.runner
+    Watched(stack.engine, refuse)
     try:
         reply = put(stack, question(tokens_to_generate=2))
     finally:
-        handle.remove()
+        stack.engine._stepper.runner = before
     assert (reply.status, reply.json["errCode"], reply.json["flag"]) == (200, 2, False)
     assert "broken" in reply.json["exceptionMsg"]
     assert put(stack, question(tokens_to_generate=2)).json["flag"]

@@ -16,7 +16,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from tests.served_models import make_cluster, publish_model
 from tests.tiny_models import CONTEXT, make_model
-from tests.yuan_inference.engines import wait_for
+from tests.yuan_inference.engines import Watched, wait_for
 
 from yuan_corpus import Tokenizer
 from yuan_inference.engine import EngineMetrics
@@ -315,7 +315,7 @@ def test_a_model_that_cannot_be_loaded_is_refused_and_the_old_one_is_served_on(t
         with pytest.raises(RpcFailed, match=problem) as caught:
             tiny.load(artifact, name="tiny")
         assert caught.value.code == code
-    with pytest.raises(RpcFailed, match="expected one of fp32, bf16, fp16, found int3"):
+    with pytest.raises(RpcFailed, match="expected one of fp32, bf16, fp16, int8, found int3"):
         tiny.load("tiny", dtype="int3")
     assert tiny.generate().text == before
 
@@ -370,8 +370,12 @@ def test_where_there_are_devices_each_model_takes_one_and_gives_it_back_if_it_ca
 
 def slow(serving: Serving, request_id: str = "") -> Any:
     """Starts a stream whose model takes its time, and waits for its first message."""
-    model = serving.models.get("tiny").engine.loaded.model
-    model.embed_tokens.register_forward_hook(lambda *given: time.sleep(0.02))
+
+    def step(runner: Any, chunks: Any) -> Any:
+        time.sleep(0.02)
+        return runner.step(chunks)
+
+    Watched(serving.models.get("tiny").engine, step)
     call = serving.stream(max_tokens=60, ignore_eos=True, request_id=request_id)
     next(call)
     return call
@@ -418,13 +422,13 @@ def test_a_full_queue_answers_when_to_come_again(serving: Serving) -> None:
 
 
 def test_a_forward_pass_that_raises_ends_one_call_and_not_the_others(tiny: Serving) -> None:
-    model = tiny.models.get("tiny").engine.loaded.model
 
-    def refuse(module: object, given: Any, made: object) -> None:
-        if (given[0] == 99).any():
+    def refuse(runner: Any, chunks: Any) -> Any:
+        if any(99 in chunk.tokens for chunk in chunks):
             raise RuntimeError("broken for 99")
+        return runner.step(chunks)
 
-    model.embed_tokens.register_forward_hook(refuse)
+    Watched(tiny.models.get("tiny").engine, refuse)
     with ThreadPoolExecutor(4) as pool:
         good = [pool.submit(tiny.generate, f"day {number}") for number in range(3)]
         bad = pool.submit(tiny.call, "Generate", pb.GenerateRequest(prompt_token_ids=[99]))
