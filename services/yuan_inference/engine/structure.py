@@ -102,7 +102,6 @@ class _Tokens:
     """The tokenizer as llguidance asks for it."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
         special = set(tokenizer.special_ids.values())
         self.special_token_ids = sorted(special)
         self.eos_token_id = tokenizer.eod_id
@@ -113,10 +112,21 @@ class _Tokens:
             b"\xff" + text if token in special else text or b"\xff<empty>" for token, text in enumerate(texts)
         ]
 
+        self._ids = {text: token for token, text in enumerate(texts) if text and token not in special}
+        self._longest = max(map(len, self._ids))
+
     def __call__(self, text: str | bytes) -> list[int]:
-        if isinstance(text, bytes):
-            text = text.decode()
-        return self._tokenizer.encode(text, split_at_special_strings=False)
+        # Not SentencePiece's own cut: that begins with a space, which what follows within a text does not.
+        rest = text.encode() if isinstance(text, str) else text
+        found: list[int] = []
+        while rest:
+            lengths = range(min(self._longest, len(rest)), 0, -1)
+            length = next((length for length in lengths if rest[:length] in self._ids), None)
+            if length is None:  # a tokenizer without byte pieces cannot spell it
+                break
+            found.append(self._ids[rest[:length]])
+            rest = rest[length:]
+        return found
 
 
 def _grammar(guidance: Any, structure: Structure) -> str:
