@@ -32,8 +32,18 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def write_json(file: Path, values: Mapping[str, Any]) -> None:
     """Writes a JSON object, indented."""
+    write_text(file, json_text(values))
+
+
+def json_text(values: Mapping[str, Any]) -> str:
+    """Returns a JSON object, indented, with the line end."""
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
+def write_text(file: Path, text: str) -> None:
+    """Writes a text."""
     temporary = file.with_name(file.name + TEMPORARY_SUFFIX)
-    temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     _commit(temporary, file)
 
 

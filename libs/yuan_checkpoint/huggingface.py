@@ -2,8 +2,7 @@
 
 The fused query and key matrix is cut in the middle (`q_proj`, `k_proj`: each queries and keys of half of the heads),
 `rotary_emb.inv_freq` is written too since the published code keeps it as a persistent buffer, and the tied
-`lm_head.weight` is not. Loading the result with `transformers` needs IEIT's modelling code beside it, which is not
-shipped here.
+`lm_head.weight` is not. The code that `transformers` runs is ours and goes along (`huggingface_files`).
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yuan_checkpoint.files import TEMPORARY_SUFFIX, write_json, write_tensors
+from yuan_checkpoint.files import TEMPORARY_SUFFIX, write_json, write_tensors, write_text
+from yuan_checkpoint.huggingface_files import companion_config, companion_texts
 from yuan_events import InputError
 from yuan_model import ModelFolderError, YuanConfig, parameter_shapes
 from yuan_model.folder import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, hugging_face_names
@@ -33,6 +33,7 @@ def write_hugging_face(
     dtype: torch.dtype | None = None,
     *,
     sep_token_id: int | None = None,
+    tokenizer: Path | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Writes a whole model; holds one shard's tensors at a time.
@@ -43,13 +44,12 @@ def write_hugging_face(
         tensors: (native name, tensor) pairs, in any order.
         dtype: to write in; None keeps each tensor's own.
         sep_token_id: written to the config, where known; the network has no use for it.
+        tokenizer: folder with the `tokenizer.model` that the caller copies beside the weights; None: there is none.
         shard_bytes: a new file is begun where the next tensor would go beyond.
 
     Raises:
-        LayoutError: if the published code has no such network.
         ModelFolderError: naming the tensor that is missing, unknown or of another shape.
     """
-    _refuse_unsayable(config)
     folder.mkdir(parents=True, exist_ok=True)
     files: list[tuple[Path, list[str]]] = []
     total_bytes, stored_dtype = 0, dtype or torch.float32
@@ -66,6 +66,8 @@ def write_hugging_face(
         weight_map.update(dict.fromkeys(names, final))
     if len(files) > 1:
         write_json(folder / INDEX_FILE, {"metadata": {"total_size": total_bytes}, "weight_map": weight_map})
+    for name, text in companion_texts(config, tokenizer):
+        write_text(folder / name, text)
     write_json(folder / CONFIG_FILE, hugging_face_config(config, stored_dtype, sep_token_id))
 
 
@@ -75,10 +77,6 @@ def hugging_face_config(config: YuanConfig, dtype: torch.dtype, sep_token_id: in
     special = ("pad_token_id", "bos_token_id", "eos_token_id", "eod_token")
     return {
         "architectures": ["YuanForCausalLM"],
-        "auto_map": {
-            "AutoConfig": "configuration_yuan.YuanConfig",
-            "AutoModelForCausalLM": "yuan_hf_model.YuanForCausalLM",
-        },
         "model_type": "yuan",
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
@@ -101,14 +99,8 @@ def hugging_face_config(config: YuanConfig, dtype: torch.dtype, sep_token_id: in
         "torch_dtype": str(dtype).removeprefix("torch."),
         **({} if eod is None else dict.fromkeys(special, eod)),
         **({} if sep_token_id is None else {"sep_token": sep_token_id}),
+        **companion_config(config),
     }
-
-
-def _refuse_unsayable(config: YuanConfig) -> None:
-    if not config.localized_filtering:
-        raise LayoutError("localized_filtering: false has no Hugging Face form; the published code always filters")
-    if config.rope_theta != 10000.0:
-        raise LayoutError(f"rope_theta: {config.rope_theta} has no Hugging Face form; the published code has 10000")
 
 
 def _checked(

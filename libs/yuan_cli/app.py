@@ -11,8 +11,10 @@ import typer
 
 from yuan_cli.bench_command import add_commands as add_bench_command
 from yuan_cli.completion import complete_artifact_or_job, complete_kind
+from yuan_cli.data_command import add_commands as add_data_commands
 from yuan_cli.help import COMMAND_NAMES, HELP, RUN_HELP, SHOW_HELP
 from yuan_cli.job_commands import add_commands as add_job_commands
+from yuan_cli.keeping import add_commands as add_keeping_commands
 from yuan_cli.options import (
     ClusterOption,
     ForceOption,
@@ -156,7 +158,9 @@ def version() -> int:
 
 add_plan_command(app)
 add_bench_command(app)
+add_data_commands(app)
 add_job_commands(app)
+add_keeping_commands(app)
 add_serving_commands(app)
 add_commands(app)
 
@@ -170,9 +174,10 @@ def _usage_line(error: typer.TyperException) -> str:
     unknown = "No such command "
     if text.startswith(unknown):
         name = text.removeprefix(unknown).strip("'\"")
-        matches = difflib.get_close_matches(name, COMMAND_NAMES, n=1)
-        mend = f"did you mean {matches[0]}?" if matches else f"expected one of {', '.join(COMMAND_NAMES)}"
-        return f"yuan: no command {name!r}; {mend}"
+        names = COMMAND_NAMES if path == "yuan" or context is None else tuple(context.command.commands)
+        matches = difflib.get_close_matches(name, names, n=1)
+        mend = f"did you mean {matches[0]}?" if matches else f"expected one of {', '.join(names)}"
+        return f"{path}: no command {name!r}; {mend}"
     if option and near is not None:
         mend = f"did you mean {near[0]}?" if near else f"see {path} --help"
         return f"{path}: no option {option}; {mend}"

@@ -3,7 +3,7 @@
 import difflib
 import json
 import re
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -101,7 +101,7 @@ def print_listing(kind: str | None, cluster_path: Path | None, *, as_json: bool)
     cluster = load_cluster(cluster_path).cluster
     client = client_of(cluster)
     if client is None:
-        with _store(cluster) as store:
+        with artifact_store(cluster) as store:
             views = [_view(record) for record in store.registry.artifacts(chosen)]
     else:
         with client:
@@ -114,11 +114,28 @@ def print_listing(kind: str | None, cluster_path: Path | None, *, as_json: bool)
         typer.echo(f"{what} has been made in this home yet; `yuan` alone shows how to begin", err=True)
     else:
         rows = [
-            (view.reference, _size(view.size_bytes), f"{view.created:%Y-%m-%d %H:%M} UTC", view.job) for view in views
+            (view.reference, size_text(view.size_bytes), f"{view.created:%Y-%m-%d %H:%M} UTC", view.job)
+            for view in views
         ]
         for line in aligned(("artifact", "size", "made", "by job"), rows, right=("size",)):
             typer.echo(line)
     return 0
+
+
+@contextmanager
+def artifact_views(cluster: Cluster) -> Generator[Callable[[str], ArtifactView], None, None]:
+    """Gives what looks an artifact up by `[kind/]name[@version]`, whole: from the registry here, else from a server.
+
+    Raises:
+        YuanError: if there is neither; when called, if there is no such artifact.
+    """
+    client = client_of(cluster)
+    if client is None:
+        with artifact_store(cluster) as store:
+            yield lambda name: _view_of_record(store, store.find(name), verify=False)
+    else:
+        with client:
+            yield lambda name: _view_of_message(client.artifact(name))
 
 
 def print_artifact_or_job(name: str, cluster_path: Path | None, *, as_json: bool, verify: bool) -> int:
@@ -161,7 +178,7 @@ def _print(view: ArtifactView, *, verified: bool) -> None:
     rows = [
         ("made", f"{view.created:%Y-%m-%d %H:%M:%S} UTC by job {view.job}, attempt {job['attempt']}"),
         ("path", view.path),
-        ("size", f"{_size(view.size_bytes)} in {count}" + (", every one as it was published" if verified else "")),
+        ("size", f"{size_text(view.size_bytes)} in {count}" + (", every one as it was published" if verified else "")),
         ("digest", view.digest),
         *labelled("made from", [f"{name}: {source}" for name, source in view.made_from.items()]),
         *labelled("used by", list(view.used_by)),
@@ -171,7 +188,7 @@ def _print(view: ArtifactView, *, verified: bool) -> None:
     for line in aligned((), rows):
         typer.echo(f"  {line}")
     typer.echo("files")
-    for line in aligned((), [(file["path"], _size(file["size_bytes"]), file["sha256"][:12]) for file in files]):
+    for line in aligned((), [(file["path"], size_text(file["size_bytes"]), file["sha256"][:12]) for file in files]):
         typer.echo(f"  {line}")
     typer.echo("recipe")
     for line in dump_yaml(view.metadata["recipe"]).splitlines():
@@ -208,19 +225,22 @@ def artifact_folder(reference: str, cluster: Cluster) -> Path:
 
 
 def _read(name: str, cluster: Cluster, *, verify: bool) -> ArtifactView:
-    with _store(cluster) as store:
-        record = store.find(name)
-        handle = store.open_record(record)
-        if verify:
-            store.verify(handle)
-        sources = store.registry.inputs_of(record.id)
-        return replace(
-            _view(record),
-            path=str(handle.path),
-            metadata=handle.metadata,
-            made_from={key: _reference(source) for key, source in sources.items()},
-            used_by=[_reference(user) for user in store.registry.made_from(record.id)],
-        )
+    with artifact_store(cluster) as store:
+        return _view_of_record(store, store.find(name), verify=verify)
+
+
+def _view_of_record(store: ArtifactStore, record: ArtifactRecord, *, verify: bool) -> ArtifactView:
+    handle = store.open_record(record)
+    if verify:
+        store.verify(handle)
+    sources = store.registry.inputs_of(record.id)
+    return replace(
+        _view(record),
+        path=str(handle.path),
+        metadata=handle.metadata,
+        made_from={key: _reference(source) for key, source in sources.items()},
+        used_by=[_reference(user) for user in store.registry.made_from(record.id)],
+    )
 
 
 def _view(record: ArtifactRecord) -> ArtifactView:
@@ -244,7 +264,8 @@ def _view_of_message(message: jobs_pb2.Artifact) -> ArtifactView:
 
 
 @contextmanager
-def _store(cluster: Cluster) -> Generator[ArtifactStore, None, None]:
+def artifact_store(cluster: Cluster) -> Generator[ArtifactStore, None, None]:
+    """Opens the store of a cluster whose registry is on this machine, and closes it."""
     store = ArtifactStore.open(Home.of(cluster))
     try:
         yield store
@@ -266,7 +287,7 @@ def _reference(record: ArtifactRecord) -> str:
     return f"{record.kind}/{record.name}@{record.version}"
 
 
-def _size(size_bytes: int) -> str:
+def size_text(size_bytes: int) -> str:
     """Returns `12.3 MB`."""
     size = float(size_bytes)
     for unit in ("B", "kB", "MB", "GB"):

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -190,7 +191,7 @@ def draw(results: Sequence[LoadResult], path: Path) -> None:
         from matplotlib.figure import Figure  # noqa: PLC0415
     except ImportError:
         raise InputError("--plot needs matplotlib: pip install matplotlib") from None
-    figure = Figure(figsize=(8, 9), layout="constrained")
+    figure: Any = Figure(figsize=(8, 9), layout="constrained")
     FigureCanvasAgg(figure)
     shown = [result for result in results if result.answered]
     names = ["all at once" if result.rate is None else f"{result.rate:g}" for result in shown]

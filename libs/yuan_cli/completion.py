@@ -40,6 +40,12 @@ def complete_model(incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
+def complete_dataset(incomplete: str) -> list[str]:
+    """Returns the names of datasets that begin so."""
+    names = {name: None for kind, name, _ in _artifacts() if kind == "dataset"}
+    return [name for name in names if name.startswith(incomplete)]
+
+
 def complete_job(incomplete: str) -> list[str]:
     """Returns the ids of jobs that begin so, newest first."""
 

@@ -7,6 +7,7 @@ COMMAND_NAMES = (
     "artifacts",
     "show",
     "generate",
+    "data",
     "deploy",
     "chat",
     "bench",
@@ -19,6 +20,9 @@ COMMAND_NAMES = (
     "cancel",
     "resume",
     "wait",
+    "lineage",
+    "diff",
+    "gc",
     "version",
 )
 
@@ -41,6 +45,9 @@ What became of it:
   yuan wait JOB, yuan logs -f JOB       follow it: its events, what its processes print
   yuan cancel JOB, yuan resume JOB      end it; go on from its last checkpoint
   yuan artifacts, yuan show ARTIFACT    what was made, from what, and where it is
+  yuan data show|sample|report DATASET  what is in a dataset, token by token where you like
+  yuan lineage ARTIFACT, yuan diff J J  where it comes from; in what two jobs differ
+  yuan gc --dry-run                     what is not kept any longer
 
 \b
 Without a stack, in the foreground:

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from yuan_corpus.errors import SamplingError
+from yuan_corpus.index_cache import SMALLEST_KEPT, kept_arrays
 
 _MOST_DATASETS = 255
 
@@ -86,6 +88,20 @@ def blending_index(weights: Sequence[float], num_samples: int) -> tuple[npt.NDAr
     return datasets, samples
 
 
+def kept_blend(
+    weights: Sequence[float], num_samples: int, cache: Path | None
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Returns what `blending_index` does, from the cache where it is there."""
+    datasets, samples = kept_arrays(
+        cache if num_samples * len(weights) >= SMALLEST_KEPT else None,
+        {"weights": list(weights), "samples": num_samples},
+        [],
+        ("dataset_index", "blend_index"),
+        lambda: blending_index(weights, num_samples),
+    )
+    return datasets, samples
+
+
 class BlendedDataset(Generic[SampleT]):
     """Samples of several datasets in the proportions of their weights.
 
@@ -94,13 +110,21 @@ class BlendedDataset(Generic[SampleT]):
         sample_index: int64 [num_samples], which of its samples.
     """
 
-    def __init__(self, datasets: Sequence[SampleSource[SampleT]], weights: Sequence[float], num_samples: int) -> None:
+    def __init__(
+        self,
+        datasets: Sequence[SampleSource[SampleT]],
+        weights: Sequence[float],
+        num_samples: int,
+        *,
+        cache: Path | None = None,
+    ) -> None:
         """Chooses the samples.
 
         Args:
             datasets: each with at least `samples_per_dataset` samples.
             weights: one a dataset.
             num_samples: length of the blend.
+            cache: folder in which long choices are kept; None: nowhere.
 
         Raises:
             SamplingError: if the numbers do not fit each other.
@@ -108,7 +132,7 @@ class BlendedDataset(Generic[SampleT]):
         if len(datasets) != len(weights):
             raise SamplingError(f"{len(datasets)} datasets and {len(weights)} weights; give one weight a dataset")
         self._datasets = list(datasets)
-        self.dataset_index, self.sample_index = blending_index(weights, num_samples)
+        self.dataset_index, self.sample_index = kept_blend(weights, num_samples, cache)
         used = np.bincount(self.dataset_index, minlength=len(datasets))
         for number, dataset in enumerate(self._datasets):
             if len(dataset) < int(used[number]):

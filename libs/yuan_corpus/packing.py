@@ -1,17 +1,20 @@
 """Samples of equal length cut from documents: which documents in which order, and where each sample starts.
 
 The index arrays are those of YUAN_FACTS B3, number for number: split bounds, document index, sample index, shuffle
-index. They depend on lengths and seed alone, are built in memory in vectorised numpy, and are never cached.
+index. They depend on lengths and seed alone, are built in vectorised numpy, and may be kept between runs
+(`index_cache.py`).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from yuan_corpus.errors import SamplingError
+from yuan_corpus.index_cache import SMALLEST_KEPT, kept_arrays
 
 IntegerArray = npt.NDArray[Any]
 TokenArray = npt.NDArray[np.int64]
@@ -134,14 +137,15 @@ def sample_index(lengths: IntegerArray, documents: npt.NDArray[np.int32], sequen
     Returns:
         int32 (int64 where int32 is too small) [samples + 1, 2]: position in `documents`, token offset there.
     """
-    ends = np.cumsum(lengths[documents], dtype=np.int64)
+    taken = lengths[documents]
+    ends = np.cumsum(taken, dtype=np.int64)
     total = int(ends[-1]) if len(ends) else 0
     count = max(0, (total - 1) // sequence_length)
     tokens = np.arange(count + 1, dtype=np.int64) * sequence_length
     positions = np.searchsorted(ends, tokens, side="right")
     positions[0] = 0  # as the original has it, also where the first document is empty
-    starts = ends - lengths[documents]
-    offsets = tokens - starts[np.minimum(positions, max(0, len(ends) - 1))] if len(ends) else tokens
+    last = np.minimum(positions, max(0, len(ends) - 1))
+    offsets = tokens - (ends[last] - taken[last]) if len(ends) else tokens
     small = len(documents) <= np.iinfo(np.int32).max and int(offsets.max()) <= np.iinfo(np.int32).max
     return np.stack([positions, offsets], axis=1).astype(np.int32 if small else np.int64)
 
@@ -189,8 +193,9 @@ class PackedDataset:
         seed: int,
         *,
         transform: SampleTransform | None = None,
+        cache: Path | None = None,
     ) -> None:
-        """Builds the index arrays.
+        """Builds the index arrays, or finds them.
 
         Args:
             dataset: the documents.
@@ -199,6 +204,7 @@ class PackedDataset:
             sequence_length: S.
             seed: 0 to 2**32 - 1, of all shuffling.
             transform: what is done to each sample when it is read.
+            cache: folder in which large index arrays are kept under a hash of what they are made from; None: nowhere.
 
         Raises:
             SamplingError: if the range holds no tokens, or arguments are out of their ranges.
@@ -208,8 +214,8 @@ class PackedDataset:
                 f"sequence_length {sequence_length}, num_samples {num_samples}, seed {seed}: the first must be "
                 "positive, the second not negative, the third from 0 to 4294967295"
             )
-        documents = np.arange(document_range.start, document_range.stop, dtype=np.int32)
-        self.tokens_per_epoch = int(dataset.lengths[document_range.start : document_range.stop].sum(dtype=np.int64))
+        lengths = dataset.lengths[document_range.start : document_range.stop]
+        self.tokens_per_epoch = int(lengths.sum(dtype=np.int64))
         if self.tokens_per_epoch == 0:
             raise SamplingError(
                 f"documents {document_range.start} to {document_range.stop} of {len(dataset.lengths)} hold no tokens "
@@ -225,11 +231,24 @@ class PackedDataset:
         # An epoch of which less than 80 % is used comes last: shuffled in with the others it would leave some
         # documents unseen while others are seen once more.
         self.separate_last_epoch = self.epochs > 1 and num_samples - before_last < int(0.80 * per_epoch)
-        random = np.random.RandomState(seed)
-        self.document_index = document_index(documents, self.epochs, random, self.separate_last_epoch)
-        self.sample_index = sample_index(dataset.lengths, self.document_index, sequence_length)
-        total = len(self.sample_index) - 1
-        self.shuffle_index = shuffle_index(before_last if self.separate_last_epoch else total, total, random)
+        self.document_index, self.sample_index, self.shuffle_index = kept_arrays(
+            cache if len(lengths) * self.epochs >= SMALLEST_KEPT else None,
+            {
+                "first": document_range.start, "samples": num_samples, "sequence_length": sequence_length, "seed": seed,
+            },
+            [lengths],
+            ("document_index", "sample_index", "shuffle_index"),
+            lambda: self._built(lengths, document_range.start, before_last),
+        )  # fmt: skip
+
+    def _built(self, lengths: IntegerArray, first: int, before_last: int) -> tuple[IntegerArray, ...]:
+        documents = np.arange(len(lengths), dtype=np.int32)
+        random = np.random.RandomState(self._seed)
+        order = document_index(documents, self.epochs, random, self.separate_last_epoch)
+        samples = sample_index(lengths, order, self.sequence_length)
+        total = len(samples) - 1
+        shuffled = shuffle_index(before_last if self.separate_last_epoch else total, total, random)
+        return order + np.int32(first), samples, shuffled
 
     def __len__(self) -> int:
         """Returns the number of samples, at least the number asked for."""

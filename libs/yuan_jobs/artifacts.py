@@ -74,6 +74,11 @@ class ArtifactStore:
         """The registry of its artifacts."""
         return self._registry
 
+    @property
+    def storage(self) -> Storage:
+        """Where its files are."""
+        return self._storage
+
     # --- reading ------------------------------------------------------------------------------------------------
 
     def find(self, reference: str, kind: str | None = None) -> ArtifactRecord:

@@ -190,6 +190,17 @@ class JobClient:
             request = jobs_pb2.GetArtifactRequest(reference=reference)
             return connection.stub(jobs_pb2_grpc.JobServiceStub).GetArtifact(request).artifact
 
+    def collect_garbage(
+        self, *, dry_run: bool, artifact_versions: int | None = None, run_days: float | None = None
+    ) -> jobs_pb2.CollectGarbageResponse:
+        """Removes what is not kept, or only tells it; None: as the stack's own manifest says."""
+        connection = self._answer()
+        with connection.errors():
+            request = jobs_pb2.CollectGarbageRequest(
+                dry_run=dry_run, artifact_versions=artifact_versions, run_days=run_days
+            )
+            return connection.stub(jobs_pb2_grpc.JobServiceStub).CollectGarbage(request)
+
     def status(self) -> jobs_pb2.GetStatusResponse:
         """Returns what the registry knows of workers and of jobs in all."""
         connection = self._answer()

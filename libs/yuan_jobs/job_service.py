@@ -8,13 +8,14 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Generator, Iterable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from yuan_events import InputError, one_line
 from yuan_jobs import claims, control, queries
 from yuan_jobs.artifacts import ArtifactDamaged, ArtifactStore
 from yuan_jobs.finding import NoSuchJob, find_job
+from yuan_jobs.garbage import collect_garbage
 from yuan_jobs.messages import artifact_message, job_message, plain_of, state_of
 from yuan_jobs.planning import check_artifacts, check_order, parts_of
 from yuan_jobs.records import ArtifactRecord, JobRecord
@@ -256,6 +257,29 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
             used_by=self._registry.made_from(record.id),
         )
         return jobs_pb2.GetArtifactResponse(artifact=message)
+
+    async def CollectGarbage(  # noqa: N802
+        self, request: jobs_pb2.CollectGarbageRequest, context: Any
+    ) -> jobs_pb2.CollectGarbageResponse:
+        """Removes what is not kept, or tells it."""
+        del context
+        retention = replace(self.context.manifest.cluster.retention)
+        if request.HasField("artifact_versions"):
+            retention.artifact_versions = request.artifact_versions
+        if request.HasField("run_days"):
+            retention.run_days = request.run_days
+        for name, smallest in (("artifact_versions", 1), ("run_days", 0)):
+            if not getattr(retention, name) >= smallest:
+                problem = f"expected at least {smallest}, found {getattr(retention, name)}"
+                raise InvalidArgument(f"{name}: {problem}", {name: problem})
+        found = await asyncio.to_thread(
+            collect_garbage, self._store, self.context.home, retention, dry_run=request.dry_run
+        )
+        return jobs_pb2.CollectGarbageResponse(
+            artifacts=map(artifact_message, found.artifacts),
+            runs=[jobs_pb2.RunFolder(job_id=run.job_id, size_bytes=run.size_bytes) for run in found.runs],
+            leftovers=found.leftovers,
+        )
 
     # --- the stack ----------------------------------------------------------------------------------------------
 

@@ -469,6 +469,11 @@ def _plan_job(job: schema.PlanJob) -> Iterator[Problem]:
         yield "data.sequence_length", f"{job.data.sequence_length} is above model.max_position_embeddings {longest}"
 
 
+def _retention(retention: schema.RetentionSection) -> Iterator[Problem]:
+    yield from rules.at_least(retention, 1, "artifact_versions")
+    yield from rules.at_least(retention, 0, "run_days")
+
+
 def _cluster(cluster: schema.Cluster) -> Iterator[Problem]:
     yield from rules.some_text(cluster, "home", "registry", "broker", "store")
     if cluster.broker != "embedded" and not re.match(r"rediss?://[^/\s]", cluster.broker):
@@ -619,6 +624,7 @@ _CHECKS: dict[type, Callable[[Any], Iterator[Problem]]] = {
     schema.PlanSection: _plan,
     schema.PlanJob: _plan_job,
     schema.Cluster: _cluster,
+    schema.RetentionSection: _retention,
     schema.Services: _services,
     schema.ServiceSection: _service,
     schema.SecuritySection: _security,

@@ -31,6 +31,18 @@ class Precision(StrEnum):
     fp16 = "fp16"
 
 
+class RopePrecision(StrEnum):
+    """What rotary angles are computed in.
+
+    `fp32`: exactly. `bf16`: all in bf16, as the original trained its models with `--bf16`. `bf16_frequencies`: the
+    frequencies alone, as its Hugging Face code has them from files that store them in bf16.
+    """
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    bf16_frequencies = "bf16_frequencies"
+
+
 class Recompute(StrEnum):
     """What the backward pass computes again instead of keeping: nothing, attention alone, or whole layers."""
 

@@ -117,6 +117,7 @@ __all__ = [
     "Recompute",
     "RecomputeSection",
     "ReportOutputs",
+    "RetentionSection",
     "SamplingSection",
     "SchedulingSection",
     "ServingSection",
@@ -379,6 +380,19 @@ class ObservabilitySection:
 
 
 @dataclass
+class RetentionSection:
+    """What `yuan gc` keeps.
+
+    Attributes:
+        artifact_versions: newest versions of each artifact; besides these, what something else needs.
+        run_days: for how long the run folder (checkpoints, events, logs) of a job that has ended is kept.
+    """
+
+    artifact_versions: int = 3
+    run_days: float = 30.0
+
+
+@dataclass
 class Cluster:
     """Where things are kept and where services run.
 
@@ -391,6 +405,7 @@ class Cluster:
         security: who may call.
         observability: what is told of requests.
         lease_seconds: how long a worker may be silent before its job is given to another.
+        retention: what is kept when `yuan gc` makes room.
     """
 
     home: str = "${oc.env:YUAN_HOME,'~/.yuan'}"
@@ -401,6 +416,7 @@ class Cluster:
     security: SecuritySection = field(default_factory=SecuritySection)
     observability: ObservabilitySection = field(default_factory=ObservabilitySection)
     lease_seconds: int = 30
+    retention: RetentionSection = field(default_factory=RetentionSection)
 
 
 @dataclass

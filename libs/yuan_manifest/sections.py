@@ -19,6 +19,7 @@ from yuan_manifest.choices import (
     Packing,
     Precision,
     Recompute,
+    RopePrecision,
     TokenizerAlgorithm,
 )
 
@@ -36,6 +37,7 @@ class ModelSection:
         max_position_embeddings: longest sequence in tokens.
         rms_norm_eps: added to the mean square in every RMSNorm but the localized filter's own (1e-6).
         rope_theta: base of the rotary embedding.
+        rope_precision: what its angles are computed in; bf16 as the original trained its models.
         localized_filtering: queries and keys see the locally filtered input (the paper's LFA).
         attention_reset_at_eod: no attention across `<eod>` between packed documents.
         initializer_range: standard deviation of initial weights.
@@ -49,6 +51,7 @@ class ModelSection:
     max_position_embeddings: int = MISSING
     rms_norm_eps: float = 1.0e-6
     rope_theta: float = 10000.0
+    rope_precision: RopePrecision = RopePrecision.fp32
     localized_filtering: bool = True
     attention_reset_at_eod: bool = False
     initializer_range: float = 0.02

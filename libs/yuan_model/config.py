@@ -6,7 +6,12 @@ cannot do is refused by name (`from_hugging_face`), never ignored.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
+
+RopePrecision = Literal["fp32", "bf16_frequencies", "bf16"]
+"""What the rotary angles are computed in (see `rotary`). `fp32`: exactly. `bf16`: positions, frequencies and angles in
+bf16, as models of the original that were trained in bf16 have seen them. `bf16_frequencies`: frequencies alone are
+rounded, as the original's Hugging Face code has them from files that store them in bf16."""
 
 NETWORK_KEYS: dict[str, tuple[object, ...]] = {
     "hidden_act": ("silu",),
@@ -33,6 +38,7 @@ class YuanConfig:
         max_position_embeddings: longest sequence, in tokens.
         rms_norm_eps: added to the mean square in every RMSNorm but the localized filter's own (always 1e-6).
         rope_theta: base of the rotary embedding.
+        rope_precision: what its angles are computed in, whatever the weights' dtype; no weight depends on it.
         localized_filtering: queries and keys are projected from the locally filtered input.
         attention_reset_at_eod: no attention from one document into another; needs eod_token_id.
         eod_token_id: the token that ends a document, if there is one.
@@ -50,6 +56,7 @@ class YuanConfig:
     max_position_embeddings: int
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
+    rope_precision: RopePrecision = "fp32"
     localized_filtering: bool = True
     attention_reset_at_eod: bool = False
     eod_token_id: int | None = None
@@ -67,6 +74,10 @@ class YuanConfig:
         for name in ("localized_filtering", "attention_reset_at_eod"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}: must be true or false, not {getattr(self, name)!r}")
+        if self.rope_precision not in get_args(RopePrecision):
+            raise ValueError(
+                f"rope_precision: must be one of {', '.join(get_args(RopePrecision))}, not {self.rope_precision!r}"
+            )
         if self.hidden_size % self.num_attention_heads or self.head_dim % 2:
             raise ValueError(
                 f"num_attention_heads: {self.num_attention_heads} heads must divide hidden_size {self.hidden_size} "
@@ -129,7 +140,7 @@ class YuanConfig:
         missing = [name for name in _POSITIVE_INTEGERS if name not in values]
         if missing:
             raise ValueError(f"{missing[0]}: missing")
-        optional = {name: values[name] for name in _POSITIVE_NUMBERS if name in values}
+        optional = {name: values[name] for name in (*_POSITIVE_NUMBERS, *_OWN_KEYS) if name in values}
         eod = cast("int | None", values.get("eod_token", values.get("eos_token_id")))
         both_flags = bool(values.get("reset_attention_mask")) and bool(values.get("reset_position_ids"))
         required = {name: values[name] for name in _POSITIVE_INTEGERS}
@@ -144,4 +155,5 @@ _POSITIVE_INTEGERS = (
     "intermediate_size",
     "max_position_embeddings",
 )
+_OWN_KEYS = ("rope_precision", "localized_filtering")  # what the published code has no key for; our exports do
 _POSITIVE_NUMBERS = ("rms_norm_eps", "rope_theta", "initializer_range")

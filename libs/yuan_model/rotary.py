@@ -1,8 +1,13 @@
 """Rotary position embedding: rotate-half over the whole head dimension (arXiv 2104.09864).
 
-Angles are computed in fp32 on the processor and kept in fp32, also for a bf16 model; attention casts only their
-cosine and sine. That is variant (b) of the three that Yuan's published code has (golden/MEGATRON_LAYOUT.md 5.6), the
-one of `from_pretrained(torch_dtype=bfloat16)`: bf16 angles would round every position above 256.
+Tables are made on the processor and kept in fp32, also for a bf16 model; attention casts their cosine and sine. What
+they are computed in is `YuanConfig.rope_precision`, since the published code computes three things, depending on how
+its model came to be bf16 (golden/MEGATRON_LAYOUT.md 5.6):
+
+- `fp32` (there: (b), `from_pretrained(torch_dtype=bfloat16)`): positions, frequencies, angles and tables in fp32.
+- `bf16` (there: (a), Megatron's `--bf16` and `model.bfloat16()`): all of them in bf16. A bf16 number has 8 significant
+  bits, so that positions above 256 share angles with their neighbours. What was trained in bf16 was trained so.
+- `bf16_frequencies` (there: (c), as (b) from a file with frequencies in bf16): angles drift with the position.
 """
 
 from typing import Any
@@ -26,6 +31,7 @@ class RotaryTable:
         self.length = config.max_position_embeddings
         self.head_dim = config.head_dim
         self.theta = config.rope_theta
+        self.precision = config.rope_precision
         self._tables: dict[torch.device, Rotary] = {}
 
     def __call__(self, positions: Tensor) -> Rotary:
@@ -64,9 +70,14 @@ class RotaryTable:
     def _make(self, device: torch.device) -> Rotary:
         exponents = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device="cpu") / self.head_dim
         positions = torch.arange(self.length, dtype=torch.float32, device="cpu")
-        angles = torch.outer(positions, 1.0 / self.theta**exponents)
+        frequencies = 1.0 / self.theta**exponents
+        if self.precision == "bf16":
+            positions, frequencies = positions.bfloat16(), frequencies.bfloat16()
+        elif self.precision == "bf16_frequencies":
+            frequencies = frequencies.bfloat16().float()
+        angles = torch.outer(positions, frequencies)
         angles = torch.cat((angles, angles), dim=-1)
-        return angles.cos().to(device), angles.sin().to(device)
+        return angles.cos().float().to(device), angles.sin().float().to(device)
 
 
 def rotate_pairs(pairs_bse: Tensor, rotary: Rotary, head_dim: int) -> tuple[Tensor, Tensor]:

@@ -37,12 +37,15 @@ def convert_work(context: WorkContext[ConvertJob]) -> WorkResult:
     if job.target.layout == Layout.native:
         write_native(context.output, source.config, tensors)
     else:
-        write_hugging_face(context.output, source.config, tensors, sep_token_id=_sep_token_id(source, tokenizer))
+        sep = _sep_token_id(source, tokenizer)
+        write_hugging_face(context.output, source.config, tensors, sep_token_id=sep, tokenizer=tokenizer)
     if tokenizer is not None:
-        (context.output / "tokenizer").mkdir()
+        # `transformers` looks for it beside the weights.
+        target = context.output / "tokenizer" if job.target.layout == Layout.native else context.output
+        target.mkdir(exist_ok=True)
         for name in TOKENIZER_FILES:
             if (tokenizer / name).is_file():
-                shutil.copyfile(tokenizer / name, context.output / "tokenizer" / name)
+                shutil.copyfile(tokenizer / name, target / name)
     return WorkResult(
         {
             "source_layout": Layout.native if source.native else Layout.huggingface,

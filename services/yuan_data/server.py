@@ -7,19 +7,21 @@ on files, so every call does its work in a thread.
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from google.protobuf import json_format
 
 from yuan_corpus import DatasetStatistics, ShardedDataset, Tokenizer, TokenizerError, open_dataset
+from yuan_corpus.dataset_view import Details, ShownDocument, ShownSample, describe, show_documents, show_samples
 from yuan_corpus.special_tokens import EOD
 from yuan_corpus.statistics import STATISTICS_FILE_NAME
 from yuan_jobs import ArtifactHandle
 from yuan_jobs.artifacts import ArtifactStore
 from yuan_jobs.serving import ServerContext
+from yuan_manifest.rules import LARGEST_SHUFFLE_SEED
 from yuan_rpc import FailedPrecondition, InvalidArgument, Mount
 from yuan_rpc.data.v1 import data_pb2, data_pb2_grpc
 
@@ -47,19 +49,26 @@ class DataServicer(data_pb2_grpc.DataServiceServicer):
     ) -> data_pb2.DescribeDatasetResponse:
         """Returns what a trainer must know of a dataset before it starts."""
         del context
-        return await asyncio.to_thread(self._describe, request.dataset)
+        return await asyncio.to_thread(self._describe, request.dataset, request.details)
 
     async def SampleDataset(  # noqa: N802
         self, request: data_pb2.SampleDatasetRequest, context: Any
     ) -> AsyncIterator[data_pb2.SampleDatasetResponse]:
-        """Streams documents drawn at random, in their order in the dataset."""
+        """Streams documents drawn at random, in their order in the dataset, or samples as training reads them."""
         del context
         count = _bounded("count", request.count, DEFAULT_DOCUMENTS, MOST_DOCUMENTS)
         most = _bounded("max_tokens", request.max_tokens, DEFAULT_TOKENS, MOST_TOKENS)
+        length = _bounded("sequence_length", request.sequence_length, DEFAULT_TOKENS, MOST_TOKENS)
         dataset, tokenizer = await asyncio.to_thread(self._open_dataset, request.dataset)
-        chosen = np.random.default_rng(request.seed).choice(len(dataset), min(count, len(dataset)), replace=False)
-        for document in sorted(chosen.tolist()):
-            yield await asyncio.to_thread(_sample, dataset, tokenizer, document, most)
+        if request.packed:
+            if request.seed > LARGEST_SHUFFLE_SEED:
+                problem = f"{request.seed} is not from 0 to {LARGEST_SHUFFLE_SEED}"
+                raise InvalidArgument(f"seed: {problem}", {"seed": problem})
+            shown = (_sample(sample) for sample in show_samples(dataset, tokenizer, count, request.seed, length))
+        else:
+            shown = (_document(found) for found in show_documents(dataset, tokenizer, count, request.seed, most))
+        while (response := await asyncio.to_thread(next, shown, None)) is not None:
+            yield response
 
     async def Tokenize(  # noqa: N802
         self, request: data_pb2.TokenizeRequest, context: Any
@@ -78,7 +87,7 @@ class DataServicer(data_pb2_grpc.DataServiceServicer):
         del context
         return await asyncio.to_thread(self._detokenize, request.tokenizer, request.token_ids)
 
-    def _describe(self, reference: str) -> data_pb2.DescribeDatasetResponse:
+    def _describe(self, reference: str, with_details: bool) -> data_pb2.DescribeDatasetResponse:
         handle = self._artifact("dataset", reference)
         statistics = DatasetStatistics.read(handle.path)
         made_by = handle.metadata["inputs"]["tokenizer"]
@@ -95,6 +104,10 @@ class DataServicer(data_pb2_grpc.DataServiceServicer):
             eod_token_id=statistics.special_ids[EOD],
         )
         json_format.ParseDict(table, response.statistics)
+        if with_details:
+            tokenizer = _tokenizer(self._artifact("tokenizer", made_by["artifact"]))
+            sources: list[str] = handle.metadata["recipe"]["inputs"]["text"]
+            _put(describe(open_dataset(handle.path), handle.path, tokenizer, sources), response.details)
         return response
 
     def _open_dataset(self, reference: str) -> tuple[ShardedDataset, Tokenizer]:
@@ -133,10 +146,29 @@ def _loaded(folder: Path) -> Tokenizer:
     return Tokenizer.load(folder)
 
 
-def _sample(dataset: ShardedDataset, tokenizer: Tokenizer, document: int, most: int) -> data_pb2.SampleDatasetResponse:
-    whole = int(dataset.lengths[document])
-    ids = dataset.get(document, 0, min(whole, most)).tolist()
-    return data_pb2.SampleDatasetResponse(document=document, token_ids=ids, text=tokenizer.decode(ids), tokens=whole)
+def _document(shown: ShownDocument) -> data_pb2.SampleDatasetResponse:
+    return data_pb2.SampleDatasetResponse(
+        document=shown.document, token_ids=shown.ids, text=shown.text, tokens=shown.tokens, pieces=shown.pieces
+    )
+
+
+def _sample(shown: ShownSample) -> data_pb2.SampleDatasetResponse:
+    parts = [
+        data_pb2.SamplePart(document=part.document, offset=part.offset, length=part.length) for part in shown.parts
+    ]
+    return data_pb2.SampleDatasetResponse(
+        document=shown.parts[0].document, token_ids=shown.ids, text=shown.text, tokens=len(shown.ids),
+        pieces=shown.pieces, parts=parts, in_loss=shown.in_loss,
+    )  # fmt: skip
+
+
+def _put(details: Details, message: data_pb2.DatasetDetails) -> None:
+    message.sources.extend(details.sources)
+    message.shortest, message.median, message.longest = details.shortest, details.median, details.longest
+    message.mean = details.mean
+    message.lengths.extend(data_pb2.LengthBucket(**asdict(bucket)) for bucket in details.lengths)
+    message.languages.extend(data_pb2.LanguageShare(**asdict(share)) for share in details.languages)
+    json_format.ParseDict(dict(details.cleaning), message.cleaning)
 
 
 def _bounded(field: str, value: int, default: int, most: int) -> int:

@@ -61,6 +61,7 @@ def _check_tokenizers(context: WorkContext[EvaluateJob], model: Yuan) -> None:
             f"{names}: the dataset has {statistics.vocab_size} ids, the model {model.config.vocab_size} (vocab_size); "
             "tokenize the text with the model's tokenizer"
         )
-    own = context.inputs["model"].path / "tokenizer"
-    if own.is_dir() and Tokenizer.load(own).digest != statistics.tokenizer_digest:
+    folder = context.inputs["model"].path
+    own = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder  # exports have it beside the weights
+    if (own / "tokenizer.model").is_file() and Tokenizer.load(own).digest != statistics.tokenizer_digest:
         raise InputError(f"{names}: cut by different tokenizers; tokenize the text with the model's tokenizer")

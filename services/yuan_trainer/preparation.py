@@ -26,7 +26,8 @@ def network_of(model: ModelSection, eod_token_id: int) -> YuanConfig:
         InputError: if a value is impossible; names its key.
     """
     try:
-        return YuanConfig(**vars(model), eod_token_id=eod_token_id)
+        fields = {**vars(model), "rope_precision": model.rope_precision.value}
+        return YuanConfig(**fields, eod_token_id=eod_token_id)
     except ValueError as error:
         raise InputError(f"model.{error}") from error
 
@@ -115,6 +116,7 @@ def network(context: WorkContext[TrainingJob], tokenizer: Tokenizer, start: Star
         config = replace(start.config, eod_token_id=tokenizer.eod_id)
         if isinstance(job, FinetuneJob) and job.model is not None:
             check_same_network(start, network_of(job.model, tokenizer.eod_id))
+            config = replace(config, rope_precision=job.model.rope_precision.value)
         longest = config.max_position_embeddings
         if job.data.sequence_length > longest:
             raise InputError(

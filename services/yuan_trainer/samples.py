@@ -1,6 +1,7 @@
 """The samples of a run, from the datasets of its blend: one part to train on, one to validate on."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,9 @@ def _part(specification: Specification, part: int, samples: int) -> Samples:
     weights, counts = _shares(specification, samples)
     sources = zip(specification.datasets, counts, strict=True)
     answers = [_answers(specification, source, part, count) for source, count in sources]
-    return answers[0] if len(answers) == 1 else BlendedDataset(answers, weights, samples)
+    if len(answers) == 1:
+        return answers[0]
+    return BlendedDataset(answers, weights, samples, cache=_index_cache(specification))
 
 
 def _plain_part(specification: Specification, part: int, samples: int) -> "PackedDataset | BlendedDataset[np.ndarray]":
@@ -137,7 +140,9 @@ def _plain_part(specification: Specification, part: int, samples: int) -> "Packe
         _packed(specification, source, part, count, infilling)
         for source, count in zip(specification.datasets, counts, strict=True)
     ]
-    return packed[0] if len(packed) == 1 else BlendedDataset(packed, weights, samples)
+    if len(packed) == 1:
+        return packed[0]
+    return BlendedDataset(packed, weights, samples, cache=_index_cache(specification))
 
 
 def _shares(specification: Specification, samples: int) -> tuple[list[float], list[int]]:
@@ -166,7 +171,13 @@ def _packed(
         specification.data.sequence_length,
         specification.train.seed,
         transform=infilling,
+        cache=_index_cache(specification),
     )
+
+
+def _index_cache(specification: Specification) -> Path:
+    """Returns where large index arrays of the run are kept: what starts it anew finds them, and so do its ranks."""
+    return specification.state_root.parent / "index"
 
 
 def _answers(specification: Specification, source: DatasetPart, part: int, samples: int) -> FinetuningSamples:

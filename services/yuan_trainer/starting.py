@@ -81,7 +81,9 @@ def check_same_network(start: Start, config: YuanConfig) -> None:
         InputError: naming every field that differs.
     """
     wanted, found = config.to_dict(), start.config.to_dict()
-    differing = [name for name in wanted if name not in _FREE_FIELDS and wanted[name] != found[name]]
+    # fp32 is also what a model comes to whose files cannot say it, as the original's: then the manifest decides.
+    free = _FREE_FIELDS | {"rope_precision"} if start.config.rope_precision == "fp32" else _FREE_FIELDS
+    differing = [name for name in wanted if name not in free and wanted[name] != found[name]]
     if differing:
         told = ", ".join(f"{name} {found[name]} (the model section says {wanted[name]})" for name in differing)
         raise InputError(

@@ -225,3 +225,27 @@ def test_the_shell_completes_ids_of_jobs(job_stack: JobStack) -> None:
     command = [sys.executable, "-m", "yuan_cli.main"]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=job_stack.folder)
     assert ended.stdout.split() == [job_id]
+
+
+def test_two_jobs_are_compared_by_what_was_to_be_done_and_what_came_out(job_stack: JobStack) -> None:
+    first, second = (
+        job_id_of(job_stack.yuan("submit", *fresh(name, f"tokenizer.seed={seed}"), "--watch").stdout)
+        for name, seed in (("compared-a", 1), ("compared-b", 2))
+    )
+    told = json.loads(job_stack.yuan("diff", first, second, "--json").stdout)
+    assert {"key": "tokenizer.seed", "first": 1, "second": 2} in told["recipe"]
+    assert told["topology"] == []
+    shown = job_stack.yuan("diff", first, second)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "(+1, +100.0%)" in next(line for line in shown.stdout.splitlines() if "tokenizer.seed" in line)
+    assert job_stack.yuan("diff", first, first).stdout == f"{first} and {first} differ in nothing\n"
+
+
+def test_jobs_are_submitted_and_listed_by_priority_and_label(job_stack: JobStack) -> None:
+    given = ("--priority", "4", "--label", "team=speech", "--label", "a.b=c")
+    submitted = json.loads(job_stack.yuan("submit", *fresh("labelled"), *given, "--json").stdout)
+    assert (submitted["priority"], submitted["labels"]) == (4, {"team": "speech", "a.b": "c"})
+    listed = json.loads(job_stack.yuan("jobs", "--label", "team=speech", "--json").stdout)
+    assert [one["id"] for one in listed] == [submitted["id"]]
+    wrong = job_stack.yuan("jobs", "--label", "team")
+    assert (wrong.returncode, wrong.stderr) == (2, "--label team: expected NAME=VALUE, as in --label team=speech\n")

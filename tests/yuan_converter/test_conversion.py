@@ -56,7 +56,7 @@ def test_to_hugging_face_and_back_is_the_same_model_with_the_same_tokenizer(
     assert same_tensors(model_folder, tmp_path / "there")
     assert same_tensors(model_folder, tmp_path / "back")
     original = Tokenizer.load(model_folder / "tokenizer")
-    assert Tokenizer.load(tmp_path / "there" / "tokenizer").digest == original.digest
+    assert Tokenizer.load(tmp_path / "there").digest == original.digest
     assert Tokenizer.load(tmp_path / "back" / "tokenizer").digest == original.digest
     config = json.loads((tmp_path / "there" / "config.json").read_text())
     assert (config["eod_token"], config["sep_token"]) == (original.eod_id, original.sep_id)

@@ -171,7 +171,7 @@ def test_a_wrong_job_is_one_line(case: tuple[str, str, str], replaced: Replace) 
 
 
 IN_FRAGMENT = {
-    "unknown key": ("vocab_size", "vocabsize", "model.yaml:3: model.vocabsize: unknown key; expected one of vocab_size, hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, max_position_embeddings, rms_norm_eps, rope_theta, localized_filtering, attention_reset_at_eod, initializer_range; did you mean model.vocab_size?"),
+    "unknown key": ("vocab_size", "vocabsize", "model.yaml:3: model.vocabsize: unknown key; expected one of vocab_size, hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, max_position_embeddings, rms_norm_eps, rope_theta, rope_precision, localized_filtering, attention_reset_at_eod, initializer_range; did you mean model.vocab_size?"),
     "missing value": ("  vocab_size: 512\n", "", "model.yaml:2: model.vocab_size: missing; it has no default; give a whole number"),
     "wrong type": ("vocab_size: 512", "vocab_size: many", "model.yaml:3: model.vocab_size: expected a whole number, found 'many'"),
     "version": ("model:", "version: 3\nmodel:", "model.yaml:2: version: expected 1, the only version that this program reads, found 3"),

@@ -41,7 +41,7 @@ def test_the_parameter_count_is_exact(localized_filtering: bool, small_config: C
 
 
 def test_to_dict_and_from_dict_are_inverse_through_json(small_config: Callable[..., YuanConfig]) -> None:
-    config = small_config(rope_theta=5000.0)
+    config = small_config(rope_theta=5000.0, rope_precision="bf16_frequencies")
     assert YuanConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
@@ -54,6 +54,7 @@ def test_to_dict_and_from_dict_are_inverse_through_json(small_config: Callable[.
         ({"num_attention_heads": 5}, "num_attention_heads"),
         ({"num_attention_heads": 8}, "num_attention_heads"),  # a head dimension of 3 has no rotary pairs
         ({"rms_norm_eps": 0.0}, "rms_norm_eps"),
+        ({"rope_precision": "fp16"}, "rope_precision"),
         ({"localized_filtering": "yes"}, "localized_filtering"),
         ({"eod_token_id": 40}, "eod_token_id"),
         ({"eod_token_id": None, "attention_reset_at_eod": True}, "attention_reset_at_eod"),

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from yuan_model import RotaryTable, Yuan, YuanConfig, cross_entropy, generate, load_model
+from yuan_model import ModelFolder, RotaryTable, Yuan, YuanConfig, cross_entropy, generate, load_model
 
 TOLERANCE = 2e-4
 
@@ -118,6 +118,27 @@ def test_rotary_tables_are_the_published_ones_up_to_the_last_position(golden: di
     cosine, sine = RotaryTable(config)(golden["rope.positions"])
     assert difference(cosine, golden["rope.cos_fp32"]) < 1e-6
     assert difference(sine, golden["rope.sin_fp32"]) < 1e-6
+
+
+def test_bf16_angles_are_the_published_ones_bit_for_bit(golden: dict[str, Tensor]) -> None:
+    config = YuanConfig(8, 16, 1, 1, 8, max_position_embeddings=8192, rope_precision="bf16")
+    cosine, sine = RotaryTable(config)(golden["rope.positions"])
+    assert torch.equal(cosine, golden["rope.cos_bf16cast"].float())
+    assert torch.equal(sine, golden["rope.sin_bf16cast"].float())
+    assert torch.equal(cosine[golden["rope.positions"] == 256], cosine[golden["rope.positions"] == 257])
+
+
+def test_a_bf16_model_with_bf16_angles_is_nearer_to_the_published_bf16_run(
+    golden_folder: Path, golden: dict[str, Tensor]
+) -> None:
+    config = ModelFolder(golden_folder).config
+    distances: dict[str, float] = {}
+    for precision in ("fp32", "bf16"):
+        model = load_model(golden_folder, dtype=torch.bfloat16)
+        model.rotary = RotaryTable(replace(config, rope_precision=precision))
+        logits = model(golden["input_ids"])[:, ::6].float()
+        distances[precision] = (logits - golden["logits_bf16run"]).abs().mean().item()
+    assert distances["bf16"] < distances["fp32"]
 
 
 def test_in_bf16_the_model_stays_near_its_fp32_self(golden_folder: Path, golden: dict[str, Tensor]) -> None:

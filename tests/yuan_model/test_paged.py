@@ -9,7 +9,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.yuan_model.conftest import EOD, small_model
 
-from yuan_model import BLOCK_TOKENS, Chunk, NativeRunner, NativeUnavailable, PagedRunner, PoolSize, Runner, Yuan
+from yuan_model import (
+    BLOCK_TOKENS,
+    Chunk,
+    DecodeCache,
+    NativeRunner,
+    NativeUnavailable,
+    PagedRunner,
+    PoolSize,
+    Runner,
+    Yuan,
+)
 
 LONGEST = 48
 MODELS = {
@@ -31,7 +41,7 @@ RUNNERS = [pytest.param(PagedRunner, id="torch"), pytest.param(native, id="nativ
 
 
 @pytest.mark.parametrize("make", RUNNERS)
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 5), reset=st.booleans(), filtering=st.booleans())
 def test_sequences_in_random_steps_have_the_full_forwards_logits(
     make: MakeRunner, seed: int, count: int, reset: bool, filtering: bool
@@ -166,3 +176,21 @@ def test_eight_bits_are_close_to_the_weights_that_they_stand_for() -> None:
         logits.append(runner.step([Chunk(tokens, 0, 48, 0, 48)]).log_softmax(-1))
     difference = (logits[0] - logits[1]).abs()
     assert 1e-5 < difference.mean() < 0.05 * logits[0].std()
+
+
+@pytest.mark.parametrize("make", RUNNERS)
+def test_with_bf16_angles_a_cache_and_blocks_give_the_full_forwards_logits(make: MakeRunner) -> None:
+    model = small_model(rope_precision="bf16", max_position_embeddings=400)
+    tokens = torch.randint(4, 40, (1, 380), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        full = model(tokens)[0, -1]
+        cached = DecodeCache(model.config)
+        model(tokens[:, :300], cached)
+        torch.testing.assert_close(model(tokens[:, 300:], cached)[0, -1], full, atol=3e-5, rtol=1e-4)
+        paged = make(model, PoolSize(25, 1, 300, 1))
+        paged.place(0, 0, range(25))
+        for start, stop in ((0, 300), (300, 379), (379, 380)):
+            logits = paged.step([Chunk(tokens[0].tolist(), start, stop, 0)])
+        torch.testing.assert_close(logits[0], full, atol=3e-5, rtol=1e-4)
+        exact = small_model(max_position_embeddings=400)(tokens)[0, -1]
+    assert (exact - full).abs().max() > 0.1

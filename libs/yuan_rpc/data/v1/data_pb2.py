@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17yuan/data/v1/data.proto\x12\x0cyuan.data.v1\x1a\x1cgoogle/protobuf/struct.proto\")\n\x16\x44\x65scribeDatasetRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\"\xf7\x01\n\x17\x44\x65scribeDatasetResponse\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x11\n\ttokenizer\x18\x03 \x01(\t\x12\x18\n\x10tokenizer_digest\x18\x04 \x01(\t\x12\x11\n\tdocuments\x18\x05 \x01(\x03\x12\x0e\n\x06tokens\x18\x06 \x01(\x03\x12\x12\n\nsize_bytes\x18\x07 \x01(\x03\x12\x12\n\nvocab_size\x18\x08 \x01(\x05\x12\x14\n\x0c\x65od_token_id\x18\t \x01(\x05\x12+\n\nstatistics\x18\n \x01(\x0b\x32\x17.google.protobuf.Struct\"X\n\x14SampleDatasetRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\x12\n\nmax_tokens\x18\x04 \x01(\x05\"Z\n\x15SampleDatasetResponse\x12\x10\n\x08\x64ocument\x18\x01 \x01(\x03\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x0e\n\x06tokens\x18\x04 \x01(\x03\"2\n\x0fTokenizeRequest\x12\x11\n\ttokenizer\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"5\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\x05\x12\x0e\n\x06pieces\x18\x02 \x03(\t\"9\n\x11\x44\x65tokenizeRequest\x12\x11\n\ttokenizer\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t2\xe5\x02\n\x0b\x44\x61taService\x12^\n\x0f\x44\x65scribeDataset\x12$.yuan.data.v1.DescribeDatasetRequest\x1a%.yuan.data.v1.DescribeDatasetResponse\x12Z\n\rSampleDataset\x12\".yuan.data.v1.SampleDatasetRequest\x1a#.yuan.data.v1.SampleDatasetResponse0\x01\x12I\n\x08Tokenize\x12\x1d.yuan.data.v1.TokenizeRequest\x1a\x1e.yuan.data.v1.TokenizeResponse\x12O\n\nDetokenize\x12\x1f.yuan.data.v1.DetokenizeRequest\x1a .yuan.data.v1.DetokenizeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17yuan/data/v1/data.proto\x12\x0cyuan.data.v1\x1a\x1cgoogle/protobuf/struct.proto\":\n\x16\x44\x65scribeDatasetRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65tails\x18\x02 \x01(\x08\"\xa6\x02\n\x17\x44\x65scribeDatasetResponse\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x11\n\ttokenizer\x18\x03 \x01(\t\x12\x18\n\x10tokenizer_digest\x18\x04 \x01(\t\x12\x11\n\tdocuments\x18\x05 \x01(\x03\x12\x0e\n\x06tokens\x18\x06 \x01(\x03\x12\x12\n\nsize_bytes\x18\x07 \x01(\x03\x12\x12\n\nvocab_size\x18\x08 \x01(\x05\x12\x14\n\x0c\x65od_token_id\x18\t \x01(\x05\x12+\n\nstatistics\x18\n \x01(\x0b\x32\x17.google.protobuf.Struct\x12-\n\x07\x64\x65tails\x18\x0b \x01(\x0b\x32\x1c.yuan.data.v1.DatasetDetails\"\xea\x01\n\x0e\x44\x61tasetDetails\x12\x0f\n\x07sources\x18\x01 \x03(\t\x12\x10\n\x08shortest\x18\x02 \x01(\x03\x12\x0e\n\x06median\x18\x03 \x01(\x03\x12\x0c\n\x04mean\x18\x04 \x01(\x01\x12\x0f\n\x07longest\x18\x05 \x01(\x03\x12+\n\x07lengths\x18\x06 \x03(\x0b\x32\x1a.yuan.data.v1.LengthBucket\x12.\n\tlanguages\x18\x07 \x03(\x0b\x32\x1b.yuan.data.v1.LanguageShare\x12)\n\x08\x63leaning\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\"N\n\x0cLengthBucket\x12\r\n\x05\x66irst\x18\x01 \x01(\x03\x12\x0c\n\x04last\x18\x02 \x01(\x03\x12\x11\n\tdocuments\x18\x03 \x01(\x03\x12\x0e\n\x06tokens\x18\x04 \x01(\x03\"D\n\rLanguageShare\x12\x10\n\x08language\x18\x01 \x01(\t\x12\x11\n\tdocuments\x18\x02 \x01(\x03\x12\x0e\n\x06tokens\x18\x03 \x01(\x03\"\x81\x01\n\x14SampleDatasetRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\x12\n\nmax_tokens\x18\x04 \x01(\x05\x12\x0e\n\x06packed\x18\x05 \x01(\x08\x12\x17\n\x0fsequence_length\x18\x06 \x01(\x05\"\xa4\x01\n\x15SampleDatasetResponse\x12\x10\n\x08\x64ocument\x18\x01 \x01(\x03\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x0e\n\x06tokens\x18\x04 \x01(\x03\x12\x0e\n\x06pieces\x18\x05 \x03(\t\x12\'\n\x05parts\x18\x06 \x03(\x0b\x32\x18.yuan.data.v1.SamplePart\x12\x0f\n\x07in_loss\x18\x07 \x03(\x08\">\n\nSamplePart\x12\x10\n\x08\x64ocument\x18\x01 \x01(\x03\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0e\n\x06length\x18\x03 \x01(\x03\"2\n\x0fTokenizeRequest\x12\x11\n\ttokenizer\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"5\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\x05\x12\x0e\n\x06pieces\x18\x02 \x03(\t\"9\n\x11\x44\x65tokenizeRequest\x12\x11\n\ttokenizer\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t2\xe5\x02\n\x0b\x44\x61taService\x12^\n\x0f\x44\x65scribeDataset\x12$.yuan.data.v1.DescribeDatasetRequest\x1a%.yuan.data.v1.DescribeDatasetResponse\x12Z\n\rSampleDataset\x12\".yuan.data.v1.SampleDatasetRequest\x1a#.yuan.data.v1.SampleDatasetResponse0\x01\x12I\n\x08Tokenize\x12\x1d.yuan.data.v1.TokenizeRequest\x1a\x1e.yuan.data.v1.TokenizeResponse\x12O\n\nDetokenize\x12\x1f.yuan.data.v1.DetokenizeRequest\x1a .yuan.data.v1.DetokenizeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,21 +33,29 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'yuan_rpc.data.v1.data_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DESCRIBEDATASETREQUEST']._serialized_start=71
-  _globals['_DESCRIBEDATASETREQUEST']._serialized_end=112
-  _globals['_DESCRIBEDATASETRESPONSE']._serialized_start=115
-  _globals['_DESCRIBEDATASETRESPONSE']._serialized_end=362
-  _globals['_SAMPLEDATASETREQUEST']._serialized_start=364
-  _globals['_SAMPLEDATASETREQUEST']._serialized_end=452
-  _globals['_SAMPLEDATASETRESPONSE']._serialized_start=454
-  _globals['_SAMPLEDATASETRESPONSE']._serialized_end=544
-  _globals['_TOKENIZEREQUEST']._serialized_start=546
-  _globals['_TOKENIZEREQUEST']._serialized_end=596
-  _globals['_TOKENIZERESPONSE']._serialized_start=598
-  _globals['_TOKENIZERESPONSE']._serialized_end=651
-  _globals['_DETOKENIZEREQUEST']._serialized_start=653
-  _globals['_DETOKENIZEREQUEST']._serialized_end=710
-  _globals['_DETOKENIZERESPONSE']._serialized_start=712
-  _globals['_DETOKENIZERESPONSE']._serialized_end=746
-  _globals['_DATASERVICE']._serialized_start=749
-  _globals['_DATASERVICE']._serialized_end=1106
+  _globals['_DESCRIBEDATASETREQUEST']._serialized_end=129
+  _globals['_DESCRIBEDATASETRESPONSE']._serialized_start=132
+  _globals['_DESCRIBEDATASETRESPONSE']._serialized_end=426
+  _globals['_DATASETDETAILS']._serialized_start=429
+  _globals['_DATASETDETAILS']._serialized_end=663
+  _globals['_LENGTHBUCKET']._serialized_start=665
+  _globals['_LENGTHBUCKET']._serialized_end=743
+  _globals['_LANGUAGESHARE']._serialized_start=745
+  _globals['_LANGUAGESHARE']._serialized_end=813
+  _globals['_SAMPLEDATASETREQUEST']._serialized_start=816
+  _globals['_SAMPLEDATASETREQUEST']._serialized_end=945
+  _globals['_SAMPLEDATASETRESPONSE']._serialized_start=948
+  _globals['_SAMPLEDATASETRESPONSE']._serialized_end=1112
+  _globals['_SAMPLEPART']._serialized_start=1114
+  _globals['_SAMPLEPART']._serialized_end=1176
+  _globals['_TOKENIZEREQUEST']._serialized_start=1178
+  _globals['_TOKENIZEREQUEST']._serialized_end=1228
+  _globals['_TOKENIZERESPONSE']._serialized_start=1230
+  _globals['_TOKENIZERESPONSE']._serialized_end=1283
+  _globals['_DETOKENIZEREQUEST']._serialized_start=1285
+  _globals['_DETOKENIZEREQUEST']._serialized_end=1342
+  _globals['_DETOKENIZERESPONSE']._serialized_start=1344
+  _globals['_DETOKENIZERESPONSE']._serialized_end=1378
+  _globals['_DATASERVICE']._serialized_start=1381
+  _globals['_DATASERVICE']._serialized_end=1738
 # @@protoc_insertion_point(module_scope)

@@ -279,6 +279,34 @@ class GetArtifactResponse(_message.Message):
     artifact: Artifact
     def __init__(self, artifact: _Optional[_Union[Artifact, _Mapping]] = ...) -> None: ...
 
+class CollectGarbageRequest(_message.Message):
+    __slots__ = ("dry_run", "artifact_versions", "run_days")
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    ARTIFACT_VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    RUN_DAYS_FIELD_NUMBER: _ClassVar[int]
+    dry_run: bool
+    artifact_versions: int
+    run_days: float
+    def __init__(self, dry_run: _Optional[bool] = ..., artifact_versions: _Optional[int] = ..., run_days: _Optional[float] = ...) -> None: ...
+
+class RunFolder(_message.Message):
+    __slots__ = ("job_id", "size_bytes")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    size_bytes: int
+    def __init__(self, job_id: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+
+class CollectGarbageResponse(_message.Message):
+    __slots__ = ("artifacts", "runs", "leftovers")
+    ARTIFACTS_FIELD_NUMBER: _ClassVar[int]
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    LEFTOVERS_FIELD_NUMBER: _ClassVar[int]
+    artifacts: _containers.RepeatedCompositeFieldContainer[Artifact]
+    runs: _containers.RepeatedCompositeFieldContainer[RunFolder]
+    leftovers: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, artifacts: _Optional[_Iterable[_Union[Artifact, _Mapping]]] = ..., runs: _Optional[_Iterable[_Union[RunFolder, _Mapping]]] = ..., leftovers: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class GetStatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -80,6 +80,11 @@ class JobServiceStub:
                 request_serializer=yuan_dot_jobs_dot_v1_dot_jobs__pb2.GetArtifactRequest.SerializeToString,
                 response_deserializer=yuan_dot_jobs_dot_v1_dot_jobs__pb2.GetArtifactResponse.FromString,
                 _registered_method=True)
+        self.CollectGarbage = channel.unary_unary(
+                '/yuan.jobs.v1.JobService/CollectGarbage',
+                request_serializer=yuan_dot_jobs_dot_v1_dot_jobs__pb2.CollectGarbageRequest.SerializeToString,
+                response_deserializer=yuan_dot_jobs_dot_v1_dot_jobs__pb2.CollectGarbageResponse.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/yuan.jobs.v1.JobService/GetStatus',
                 request_serializer=yuan_dot_jobs_dot_v1_dot_jobs__pb2.GetStatusRequest.SerializeToString,
@@ -154,6 +159,13 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CollectGarbage(self, request, context):
+        """Removes what the cluster's `retention` does not keep: old artifacts that nothing needs, old run folders, leftovers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetStatus(self, request, context):
         """Returns the processes of the stack as the registry knows them: workers with their leases, the reconciler.
         """
@@ -208,6 +220,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.GetArtifact,
                     request_deserializer=yuan_dot_jobs_dot_v1_dot_jobs__pb2.GetArtifactRequest.FromString,
                     response_serializer=yuan_dot_jobs_dot_v1_dot_jobs__pb2.GetArtifactResponse.SerializeToString,
+            ),
+            'CollectGarbage': grpc.unary_unary_rpc_method_handler(
+                    servicer.CollectGarbage,
+                    request_deserializer=yuan_dot_jobs_dot_v1_dot_jobs__pb2.CollectGarbageRequest.FromString,
+                    response_serializer=yuan_dot_jobs_dot_v1_dot_jobs__pb2.CollectGarbageResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -459,6 +476,33 @@ class JobService:
             '/yuan.jobs.v1.JobService/GetArtifact',
             yuan_dot_jobs_dot_v1_dot_jobs__pb2.GetArtifactRequest.SerializeToString,
             yuan_dot_jobs_dot_v1_dot_jobs__pb2.GetArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CollectGarbage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/yuan.jobs.v1.JobService/CollectGarbage',
+            yuan_dot_jobs_dot_v1_dot_jobs__pb2.CollectGarbageRequest.SerializeToString,
+            yuan_dot_jobs_dot_v1_dot_jobs__pb2.CollectGarbageResponse.FromString,
             options,
             channel_credentials,
             insecure,

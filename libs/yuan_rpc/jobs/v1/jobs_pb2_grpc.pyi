@@ -51,6 +51,8 @@ class JobServiceStub:
     """Lists artifacts, newest first."""
     GetArtifact: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.GetArtifactRequest, _jobs_pb2.GetArtifactResponse]
     """Returns one artifact with its lineage."""
+    CollectGarbage: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.CollectGarbageRequest, _jobs_pb2.CollectGarbageResponse]
+    """Removes what the cluster's `retention` does not keep: old artifacts that nothing needs, old run folders, leftovers."""
     GetStatus: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.GetStatusRequest, _jobs_pb2.GetStatusResponse]
     """Returns the processes of the stack as the registry knows them: workers with their leases, the reconciler."""
 
@@ -77,6 +79,8 @@ class JobServiceAsyncStub(JobServiceStub):
     """Lists artifacts, newest first."""
     GetArtifact: _aio.UnaryUnaryMultiCallable[_jobs_pb2.GetArtifactRequest, _jobs_pb2.GetArtifactResponse]  # type: ignore[assignment]
     """Returns one artifact with its lineage."""
+    CollectGarbage: _aio.UnaryUnaryMultiCallable[_jobs_pb2.CollectGarbageRequest, _jobs_pb2.CollectGarbageResponse]  # type: ignore[assignment]
+    """Removes what the cluster's `retention` does not keep: old artifacts that nothing needs, old run folders, leftovers."""
     GetStatus: _aio.UnaryUnaryMultiCallable[_jobs_pb2.GetStatusRequest, _jobs_pb2.GetStatusResponse]  # type: ignore[assignment]
     """Returns the processes of the stack as the registry knows them: workers with their leases, the reconciler."""
 
@@ -154,6 +158,14 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.GetArtifactResponse, _abc.Awaitable[_jobs_pb2.GetArtifactResponse]]:
         """Returns one artifact with its lineage."""
+
+    @_abc_1.abstractmethod
+    def CollectGarbage(
+        self,
+        request: _jobs_pb2.CollectGarbageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.CollectGarbageResponse, _abc.Awaitable[_jobs_pb2.CollectGarbageResponse]]:
+        """Removes what the cluster's `retention` does not keep: old artifacts that nothing needs, old run folders, leftovers."""
 
     @_abc_1.abstractmethod
     def GetStatus(
