@@ -155,6 +155,10 @@ class Tokenizer:
             return self._special_strings[token]
         return self._processor.id_to_piece(token)
 
+    def piece_bytes(self) -> list[bytes]:
+        """Returns what each id adds to a text, in UTF-8: of byte pieces one byte, of control pieces nothing."""
+        return list(self._table.texts)
+
     @cached_property
     def _table(self) -> PieceTable:
         return PieceTable.of(self._processor, self._special_strings, self.vocab_size)
@@ -194,10 +198,6 @@ class Tokenizer:
         return "".join(
             [self._markers[part] if number % 2 else part and " " + part for number, part in enumerate(parts)]
         )
-
-    def piece_bytes(self) -> list[bytes]:
-        """Returns what each id adds to a text, in UTF-8: of byte pieces one byte, of control pieces nothing."""
-        return list(self._table.texts)
 
     def encode(self, text: str, split_at_special_strings: bool = True) -> list[int]:
         """Returns the ids of a text; neither a first nor a last token is added.

@@ -9,6 +9,7 @@ dimension, v vocabulary, o outputs.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -120,7 +121,7 @@ class _Step:
         self.slots = (blocks * BLOCK_TOKENS + positions % BLOCK_TOKENS).to(device)
         self.firsts = (ends - lengths).to(device)
         self.only_singles = len(self.singles) == len(self.chunks)
-        end_list: list[int] = ends.tolist()  # pyright: ignore[reportUnknownMemberType]
+        end_list = cast("list[int]", ends.tolist())  # pyright: ignore[reportUnknownMemberType]
         self.wanted = self._lay_wanted(chunks, end_list).to(device)
         self.before, self.kept_tokens, self.kept_places = (part.to(device) for part in self._lay_steps(end_list))
         self.new_steps: list[list[Tensor]] = [[], []]
@@ -150,7 +151,7 @@ class _Step:
             for position in range(first, chunk.stop, BLOCK_TOKENS):
                 kept[self.runner.block_place(chunk.row, position)] = position + moved
         parts = (before, list(kept.values()), list(kept))
-        return tuple(torch.tensor(part, dtype=torch.int64) for part in parts)  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
+        return tuple(torch.tensor(part, dtype=torch.int64) for part in parts)  # pyright: ignore[reportReturnType]
 
     def _lay_singles(self, stops: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the blocks to gather [b, blocks] and what is seen of them, additive [b, 1, 1, k]."""

@@ -5,6 +5,7 @@ Shape suffixes: b rows, v vocabulary, c candidates.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -83,8 +84,7 @@ def _kept(found_bc: Tensor, draws: Sequence[Draw], *, whole: bool) -> tuple[Tens
         return kept_bc * keep_bc, [True] * len(draws)
     # What lies behind the last candidate is out if it is behind the k-th, or top_p is reached, or min_p not.
     enough = (top_k <= size) | (reached_bc[:, -1:] >= top_p * total) | (found_bc[:, -1:] < min_p * found_bc[:, :1])
-    known: list[bool] = enough.squeeze(1).tolist()  # pyright: ignore[reportUnknownMemberType]
-    return kept_bc * keep_bc, known
+    return kept_bc * keep_bc, cast("list[bool]", enough.squeeze(1).tolist())  # pyright: ignore[reportUnknownMemberType]
 
 
 def _inverted(probabilities_bc: Tensor, draws: Sequence[Draw]) -> list[int]:
@@ -92,5 +92,5 @@ def _inverted(probabilities_bc: Tensor, draws: Sequence[Draw]) -> list[int]:
     sums_bc = probabilities_bc.double().cumsum(dim=-1)
     uniforms = torch.tensor([draw.uniform for draw in draws], dtype=torch.float64)[:, None]
     places = torch.searchsorted(sums_bc, uniforms * sums_bc[:, -1:], right=True)
-    found: list[int] = places.squeeze(1).clamp_(max=probabilities_bc.shape[1] - 1).tolist()  # pyright: ignore[reportUnknownMemberType]
-    return found
+    found = places.squeeze(1).clamp_(max=probabilities_bc.shape[1] - 1)
+    return cast("list[int]", found.tolist())  # pyright: ignore[reportUnknownMemberType]

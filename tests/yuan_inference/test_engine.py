@@ -74,8 +74,10 @@ def test_a_short_prompt_is_not_kept_waiting_by_a_long_one(loaded: LoadedModel) -
 
     with Engine("tiny", loaded, EngineOptions(max_batch=2, step_tokens=4)) as engine:
         Watched(engine, count)
+        gate = Gate(engine)
         long = Asked(engine, list(range(10, 60)), max_tokens=1)
         short = Asked(engine, [9, 10, 11, 12], max_tokens=1)
+        gate.open()
         assert short.done.finish_reason is FinishReason.length
         assert long.done.finish_reason is FinishReason.length
     began = [number for number, chunks in enumerate(steps) if any(chunk.tokens[0] == 9 for chunk in chunks)]
