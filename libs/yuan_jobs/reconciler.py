@@ -1,7 +1,8 @@
 """Keeps the queue moving, whatever workers, broker and other reconcilers do: one is active, in any job server.
 
-It gives jobs of lost workers back, sends what waits in the outbox, sends again what no idle worker took, and brings
-pipelines on. Each write is a compare-and-set, so that two that are active for a moment do no harm.
+It gives jobs of lost workers back, sends what waits in the outbox, sends again what no idle worker took, brings
+pipelines on, submits what a schedule has due, and tells webhooks how jobs ended. Each write is a compare-and-set, so
+that two that are active for a moment do no harm.
 """
 
 import threading
@@ -18,11 +19,13 @@ from yuan_jobs.celery_app import Publisher
 from yuan_jobs.claims import forget_worker, workers
 from yuan_jobs.leases import CounterWatch, SharedLease
 from yuan_jobs.models import JobRow, OutboxRow
+from yuan_jobs.notifications import Notifier
 from yuan_jobs.outbox import enqueue
 from yuan_jobs.pipelines import advance_pipelines
 from yuan_jobs.preemption import make_way
 from yuan_jobs.records import Claim
 from yuan_jobs.registry import Registry, StaleAttemptError, leave_attempt, now
+from yuan_jobs.schedules import submit_due
 from yuan_jobs.slots import shortage
 from yuan_jobs.states import AttemptOutcome, Desired, JobState
 from yuan_jobs.worker_identity import this_process
@@ -91,6 +94,7 @@ class Reconciler:
         self._workers = CounterWatch(clock)
         self._left_lying: dict[str, _Lying] = {}
         self._publisher: Publisher | None = None
+        self._notifier = Notifier(registry, self._cluster.security.webhook_hosts)
         self._said = ""
 
     def run(self, stop: threading.Event, tick_seconds: float = TICK_SECONDS) -> None:
@@ -103,6 +107,7 @@ class Reconciler:
             with suppress(YuanError):
                 self._lease.release()
             self._close_publisher()
+            self._notifier.close()
 
     def tick(self) -> bool:
         """Does once what is to be done; returns whether this reconciler is the active one."""
@@ -114,6 +119,8 @@ class Reconciler:
             self._give_back_lost()
             advance_pipelines(self._registry)
             make_way(self._registry, self._capacity)
+            submit_due(self._registry, self._report)
+            self._notifier.tick()
             self._send_again()
             self._send()
             self._say("")

@@ -138,6 +138,7 @@ def _add_job(session: Session, request: JobRequest, scheduling: SchedulingSectio
         created=now(),
         priority=scheduling.priority,
         scheduling=as_plain(scheduling),
+        notify=bool(scheduling.notify),
         **values,
     )
     session.add(row)
@@ -173,6 +174,7 @@ def _add_pipeline(
         force=force,
         priority=request.scheduling.priority,
         scheduling=as_plain(request.scheduling),
+        notify=bool(request.scheduling.notify),
     )
     session.add(parent)
     session.flush()

@@ -137,6 +137,15 @@ class DecontaminationOptions(StageOptions):
     ngram: int = 13
 
 
+@dataclass
+class FormulasOptions(StageOptions):
+    r"""What becomes LaTeX. mathml: `<math>`; signs: Unicode's, `<sup>`, `<sub>`; delimiters: `\(…\)` becomes `$…$`."""
+
+    mathml: bool = True
+    signs: bool = True
+    delimiters: bool = True
+
+
 STAGE_OPTIONS: dict[str, type[StageOptions]] = {
     "unicode": UnicodeOptions,
     "length": LengthOptions,
@@ -151,6 +160,7 @@ STAGE_OPTIONS: dict[str, type[StageOptions]] = {
     "python_compiles": PythonCompilesOptions,
     "licence_header": LicenceHeaderOptions,
     "decontamination": DecontaminationOptions,
+    "formulas": FormulasOptions,
 }
 
 

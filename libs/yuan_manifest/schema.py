@@ -356,12 +356,15 @@ class SecuritySection:
         tls: encryption; null: none.
         plaintext: allow ports off the loopback interface without tls (inside a private container network).
         tenants: further callers of the inference service and the gateway, by name.
+        webhook_hosts: hosts that `scheduling.notify` may name (`hooks.example.org`, `*.example.org`); none: nobody is
+            told.
     """
 
     token_file: str = "${cluster.home}/token"  # noqa: S105 - a path
     tls: TlsSection | None = None
     plaintext: bool = False
     tenants: dict[str, TenantSection] = field(default_factory=dict[str, TenantSection])
+    webhook_hosts: list[str] = field(default_factory=list[str])
 
 
 @dataclass

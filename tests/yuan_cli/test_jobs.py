@@ -249,3 +249,41 @@ def test_jobs_are_submitted_and_listed_by_priority_and_label(job_stack: JobStack
     assert [one["id"] for one in listed] == [submitted["id"]]
     wrong = job_stack.yuan("jobs", "--label", "team")
     assert (wrong.returncode, wrong.stderr) == (2, "--label team: expected NAME=VALUE, as in --label team=speech\n")
+
+
+def test_apply_shows_what_is_there_and_what_would_be_done_before_it_submits(job_stack: JobStack) -> None:
+    nobody = job_stack.yuan("apply", *fresh("applied"))
+    assert (nobody.returncode, nobody.stdout) == (2, "")
+    assert "add --yes" in nobody.stderr
+    first = job_stack.yuan("apply", *fresh("applied"), "--yes", "--watch")
+    assert first.returncode == 0, first.stderr
+    assert "  applied: runs" in first.stdout
+    again = job_stack.yuan("apply", *fresh("applied"), "--yes")
+    assert (
+        "tokenizer/applied@1 is there with this recipe and is not made anew, if its text has not changed"
+        in again.stdout
+    )
+    other = job_stack.yuan("apply", *fresh("applied", "tokenizer.seed=77"), "--yes")
+    assert "  applied: runs" in other.stdout
+
+
+def test_a_schedule_is_made_listed_and_ended(job_stack: JobStack) -> None:
+    made = job_stack.yuan(
+        "schedule", *fresh("monthly"), "scheduling.cron=0 3 1 * *", "scheduling.timezone=Asia/Shanghai"
+    )
+    assert (made.returncode, made.stderr) == (0, "")
+    assert made.stdout.startswith("monthly: runs first at ")
+    (listed,) = json.loads(job_stack.yuan("schedules", "--json").stdout)
+    assert (listed["name"], listed["cron"], listed["timezone"]) == ("monthly", "0 3 1 * *", "Asia/Shanghai")
+    without = job_stack.yuan("schedule", *fresh("monthly"))
+    assert (without.returncode, without.stderr.count("\n")) == (2, 1)
+    assert "scheduling.cron: missing" in without.stderr
+    hook = job_stack.yuan("submit", *fresh("told"), "scheduling.notify=[http://10.0.0.1/x]")
+    assert hook.returncode == 2
+    assert "host 10.0.0.1 is not among cluster.security.webhook_hosts (none)" in hook.stderr
+    assert job_stack.yuan("unschedule", "monthly").stdout == "monthly: recurs no more\n"
+    gone = job_stack.yuan("unschedule", "monthly")
+    assert (gone.returncode, gone.stderr) == (
+        2,
+        "schedule monthly does not exist; `yuan schedules` lists those that do\n",
+    )

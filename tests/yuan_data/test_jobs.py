@@ -22,6 +22,7 @@ from yuan_manifest.schema import (
     TokenizeInputs,
     TokenizeJob,
     TokenizerAlgorithm,
+    TokenizerFilters,
     TokenizerInputs,
     TokenizerJob,
     TokenizerOutputs,
@@ -81,6 +82,76 @@ def test_a_tokenizer_job_fills_its_output_with_a_tokenizer(
     assert result.summary["files"] == 2
     assert 1 < result.summary["bytes_per_token"] < 10
     assert json.dumps(result.summary)
+
+
+def test_a_tokenizer_job_merges_models_of_parts_and_reports_how_they_compare(
+    tmp_path: Path, text: Path, tokenizer: ArtifactHandle
+) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text("狐狸跳过\nquick\n")
+    job = tokenizer_job(
+        text, algorithm=TokenizerAlgorithm.unigram, shards=2, shard_vocab_size=300, added_words=[str(words)],
+        filters=TokenizerFilters(max_han=4),
+    )  # fmt: skip
+    job.inputs.tokenizers = ["small"]
+    job.inputs.compare = [str(tokenizer.path)]
+    work = context(job, tmp_path / "out", **{"tokenizers[0]": tokenizer})
+    result = tokenizer_work(work)
+    loaded = Tokenizer.load(work.output)
+    report = json.loads((work.output / "report.json").read_text(encoding="utf-8"))
+
+    assert result.summary["shards"] == 2
+    assert result.summary["digest"] == loaded.digest
+    assert loaded.piece(loaded.encode("狐狸跳过")[-1]) == "狐狸跳过"
+    assert [shard["pieces"] for shard in report["merging"]["shards"]] == [300, 300]
+    assert sum(shard["bytes"] for shard in report["merging"]["shards"]) == result.summary["source_bytes"]
+    small = Tokenizer.load(tokenizer.path)
+    taken = report["merging"]["taken_over"]["small"]
+    assert {small.piece(token) for token in range(VOCABULARY)} <= {
+        loaded.piece(token) for token in range(loaded.vocab_size)
+    }
+    assert 0 < taken < loaded.vocab_size - small.vocab_size + VOCABULARY - 273
+    folder = tokenizer.path.name
+    for row in report["measures"].values():
+        assert list(row) == ["this", "shard 1", "shard 2", "small", folder]
+        assert row["small"] == row[folder]
+        assert row["this"]["bytes_per_token"] > 1
+    assert (work.output / "report.svg").read_text(encoding="utf-8").startswith("<svg")
+    assert sorted(path.name for path in work.output.iterdir()) == [
+        "report.json", "report.svg", "special_tokens.json", "tokenizer.model",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("shards", [3, 7])
+def test_text_is_cut_into_as_many_parts_as_are_asked_for(tmp_path: Path, text: Path, shards: int) -> None:
+    job = tokenizer_job(text, algorithm=TokenizerAlgorithm.bpe, shards=shards, shard_vocab_size=300)
+    work = context(job, tmp_path / "out")
+    tokenizer_work(work)
+    sizes = [
+        shard["bytes"]
+        for shard in json.loads((work.output / "report.json").read_text(encoding="utf-8"))["merging"]["shards"]
+    ]
+
+    assert len(sizes) == shards
+    assert min(sizes) > 0
+    assert sum(sizes) == sum(path.stat().st_size for path in text.glob("*.txt"))
+
+
+def test_words_and_other_tokenizers_by_path_are_part_of_what_a_job_is(
+    tmp_path: Path, text: Path, tokenizer: ArtifactHandle
+) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text("one\n")
+    job = tokenizer_job(text, added_words=[str(words)])
+    before = fingerprint_of_text(job)
+    words.write_text("two\n")
+    after = fingerprint_of_text(job)
+    job.inputs.compare = [f"{tokenizer.path}/tokenizer.model"]
+
+    assert before != after != fingerprint_of_text(job)
+    job.inputs.tokenizers = [f"{tmp_path}/nothing.model"]
+    with pytest.raises(TextError, match=r"nothing\.model: cannot be read"):
+        fingerprint_of_text(job)
 
 
 def test_a_tokenize_job_fills_its_output_with_a_dataset_of_that_tokenizer(

@@ -39,6 +39,7 @@ STAGES: Mapping[str, str] = {
     "python_compiles": "code:PythonCompiles",
     "licence_header": "code:LicenceHeader",
     "decontamination": "contamination:Decontamination",
+    "formulas": "formulas:FormulasToLatex",
 }
 """Modules of this package and classes: what a stage needs is loaded only where it works."""
 

@@ -70,6 +70,21 @@ class JobServiceStub:
                 request_serializer=yuan_dot_jobs_dot_v1_dot_jobs__pb2.ResumeRequest.SerializeToString,
                 response_deserializer=yuan_dot_jobs_dot_v1_dot_jobs__pb2.ResumeResponse.FromString,
                 _registered_method=True)
+        self.PutSchedule = channel.unary_unary(
+                '/yuan.jobs.v1.JobService/PutSchedule',
+                request_serializer=yuan_dot_jobs_dot_v1_dot_jobs__pb2.PutScheduleRequest.SerializeToString,
+                response_deserializer=yuan_dot_jobs_dot_v1_dot_jobs__pb2.PutScheduleResponse.FromString,
+                _registered_method=True)
+        self.ListSchedules = channel.unary_unary(
+                '/yuan.jobs.v1.JobService/ListSchedules',
+                request_serializer=yuan_dot_jobs_dot_v1_dot_jobs__pb2.ListSchedulesRequest.SerializeToString,
+                response_deserializer=yuan_dot_jobs_dot_v1_dot_jobs__pb2.ListSchedulesResponse.FromString,
+                _registered_method=True)
+        self.DeleteSchedule = channel.unary_unary(
+                '/yuan.jobs.v1.JobService/DeleteSchedule',
+                request_serializer=yuan_dot_jobs_dot_v1_dot_jobs__pb2.DeleteScheduleRequest.SerializeToString,
+                response_deserializer=yuan_dot_jobs_dot_v1_dot_jobs__pb2.DeleteScheduleResponse.FromString,
+                _registered_method=True)
         self.ListArtifacts = channel.unary_unary(
                 '/yuan.jobs.v1.JobService/ListArtifacts',
                 request_serializer=yuan_dot_jobs_dot_v1_dot_jobs__pb2.ListArtifactsRequest.SerializeToString,
@@ -145,6 +160,27 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutSchedule(self, request, context):
+        """Lets a job run again and again, when its `scheduling.cron` says; in place of the schedule of its name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSchedules(self, request, context):
+        """Lists schedules by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSchedule(self, request, context):
+        """Ends a schedule; jobs that it has submitted go on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListArtifacts(self, request, context):
         """Lists artifacts, newest first.
         """
@@ -210,6 +246,21 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.Resume,
                     request_deserializer=yuan_dot_jobs_dot_v1_dot_jobs__pb2.ResumeRequest.FromString,
                     response_serializer=yuan_dot_jobs_dot_v1_dot_jobs__pb2.ResumeResponse.SerializeToString,
+            ),
+            'PutSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutSchedule,
+                    request_deserializer=yuan_dot_jobs_dot_v1_dot_jobs__pb2.PutScheduleRequest.FromString,
+                    response_serializer=yuan_dot_jobs_dot_v1_dot_jobs__pb2.PutScheduleResponse.SerializeToString,
+            ),
+            'ListSchedules': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSchedules,
+                    request_deserializer=yuan_dot_jobs_dot_v1_dot_jobs__pb2.ListSchedulesRequest.FromString,
+                    response_serializer=yuan_dot_jobs_dot_v1_dot_jobs__pb2.ListSchedulesResponse.SerializeToString,
+            ),
+            'DeleteSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSchedule,
+                    request_deserializer=yuan_dot_jobs_dot_v1_dot_jobs__pb2.DeleteScheduleRequest.FromString,
+                    response_serializer=yuan_dot_jobs_dot_v1_dot_jobs__pb2.DeleteScheduleResponse.SerializeToString,
             ),
             'ListArtifacts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListArtifacts,
@@ -422,6 +473,87 @@ class JobService:
             '/yuan.jobs.v1.JobService/Resume',
             yuan_dot_jobs_dot_v1_dot_jobs__pb2.ResumeRequest.SerializeToString,
             yuan_dot_jobs_dot_v1_dot_jobs__pb2.ResumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/yuan.jobs.v1.JobService/PutSchedule',
+            yuan_dot_jobs_dot_v1_dot_jobs__pb2.PutScheduleRequest.SerializeToString,
+            yuan_dot_jobs_dot_v1_dot_jobs__pb2.PutScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSchedules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/yuan.jobs.v1.JobService/ListSchedules',
+            yuan_dot_jobs_dot_v1_dot_jobs__pb2.ListSchedulesRequest.SerializeToString,
+            yuan_dot_jobs_dot_v1_dot_jobs__pb2.ListSchedulesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/yuan.jobs.v1.JobService/DeleteSchedule',
+            yuan_dot_jobs_dot_v1_dot_jobs__pb2.DeleteScheduleRequest.SerializeToString,
+            yuan_dot_jobs_dot_v1_dot_jobs__pb2.DeleteScheduleResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,12 @@ class JobServiceStub:
     """Asks a job to end; a queued one ends at once."""
     Resume: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ResumeRequest, _jobs_pb2.ResumeResponse]
     """Starts a new attempt of a failed or cancelled job from its last checkpoint, under another topology if one is given."""
+    PutSchedule: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.PutScheduleRequest, _jobs_pb2.PutScheduleResponse]
+    """Lets a job run again and again, when its `scheduling.cron` says; in place of the schedule of its name."""
+    ListSchedules: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListSchedulesRequest, _jobs_pb2.ListSchedulesResponse]
+    """Lists schedules by name."""
+    DeleteSchedule: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.DeleteScheduleRequest, _jobs_pb2.DeleteScheduleResponse]
+    """Ends a schedule; jobs that it has submitted go on."""
     ListArtifacts: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListArtifactsRequest, _jobs_pb2.ListArtifactsResponse]
     """Lists artifacts, newest first."""
     GetArtifact: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.GetArtifactRequest, _jobs_pb2.GetArtifactResponse]
@@ -75,6 +81,12 @@ class JobServiceAsyncStub(JobServiceStub):
     """Asks a job to end; a queued one ends at once."""
     Resume: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ResumeRequest, _jobs_pb2.ResumeResponse]  # type: ignore[assignment]
     """Starts a new attempt of a failed or cancelled job from its last checkpoint, under another topology if one is given."""
+    PutSchedule: _aio.UnaryUnaryMultiCallable[_jobs_pb2.PutScheduleRequest, _jobs_pb2.PutScheduleResponse]  # type: ignore[assignment]
+    """Lets a job run again and again, when its `scheduling.cron` says; in place of the schedule of its name."""
+    ListSchedules: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListSchedulesRequest, _jobs_pb2.ListSchedulesResponse]  # type: ignore[assignment]
+    """Lists schedules by name."""
+    DeleteSchedule: _aio.UnaryUnaryMultiCallable[_jobs_pb2.DeleteScheduleRequest, _jobs_pb2.DeleteScheduleResponse]  # type: ignore[assignment]
+    """Ends a schedule; jobs that it has submitted go on."""
     ListArtifacts: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListArtifactsRequest, _jobs_pb2.ListArtifactsResponse]  # type: ignore[assignment]
     """Lists artifacts, newest first."""
     GetArtifact: _aio.UnaryUnaryMultiCallable[_jobs_pb2.GetArtifactRequest, _jobs_pb2.GetArtifactResponse]  # type: ignore[assignment]
@@ -142,6 +154,30 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.ResumeResponse, _abc.Awaitable[_jobs_pb2.ResumeResponse]]:
         """Starts a new attempt of a failed or cancelled job from its last checkpoint, under another topology if one is given."""
+
+    @_abc_1.abstractmethod
+    def PutSchedule(
+        self,
+        request: _jobs_pb2.PutScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.PutScheduleResponse, _abc.Awaitable[_jobs_pb2.PutScheduleResponse]]:
+        """Lets a job run again and again, when its `scheduling.cron` says; in place of the schedule of its name."""
+
+    @_abc_1.abstractmethod
+    def ListSchedules(
+        self,
+        request: _jobs_pb2.ListSchedulesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.ListSchedulesResponse, _abc.Awaitable[_jobs_pb2.ListSchedulesResponse]]:
+        """Lists schedules by name."""
+
+    @_abc_1.abstractmethod
+    def DeleteSchedule(
+        self,
+        request: _jobs_pb2.DeleteScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.DeleteScheduleResponse, _abc.Awaitable[_jobs_pb2.DeleteScheduleResponse]]:
+        """Ends a schedule; jobs that it has submitted go on."""
 
     @_abc_1.abstractmethod
     def ListArtifacts(
