@@ -4,7 +4,7 @@ import asyncio
 import http.client
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +73,8 @@ class HttpStack:
     gateway: Gateway
     loop: asyncio.AbstractEventLoop
     connection: Connection
+    ends: list[Callable[[], Any]] = field(default_factory=list)
+    """Called when the servers have been asked to end, before the connection to them is closed."""
 
     @property
     def port(self) -> int:
@@ -185,7 +187,7 @@ def http_stack(folder: Path, model_folder: Path, *, extra: str = "", drain_secon
             web.should_exit = web.force_exit = True
             await serving
             await gateway.close()
-            watching.cancel()
+        watching.cancel()
         await models.close()
         tracing.close()
 
@@ -207,8 +209,10 @@ def http_stack(folder: Path, model_folder: Path, *, extra: str = "", drain_secon
         stack.call("LoadModel", pb.LoadModelRequest(artifact="tiny"))
         yield stack
     finally:
-        stack.connection.close()
         stack.loop.call_soon_threadsafe(stop.set)
+        for end in stack.ends:
+            end()
+        stack.connection.close()
         thread.join(120)
 
 

@@ -54,7 +54,7 @@ class Guard:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
-                if status in (408, 413) or self._gateway.draining:
+                if status == 408 or self._gateway.draining:
                     headers["connection"] = "close"
             await send(message)
 

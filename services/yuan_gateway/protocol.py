@@ -9,10 +9,15 @@ HEADER_SECONDS = 30.0
 """How long the head of a request may take, from the connection or from its first byte on."""
 
 
+MOST_DISCARDED_BYTES = 256 * 1024 * 1024
+"""Of a body that was refused: read and thrown away, since most clients read no answer before they have sent all."""
+
+
 class ImpatientProtocol(HttpToolsProtocol):
-    """Closes a connection whose request's head does not come to its end."""
+    """Closes a connection whose request's head does not come to its end, or whose refused body has none."""
 
     _timer: asyncio.TimerHandle | None = None
+    _discarded = 0
 
     def connection_made(self, transport: Any) -> None:
         """Begins to wait for the first request."""
@@ -32,7 +37,16 @@ class ImpatientProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Ends waiting: what comes is the body, which the application waits for."""
         self._stop_waiting()
+        self._discarded = 0
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Counts what nobody reads any more."""
+        super().on_body(body)
+        if self.cycle.response_complete:
+            self._discarded += len(body)
+            if self._discarded > MOST_DISCARDED_BYTES:
+                self._give_up()
 
     def _wait(self) -> None:
         self._stop_waiting()
