@@ -22,7 +22,7 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     temporary = file.with_name(file.name + TEMPORARY_SUFFIX)
     try:
         save_file({name: _own_memory(tensor) for name, tensor in tensors.items()}, temporary, metadata={"format": "pt"})
-        _commit(temporary, file)
+        commit(temporary, file)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
@@ -44,7 +44,7 @@ def write_text(file: Path, text: str) -> None:
     """Writes a text."""
     temporary = file.with_name(file.name + TEMPORARY_SUFFIX)
     temporary.write_text(text, encoding="utf-8")
-    _commit(temporary, file)
+    commit(temporary, file)
 
 
 def _own_memory(tensor: Tensor) -> Tensor:
@@ -54,7 +54,8 @@ def _own_memory(tensor: Tensor) -> Tensor:
     return plain.clone() if shared else plain
 
 
-def _commit(temporary: Path, file: Path) -> None:
+def commit(temporary: Path, file: Path) -> None:
+    """Gives a written file its name, once it is on the disk."""
     with temporary.open("rb") as written:
         os.fsync(written.fileno())
     temporary.replace(file)

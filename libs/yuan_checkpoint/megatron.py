@@ -1,255 +1,256 @@
-"""Reads checkpoints of the original (Megatron layout), of any tensor and pipeline size, under native names.
+"""The layout of the original's checkpoints: which file has what, for any tensor size and pipeline stages.
 
     FOLDER/latest_checkpointed_iteration.txt     a number, or `release`
     FOLDER/iter_0001000/mp_rank_TT[_PPP]/model_optim_rng.pt      TT: tensor rank, PPP: pipeline stage, if more than one
 
-A stage numbers its layers from 0, so counting them gives every layer its place, however uneven the stages are. How each
-matrix is divided over tensor ranks is said once, in `LAYER_RULES` and `TensorRule`; sizes that a file does not
-say follow from its tensors. Optimizer states are not read.
+A stage numbers its layers from 0, so counting them gives every layer its place, however uneven the stages are. The last
+of several stages has a copy of the tied embedding. Vocabulary rows beyond the arguments' `vocab_size`, where there is
+one, are padding. Optimizer states are neither read nor written.
 """
 
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-from torch import Tensor
-
-from yuan_checkpoint.unpickling import UnreadableFileError, load_inertly, namespace_values
-from yuan_model import ModelFolderError, YuanConfig, parameter_shapes
+from yuan_checkpoint.checkpoint import Checkpoint, Held, Origin
+from yuan_checkpoint.description import (
+    EMBEDDING,
+    FINAL_NORM,
+    Network,
+    StoredTensor,
+    TensorRank,
+    layer_prefix,
+    places_of_layers,
+)
+from yuan_checkpoint.entries import CheckpointError, Entry
+from yuan_checkpoint.targets import FileKind, LayoutError, TargetFile, TargetLayout
+from yuan_checkpoint.torch_files import Reference, open_torch_file, tensors_below
+from yuan_checkpoint.unpickling import UnreadableFileError, namespace_values
+from yuan_model import YuanConfig
 
 TRACKER_FILE = "latest_checkpointed_iteration.txt"
 SHARD_FILE = "model_optim_rng.pt"
-EMBEDDING = "embedding.word_embeddings.weight"
-"""How the embedding is called here: its place in the nested tables of a first stage."""
+RELEASE = "release"
+HEAD_COPY = "word_embeddings_for_head.weight"
+VOCABULARY_MULTIPLE = 128
+"""Rows of an embedding are padded to a multiple of it (`make_vocab_size_divisible_by` of the original's scripts)."""
 
+_BODY = "language_model."
+_ENCODER = "language_model.encoder."
 _SHARD_FOLDER = re.compile(r"mp_rank_(\d{2})(?:_(\d{3}))?")
-_LAYER = re.compile(r"layers\.(\d+)\.(.+)")
+_ITERATION_FOLDER = re.compile(r"iter_(\d{7,})|release")
+_LAYER = re.compile(r"language_model\.encoder\.layers\.(\d+)\.(.+)")
+_ROTARY = "rotary_pos_emb"
 
 
-class Split(Enum):
-    """How a matrix is divided over tensor ranks.
+def rank_tensors(
+    network: Network, stages: Sequence[int], rank: TensorRank, stage: int, rows: int
+) -> list[StoredTensor]:
+    """Returns the tensors of one file, under their paths below `model`.
 
-    WHOLE: not at all, every rank has it. ROWS, COLUMNS: in equal runs of them. ROWS_OF_HALVES: in equal runs of the
-    rows of its upper half, and the same of its lower half below (a rank's own SwiGLU cuts its matrix in two).
+    Args:
+        network: whose.
+        stages: layers per pipeline stage.
+        rank: tensor rank.
+        stage: pipeline stage.
+        rows: of the padded embedding.
     """
-
-    WHOLE = "whole"
-    ROWS = "rows"
-    COLUMNS = "columns"
-    ROWS_OF_HALVES = "rows of halves"
-
-
-@dataclass(frozen=True)
-class TensorRule:
-    """One tensor of the layout.
-
-    Attributes:
-        name: in the layout; of a layer, without `layers.N.`.
-        native: the network's tensors that it is, one below the other; of a layer, without `model.layers.N.`.
-        split: how tensor ranks share it.
-    """
-
-    name: str
-    native: tuple[str, ...]
-    split: Split
-
-    def join(self, shards: Sequence[Tensor]) -> Tensor:
-        """Returns the whole matrix from the tensor ranks' shares, in the order of ranks."""
-        if self.split == Split.WHOLE or len(shards) == 1:
-            return shards[0]
-        if self.split == Split.ROWS_OF_HALVES:
-            halves = [shard.chunk(2) for shard in shards]
-            return torch.cat([half[part] for part in (0, 1) for half in halves])
-        return torch.cat(list(shards), dim=0 if self.split == Split.ROWS else 1)
-
-    def divide(self, whole: Tensor, ranks: int) -> list[Tensor]:
-        """Returns the tensor ranks' shares of the whole matrix: what `join` puts together again."""
-        if self.split == Split.WHOLE:
-            return [whole] * ranks
-        if self.split == Split.ROWS_OF_HALVES:
-            upper, lower = (half.chunk(ranks) for half in whole.chunk(2))
-            return [torch.cat(pair) for pair in zip(upper, lower, strict=True)]
-        return list(whole.chunk(ranks, dim=0 if self.split == Split.ROWS else 1))
+    found: list[StoredTensor] = []
+    if stage == 0:
+        found.append(network.share(EMBEDDING, "", _BODY + EMBEDDING.megatron, rank, rows=rows))
+    for layer, place, local in places_of_layers(stages):
+        if place != stage:
+            continue
+        for matrix in network.layer_matrices:
+            key = f"{_ENCODER}layers.{local}.{matrix.megatron}"
+            found.append(network.share(matrix, layer_prefix(layer), key, rank))
+    if stage == len(stages) - 1:
+        found.append(network.share(FINAL_NORM, "", _ENCODER + FINAL_NORM.megatron, rank))
+        if stage:
+            found.append(network.share(EMBEDDING, "", HEAD_COPY, rank, rows=rows))
+    return found
 
 
-LAYER_RULES = (
-    TensorRule("input_layernorm.weight", ("input_layernorm.weight",), Split.WHOLE),
-    TensorRule("self_attention.get_value.weight", ("self_attn.v_proj.weight",), Split.ROWS),
-    # Rows are grouped by head (its query, its key), so equal runs of them are whole heads: what is native here.
-    TensorRule("self_attention.get_query_key.weight", ("self_attn.qk_proj.weight",), Split.ROWS),
-    TensorRule("self_attention.dense.weight", ("self_attn.o_proj.weight",), Split.COLUMNS),
-    TensorRule("post_attention_layernorm.weight", ("post_attention_layernorm.weight",), Split.WHOLE),
-    TensorRule("mlp.dense_h_to_4h.weight", ("mlp.up_proj.weight", "mlp.gate_proj.weight"), Split.ROWS_OF_HALVES),
-    TensorRule("mlp.dense_4h_to_h.weight", ("mlp.down_proj.weight",), Split.COLUMNS),
-    *(
-        TensorRule(f"self_attention.lf_gate.{name}", (f"self_attn.lf_gate.{name}",), Split.WHOLE)
-        for name in ("conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias", "output_layernorm.weight")
-    ),
-)
-"""Of every layer."""
-
-EMBEDDING_RULE = TensorRule(EMBEDDING, ("model.embed_tokens.weight",), Split.ROWS)
-NORM_RULE = TensorRule("final_layernorm.weight", ("model.norm.weight",), Split.WHOLE)
-
-Shard = Mapping[str, Tensor]
-"""Tensors of one file: those of the encoder under their names there, and `EMBEDDING` on a first stage."""
+# --- reading -----------------------------------------------------------------------------------------------------
 
 
 def is_megatron(folder: Path) -> bool:
     """Says whether a folder is a checkpoint of the original, or one of its iterations."""
-    return (folder / TRACKER_FILE).is_file() or bool(_shard_folders(folder))
+    if not folder.is_dir():
+        return False
+    return (folder / TRACKER_FILE).is_file() or bool(_shard_folders(folder)) or bool(_iterations(folder))
 
 
-class MegatronFolder:
-    """A checked Megatron checkpoint, whose tensors are joined as they are read.
-
-    Attributes:
-        path: the folder.
-        config: of the network, as its tensors and its arguments say; `eod_token_id` is not said there.
-        files: those that hold the model.
-        tensor: tensor ranks. stages: layers per pipeline stage.
+def open_megatron(path: Path, *, strict: bool = True) -> Checkpoint:
+    """Opens a checkpoint of the original.
 
     Raises:
-        ModelFolderError: if a file or tensor is missing, unreadable, or of another shape than the others mean.
+        CheckpointError: if a file or tensor is missing, unreadable, or of another shape than the others mean.
     """
+    return _Reader(path).checkpoint(strict=strict)
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        iteration = _iteration_folder(self.path)
-        places = _shard_places(iteration)
-        self._shards: dict[tuple[int, int], Shard] = {}
-        arguments: dict[str, Any] = {}
-        for place, file in places.items():
-            tensors, said = _read_shard(file)
-            self._shards[place] = tensors
-            arguments = arguments or said
-        self._files = places
-        self.tensor = 1 + max(tensor for tensor, _ in places)
-        self.pipeline = 1 + max(stage for _, stage in places)
-        self._check_whole(iteration, arguments)
-        self.stages = tuple(_layer_count(self._shards[0, stage]) for stage in range(self.pipeline))
-        self.config = self._config(arguments)
-        self._check_shapes()
 
-    @property
-    def files(self) -> list[Path]:
-        """The files that make the model."""
+@dataclass(frozen=True)
+class _Shard:
+    """One file: where its tensors are by path below `model`, its arguments, its iteration."""
+
+    path: Path
+    entries: Mapping[str, Entry]
+    arguments: Mapping[str, Any]
+    iteration: int | None
+
+
+class _Reader:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.iteration = _iteration_folder(path)
+        self.shards = {place: _read_shard(file) for place, file in _shard_places(self.iteration).items()}
+        said = [shard.arguments for shard in self.shards.values() if shard.arguments]
+        self.arguments: Mapping[str, Any] = said[0] if said else {}
+        self.tensor = 1 + max(rank for rank, _ in self.shards)
+        self.pipeline = 1 + max(stage for _, stage in self.shards)
+        self._check_whole()
+        self._check_iterations()
+        self.stages = tuple(_layer_count(self.shards[0, stage]) for stage in range(self.pipeline))
+
+    def checkpoint(self, *, strict: bool) -> Checkpoint:
+        rows = self.shards[0, 0].entries[_BODY + EMBEDDING.megatron].shape[0] * self.tensor
+        network = Network(self._config(rows))
+        held: list[Held] = []
+        known: set[tuple[Path, str]] = set()
+        for stage in range(self.pipeline):
+            for rank in range(self.tensor):
+                shard = self.shards[rank, stage]
+                for stored in rank_tensors(network, self.stages, TensorRank(rank, self.tensor), stage, rows):
+                    entry = shard.entries.get(stored.key)
+                    if stored.key == HEAD_COPY and entry is None:
+                        continue
+                    held.append(Held(shard.path, stored, entry))
+                    known.add((shard.path, stored.key))
+        unknown = [
+            f"{shard.path}: {key.removeprefix(_ENCODER)}"
+            for shard in self.shards.values()
+            for key in shard.entries
+            if (shard.path, key) not in known and _ROTARY not in key
+        ]
         tracker = self.path / TRACKER_FILE
-        return [*([tracker] if tracker.is_file() else []), *self._files.values()]
+        files = [*([tracker] if tracker.is_file() else []), *(shard.path for shard in self.shards.values())]
+        step = self.shards[0, 0].iteration
+        origin = Origin("megatron", self.tensor, self.stages, step, self.arguments)
+        return Checkpoint(self.path, origin, network, held, files=files, unknown=unknown, strict=strict)
 
-    @property
-    def names(self) -> list[str]:
-        """Native names of all parameters, in the order of the network."""
-        return list(parameter_shapes(self.config))
-
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Yields all parameters under their native names, one layout tensor in memory at a time."""
-        yield from self._joined(EMBEDDING_RULE, 0, EMBEDDING, "")
-        for index, (stage, local) in enumerate(_places_of_layers(self.stages)):
-            for rule in self._layer_rules():
-                yield from self._joined(rule, stage, f"layers.{local}.{rule.name}", f"model.layers.{index}.")
-        yield from self._joined(NORM_RULE, self.pipeline - 1, NORM_RULE.name, "")
-
-    def _joined(self, rule: TensorRule, stage: int, name: str, prefix: str) -> Iterator[tuple[str, Tensor]]:
-        whole = rule.join([self._shards[rank, stage][name] for rank in range(self.tensor)])
-        yield from zip((prefix + native for native in rule.native), whole.chunk(len(rule.native)), strict=True)
-
-    def _layer_rules(self) -> list[TensorRule]:
-        filtered = self.config.localized_filtering
-        return [rule for rule in LAYER_RULES if filtered or ".lf_gate." not in rule.name]
-
-    def _check_whole(self, iteration: Path, arguments: Mapping[str, Any]) -> None:
+    def _check_whole(self) -> None:
         """Checks that no file is missing: neither inside the grid of those that are there, nor behind its last."""
-        first = self._shards.get((0, 0))
-        if first is not None and "layers.0.self_attention.get_value.weight" in first:
-            values = first["layers.0.self_attention.get_value.weight"]
+        first = self.shards.get((0, 0))
+        values = None if first is None else first.entries.get(f"{_ENCODER}layers.0.self_attention.get_value.weight")
+        if values is not None and len(values.shape) == 2:
             self.tensor = max(self.tensor, values.shape[1] // max(1, values.shape[0]))
-        said = arguments.get("pipeline_model_parallel_size")
-        last = self._shards.get((0, self.pipeline - 1), {})
-        if NORM_RULE.name not in last and isinstance(said, int):
+        said = self.arguments.get("pipeline_model_parallel_size")
+        last = self.shards.get((0, self.pipeline - 1))
+        norm = _ENCODER + FINAL_NORM.megatron
+        if (last is None or norm not in last.entries) and isinstance(said, int):
             self.pipeline = max(self.pipeline, said)
         for stage in range(self.pipeline):
             for rank in range(self.tensor):
-                if (rank, stage) not in self._shards:
-                    name = f"mp_rank_{rank:02d}" + (f"_{stage:03d}" if self.pipeline > 1 else "")
+                if (rank, stage) not in self.shards:
+                    file = self.iteration / rank_folder(rank, stage, self.pipeline) / SHARD_FILE
                     grid = f"tensor size {self.tensor} and {self.pipeline} pipeline stages"
-                    raise ModelFolderError(f"{iteration / name / SHARD_FILE}: missing; the checkpoint has {grid}")
-        for stage, name in ((0, EMBEDDING), (self.pipeline - 1, NORM_RULE.name)):
-            if name not in self._shards[0, stage]:
-                raise ModelFolderError(f"{self._files[0, stage]}: tensor {name} is missing; is a stage missing?")
+                    raise CheckpointError(f"{file}: missing; the checkpoint has {grid}")
+        for stage, name in ((0, _BODY + EMBEDDING.megatron), (self.pipeline - 1, norm)):
+            shard = self.shards[0, stage]
+            if name not in shard.entries:
+                short = name.removeprefix(_ENCODER).removeprefix(_BODY)
+                raise CheckpointError(f"{shard.path}: tensor {short} is missing; is a stage missing?")
+            if not shard.entries[name].shape:
+                raise CheckpointError(f"{shard.path}: tensor {name} has no dimensions")
 
-    def _config(self, arguments: Mapping[str, Any]) -> YuanConfig:
+    def _check_iterations(self) -> None:
+        first = self.shards[0, 0]
+        for shard in self.shards.values():
+            if shard.iteration != first.iteration:
+                raise CheckpointError(
+                    f"{shard.path}: is of iteration {shard.iteration}, {first.path} of {first.iteration}; "
+                    "files of two iterations are mixed"
+                )
+
+    def _config(self, rows: int) -> YuanConfig:
+        file, said = self.shards[0, 0].path, self.arguments
+
         def argument(name: str) -> Any:
-            if arguments.get(name) is None:
-                raise ModelFolderError(f"{self._files[0, 0]}: its args have no {name}")
-            return arguments[name]
+            if said.get(name) is None:
+                raise CheckpointError(f"{file}: its args have no {name}")
+            return said[name]
 
-        if arguments.get("untie_embeddings_and_output_weights"):
-            raise ModelFolderError(f"{self._files[0, 0]}: untied output weights are another network than Yuan's")
-        said, counted = argument("num_layers"), sum(self.stages)
-        if said != counted:
-            raise ModelFolderError(f"{self.path}: its stages have {counted} layers, its args say {said}")
-        first = self._shards[0, 0]
-        heads, hidden = argument("num_attention_heads"), first[EMBEDDING].shape[1]
-        if arguments.get("kv_channels") not in (None, hidden // heads):
-            raise ModelFolderError(f"{self._files[0, 0]}: heads of width {arguments['kv_channels']} are not Yuan's")
+        if said.get("untie_embeddings_and_output_weights"):
+            raise CheckpointError(f"{file}: untied output weights are another network than Yuan's")
+        layers, counted = argument("num_layers"), sum(self.stages)
+        if layers != counted:
+            raise CheckpointError(f"{self.path}: its stages have {counted} layers, its args say {layers}")
+        embedding = self.shards[0, 0].entries[_BODY + EMBEDDING.megatron]
+        heads, hidden = argument("num_attention_heads"), math.prod(embedding.shape[1:])
+        vocabulary = said.get("vocab_size")
+        padded = type(vocabulary) is int and 0 < vocabulary <= rows
+        # Of what was written here; the original's own arguments have no such thing.
+        eod = said.get("eod_token_id")
+        ended = isinstance(eod, int)
         try:
+            if said.get("kv_channels") not in (None, hidden // heads):
+                raise CheckpointError(f"{file}: heads of width {said['kv_channels']} are not Yuan's")
             return YuanConfig(
-                vocab_size=first[EMBEDDING].shape[0] * self.tensor,
+                vocab_size=cast("int", vocabulary) if padded else rows,
                 hidden_size=hidden,
                 num_hidden_layers=counted,
                 num_attention_heads=heads,
                 intermediate_size=argument("ffn_hidden_size"),
                 max_position_embeddings=argument("max_position_embeddings"),
-                localized_filtering=any(".lf_gate." in name for shard in self._shards.values() for name in shard),
+                localized_filtering=any(".lf_gate." in key for one in self.shards.values() for key in one.entries),
+                eod_token_id=eod if isinstance(eod, int) else None,
+                initializer_range=said.get("init_method_std") or 0.02,
+                rope_precision=said.get("rope_precision", "fp32"),
+                attention_reset_at_eod=ended and said.get("reset_attention_mask") is True,
             )
-        except (ValueError, TypeError) as error:
-            raise ModelFolderError(f"{self._files[0, 0]}: {error}") from error
+        except (ArithmeticError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{file}: {error}") from error
 
-    def _check_shapes(self) -> None:
-        shapes = parameter_shapes(self.config)
-        places = _places_of_layers(self.stages)
-        wanted = [(EMBEDDING_RULE, 0, EMBEDDING, ""), (NORM_RULE, self.pipeline - 1, NORM_RULE.name, "")]
-        for index, (stage, local) in enumerate(places):
-            prefix = f"model.layers.{index}."
-            wanted += [(rule, stage, f"layers.{local}.{rule.name}", prefix) for rule in self._layer_rules()]
-        known = {(stage, name) for _, stage, name, _ in wanted}
-        for rule, stage, name, prefix in wanted:
-            rows = sum(shapes[prefix + native][0] for native in rule.native)
-            whole = torch.empty(rows, *shapes[prefix + rule.native[0]][1:], device="meta")
-            for rank, share in enumerate(rule.divide(whole, self.tensor)):
-                self._check_shard(rank, stage, name, share.shape)
-        for (rank, stage), shard in self._shards.items():
-            unknown = sorted(name for name in shard if (stage, name) not in known)
-            if unknown:
-                raise ModelFolderError(f"{self._files[rank, stage]}: unknown tensor {unknown[0]}")
 
-    def _check_shard(self, rank: int, stage: int, name: str, shape: torch.Size) -> None:
-        file, tensor = self._files[rank, stage], self._shards[rank, stage].get(name)
-        if tensor is None:
-            raise ModelFolderError(f"{file}: tensor {name} is missing")
-        if tensor.shape != shape:
-            raise ModelFolderError(f"{file}: tensor {name} has shape {list(tensor.shape)}; expected {list(shape)}")
+def rank_folder(rank: int, stage: int, stages: int) -> str:
+    """Returns the name of a rank's folder."""
+    return f"mp_rank_{rank:02d}" + (f"_{stage:03d}" if stages > 1 else "")
 
 
 def _iteration_folder(folder: Path) -> Path:
     if _shard_folders(folder):
         return folder
     tracker = folder / TRACKER_FILE
+    there = _iterations(folder)
+    if not tracker.is_file():
+        if len(there) == 1:
+            return folder / there[0]
+        raise CheckpointError(f"{folder}: holds {' and '.join(there)} and no {TRACKER_FILE}; name one of those folders")
     try:
         said = tracker.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ModelFolderError(f"{tracker}: not readable: {error}") from error
-    if said != "release" and not (said.isascii() and said.isdecimal() and int(said) > 0):
-        raise ModelFolderError(f"{tracker}: expected the number of an iteration or `release`, found {said[:40]!r}")
-    iteration = folder / (said if said == "release" else f"iter_{int(said):07d}")
+        raise CheckpointError(f"{tracker}: not readable: {error}") from error
+    if said != RELEASE and not (said.isascii() and said.isdecimal() and int(said) > 0):
+        raise CheckpointError(f"{tracker}: expected the number of an iteration or `release`, found {said[:40]!r}")
+    iteration = folder / iteration_folder(said)
     if not _shard_folders(iteration):
-        raise ModelFolderError(f"{iteration}: holds no mp_rank_ folder, though {TRACKER_FILE} names it")
+        others = f"; {', '.join(there)} is there" if there else ""
+        raise CheckpointError(f"{iteration}: holds no mp_rank_ folder, though {TRACKER_FILE} names it{others}")
     return iteration
+
+
+def iteration_folder(said: str) -> str:
+    """Returns the folder that a tracker's word means."""
+    return said if said == RELEASE else f"iter_{int(said):07d}"
+
+
+def _iterations(folder: Path) -> list[str]:
+    return sorted(one.name for one in folder.iterdir() if _ITERATION_FOLDER.fullmatch(one.name) and _shard_folders(one))
 
 
 def _shard_folders(folder: Path) -> list[Path]:
@@ -261,40 +262,156 @@ def _shard_places(iteration: Path) -> dict[tuple[int, int], Path]:
     places: dict[tuple[int, int], Path] = {}
     for folder in _shard_folders(iteration):
         tensor, stage = cast("re.Match[str]", _SHARD_FOLDER.fullmatch(folder.name)).groups()
-        places[int(tensor), int(stage or 0)] = folder / SHARD_FILE
+        place = int(tensor), int(stage or 0)
+        if place in places:
+            raise CheckpointError(
+                f"{folder}: is the same rank as {places[place].parent.name}; two checkpoints are mixed"
+            )
+        places[place] = folder / SHARD_FILE
     return places
 
 
-def _read_shard(file: Path) -> tuple[Shard, dict[str, Any]]:
-    """Returns a file's tensors of the model, and its arguments."""
+def _read_shard(file: Path) -> _Shard:
     try:
-        content = load_inertly(file)
+        opened = open_torch_file(file)
     except UnreadableFileError as error:
-        raise ModelFolderError(str(error)) from error
-    if isinstance(content, dict) and "model0" in content:
-        raise ModelFolderError(f"{file}: virtual pipeline stages (model0, model1 …) are not read; save without them")
-    model = _below(content, "model", "language_model")
-    if model is None:
-        raise ModelFolderError(f"{file}: has no model.language_model; it is not a checkpoint of Yuan 2.0")
-    tensors = {name: value for name, value in (_below(model, "encoder") or {}).items() if isinstance(value, Tensor)}
-    embedding = _below(model, "embedding", "word_embeddings")
-    if embedding is not None and isinstance(embedding.get("weight"), Tensor):
-        tensors[EMBEDDING] = embedding["weight"]
-    # `word_embeddings_for_head` of a last stage is a copy of the tied embedding.
-    return tensors, namespace_values(cast("dict[str, Any]", content).get("args"))
+        raise CheckpointError(str(error)) from error
+    whole: Any = opened.content
+    content = cast("dict[str, Any]", whole) if isinstance(whole, dict) else {}
+    if "model0" in content:
+        raise CheckpointError(f"{file}: virtual pipeline stages (model0, model1 …) are not read; save without them")
+    model = content.get("model")
+    body = cast("dict[str, Any]", model).get("language_model") if isinstance(model, dict) else None
+    if not isinstance(body, dict):
+        raise CheckpointError(f"{file}: has no model.language_model; it is not a checkpoint of Yuan 2.0")
+    entries = {key: opened.entry(key, tensor) for key, tensor in tensors_below(model)}
+    iteration = content.get("iteration")
+    said = namespace_values(content.get("args"))
+    return _Shard(file, entries, said, iteration if type(iteration) is int else None)
 
 
-def _below(tree: Any, *keys: str) -> dict[str, Any] | None:
-    for key in keys:
-        tree = cast("dict[str, Any]", tree).get(key) if isinstance(tree, dict) else None
-    return cast("dict[str, Any]", tree) if isinstance(tree, dict) else None
-
-
-def _layer_count(shard: Shard) -> int:
-    found = {int(match[1]) for name in shard if (match := _LAYER.fullmatch(name))}
+def _layer_count(shard: _Shard) -> int:
+    found = {int(match[1]) for name in shard.entries if (match := _LAYER.fullmatch(name))}
     return max(found) + 1 if found else 0
 
 
-def _places_of_layers(stages: Sequence[int]) -> list[tuple[int, int]]:
-    """Returns stage and number there of every layer, in the order of the network."""
-    return [(stage, local) for stage, count in enumerate(stages) for local in range(count)]
+# --- writing -----------------------------------------------------------------------------------------------------
+
+
+def megatron_target(
+    network: Network,
+    tensor: int,
+    stages: Sequence[int],
+    *,
+    iteration: str = RELEASE,
+    multiple: int = VOCABULARY_MULTIPLE,
+    values: Mapping[str, Any] | None = None,
+) -> TargetLayout:
+    """Returns what files a checkpoint of the original has.
+
+    Args:
+        network: whose.
+        tensor: tensor ranks.
+        stages: layers per pipeline stage.
+        iteration: a number, or `release`.
+        multiple: rows of the embedding are padded to a multiple of it and of `tensor`.
+        values: arguments to take over, where the source has some.
+
+    Raises:
+        LayoutError: if tensor size or stages do not fit to the network, or the original has no such network.
+    """
+    config = network.config
+    _check_division(config, tensor, stages)
+    whole = math.lcm(multiple, tensor)
+    rows = -(-config.vocab_size // whole) * whole
+    step = 0 if iteration == RELEASE else int(iteration)
+    division = {
+        "tensor_model_parallel_size": tensor,
+        "pipeline_model_parallel_size": len(stages),
+        "transformer_pipeline_model_parallel_size": len(stages),
+        "pipeline_model_parallel_method": "block" if len(stages) > 1 else None,
+        "pipeline_model_parallel_blocks": ",".join(str(count) for count in stages) if len(stages) > 1 else None,
+        "pipeline_blocks": list(stages),
+        "virtual_pipeline_model_parallel_size": None,
+        "make_vocab_size_divisible_by": multiple,
+        "padded_vocab_size": rows,
+        "iteration": step,
+    }
+    arguments = {**_arguments(config, values or {}), **division}
+    files: list[TargetFile] = []
+    for stage in range(len(stages)):
+        for rank in range(tensor):
+            tensors = rank_tensors(network, stages, TensorRank(rank, tensor), stage, rows)
+            tree = {
+                "args": Namespace(**arguments),
+                "checkpoint_version": 3.0,
+                "iteration": step,
+                "model": _nested(tensors),
+            }
+            path = f"{iteration_folder(iteration)}/{rank_folder(rank, stage, len(stages))}/{SHARD_FILE}"
+            files.append(TargetFile(path, FileKind.torch, tuple(tensors), tree))
+    return TargetLayout("megatron", tuple(files), lambda _bytes, _dtypes: [(TRACKER_FILE, iteration)])
+
+
+def _check_division(config: YuanConfig, tensor: int, stages: Sequence[int]) -> None:
+    if sum(stages) != config.num_hidden_layers:
+        told = ", ".join(str(count) for count in stages)
+        raise LayoutError(f"stages: {told} are {sum(stages)} layers; the model has {config.num_hidden_layers}")
+    for what, size in (
+        ("attention heads", config.num_attention_heads),
+        ("intermediate size", config.intermediate_size),
+    ):
+        if size % tensor:
+            raise LayoutError(f"tensor: {tensor} does not divide the model's {what}, {size}")
+    if config.rope_theta != 10000.0:
+        raise LayoutError(f"rope_theta: {config.rope_theta} has no Megatron form; the original has 10000")
+    if config.rms_norm_eps != 1e-6:
+        raise LayoutError(f"rms_norm_eps: {config.rms_norm_eps} has no Megatron form; the original has 1e-6")
+
+
+def _nested(tensors: Sequence[StoredTensor]) -> dict[str, Any]:
+    """Returns the tables in which the original looks for its tensors; those of the encoder lie flat in one."""
+    encoder: dict[str, Any] = {}
+    model: dict[str, Any] = {"language_model": {"encoder": encoder}}
+    for one in tensors:
+        if one.key.startswith(_ENCODER):
+            encoder[one.key.removeprefix(_ENCODER)] = Reference(one.key)
+        elif one.key == HEAD_COPY:
+            model["word_embeddings_for_head"] = {"weight": Reference(one.key)}
+        else:
+            model["language_model"]["embedding"] = {"word_embeddings": {"weight": Reference(one.key)}}
+    return model
+
+
+def _arguments(config: YuanConfig, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the original's arguments as far as they say which network it is."""
+    plain = (bool, int, float, str, type(None))
+    kept = {key: value for key, value in values.items() if isinstance(value, plain)}
+    return {
+        "position_embedding_type": "rope",
+        "rotary_percent": 1.0,
+        "norm_dtype": "RMSNorm",
+        "swiglu": True,
+        "add_bias_linear": False,
+        "add_position_embedding": True,
+        "use_lf_gate": config.localized_filtering,
+        "lf_conv2d_group": 1,
+        "lf_conv2d_num_pad": 1,
+        "reset_position_ids": True,
+        "reset_attention_mask": config.attention_reset_at_eod,
+        "tokenizer_type": "YuanTokenizer",
+        **kept,
+        "num_layers": config.num_hidden_layers,
+        "encoder_num_layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "ffn_hidden_size": config.intermediate_size,
+        "num_attention_heads": config.num_attention_heads,
+        "kv_channels": config.head_dim,
+        "seq_length": kept.get("seq_length", config.max_position_embeddings),
+        "max_position_embeddings": config.max_position_embeddings,
+        "untie_embeddings_and_output_weights": False,
+        "vocab_size": config.vocab_size,
+        "eod_token_id": config.eod_token_id,
+        "rope_precision": config.rope_precision,
+        "init_method_std": config.initializer_range,
+    }

@@ -1,8 +1,9 @@
-"""Writes the native layout: full tensors, one safetensors file a layer and one for embedding and final norm.
+"""The native layout: full tensors, one safetensors file a layer and one for embedding and final norm.
 
 `model.safetensors.index.json` and then `config.json` come last, so a folder with `config.json` is whole. Written at
 once (`write_native`), or piecewise by ranks that each hold some layers (`write_layer_file`, `write_embedding_file`,
-and once all of them are done, on one rank, `finish_native`). Reading is `yuan_model.ModelFolder`.
+and once all of them are done, on one rank, `finish_native`). `native_target` says the same to a conversion, which may
+also write matrices of layers in int8: `NAME` and `NAME_scale`, one factor a row. `yuan_model.ModelFolder` reads it too.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,14 +12,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from yuan_checkpoint.files import write_json, write_tensors
+from yuan_checkpoint.description import LAYER_PREFIX, Network, Piece, StoredTensor, matrix_of
+from yuan_checkpoint.files import json_text, write_tensors, write_text
+from yuan_checkpoint.targets import FileKind, TargetFile, TargetLayout
 from yuan_model import ModelFolderError, YuanConfig, parameter_shapes
-from yuan_model.folder import CONFIG_FILE, INDEX_FILE, NATIVE_LAYOUT, NATIVE_SCHEMA_VERSION, open_safetensors
+from yuan_model.folder import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    NATIVE_LAYOUT,
+    NATIVE_SCHEMA_VERSION,
+    SCALE_SUFFIX,
+    open_safetensors,
+)
 
 EMBEDDING_FILE = "model-embedding.safetensors"
 """Holds what belongs to no layer: `model.embed_tokens.weight` and `model.norm.weight`."""
-
-_LAYER_PREFIX = "model.layers."
 
 
 def layer_file(index: int) -> str:
@@ -28,8 +36,8 @@ def layer_file(index: int) -> str:
 
 def file_of(name: str) -> str:
     """Returns the name of the file that a native tensor belongs in."""
-    if name.startswith(_LAYER_PREFIX):
-        return layer_file(int(name.removeprefix(_LAYER_PREFIX).split(".")[0]))
+    if name.startswith(LAYER_PREFIX):
+        return layer_file(int(name.removeprefix(LAYER_PREFIX).split(".")[0]))
     return EMBEDDING_FILE
 
 
@@ -61,10 +69,8 @@ def finish_native(folder: Path, config: YuanConfig) -> None:
     total_bytes = 0
     for file_name, names in _names_by_file(shapes).items():
         total_bytes += _check_file(folder / file_name, {name: shapes[name] for name in names})
-    index = {"metadata": {"total_size": total_bytes}, "weight_map": {name: file_of(name) for name in shapes}}
-    write_json(folder / INDEX_FILE, index)
-    marks = {"layout": NATIVE_LAYOUT, "schema_version": NATIVE_SCHEMA_VERSION}
-    write_json(folder / CONFIG_FILE, {**marks, **config.to_dict()})
+    for name, text in _texts(config, total_bytes, {name: file_of(name) for name in shapes}):
+        write_text(folder / name, text)
 
 
 def write_native(
@@ -96,6 +102,54 @@ def write_native(
         if names:
             raise ModelFolderError(f"{folder}: tensor {min(names)} is missing")
     finish_native(folder, config)
+
+
+def native_tensors(network: Network, name: str, *, int8: bool) -> list[StoredTensor]:
+    """Returns what a native folder has of a parameter: itself, and in int8 its scale."""
+    shape = network.shapes[name]
+    rows, columns = matrix_of(shape)
+    whole = (Piece(name, 0, 0, rows, columns, 0),)
+    found = [StoredTensor(name, tuple(shape), whole)]
+    if int8 and is_quantized(name):
+        found.append(StoredTensor(name + SCALE_SUFFIX, (rows, 1), whole))
+    return found
+
+
+def native_target(network: Network, *, int8: bool = False) -> TargetLayout:
+    """Returns what files a native folder has.
+
+    Args:
+        network: whose.
+        int8: matrices of layers are stored in 8 bits.
+    """
+    files = tuple(
+        TargetFile(
+            file,
+            FileKind.safetensors,
+            tuple(one for name in names for one in native_tensors(network, name, int8=int8)),
+        )
+        for file, names in _names_by_file(network.shapes).items()
+    )
+
+    def texts(total: int, _: Mapping[str, torch.dtype]) -> list[tuple[str, str]]:
+        names = (one.key for name in network.shapes for one in native_tensors(network, name, int8=int8))
+        return _texts(network.config, total, {name: file_of(name) for name in names})
+
+    return TargetLayout("native", files, texts)
+
+
+def is_quantized(name: str) -> bool:
+    """Says whether a parameter is stored in 8 bits where that is asked for: the matrices of layers, but filters."""
+    return name.startswith(LAYER_PREFIX) and name.endswith("_proj.weight")
+
+
+def _texts(config: YuanConfig, total: int, weight_map: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Returns the files that make a folder a model."""
+    marks = {"layout": NATIVE_LAYOUT, "schema_version": NATIVE_SCHEMA_VERSION}
+    return [
+        (INDEX_FILE, json_text({"metadata": {"total_size": total}, "weight_map": dict(weight_map)})),
+        (CONFIG_FILE, json_text({**marks, **config.to_dict()})),
+    ]
 
 
 def _names_by_file(names: Iterable[str]) -> dict[str, list[str]]:

@@ -1,16 +1,44 @@
-"""Opens models that a user named: `yuan_model`'s reading, with its errors as a user's, on the device that there is."""
+"""Opens models that a user named, in any layout, with errors of one line; loads them on the device that there is."""
 
 from pathlib import Path
 
 import torch
 
-from yuan_checkpoint.megatron import MegatronFolder, is_megatron
+from yuan_checkpoint.checkpoint import Checkpoint
+from yuan_checkpoint.entries import CheckpointError
+from yuan_checkpoint.folders import is_model_folder, open_folder
+from yuan_checkpoint.megatron import is_megatron, open_megatron
+from yuan_checkpoint.states import is_training_state, open_training_state
 from yuan_events import InputError
 from yuan_model import ModelFolder, ModelFolderError, Yuan, load_model
 
 
+def open_checkpoint(path: Path, *, strict: bool = True) -> Checkpoint:
+    """Opens a checkpoint in any known layout: native, Hugging Face, the original's (Megatron), a training state.
+
+    Args:
+        path: its folder; of the original, also one of its iterations; of a run, also the folder of all its states.
+        strict: refuse tensors that are no part of the network; else `unknown` has their names.
+
+    Raises:
+        CheckpointError: naming the file or tensor that is missing or wrong.
+    """
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such folder")
+    if is_training_state(path):
+        return open_training_state(path, strict=strict)
+    if is_megatron(path):
+        return open_megatron(path, strict=strict)
+    if is_model_folder(path) or any(path.glob("*.safetensors")) or any(path.glob("*.bin")):
+        return open_folder(path, strict=strict)
+    raise CheckpointError(
+        f"{path}: no checkpoint; expected config.json with weights (native, Hugging Face), mp_rank_ folders (Megatron) "
+        "or state.json (a training state)"
+    )
+
+
 def open_model(folder: Path) -> ModelFolder:
-    """Opens a native or Hugging Face folder to read tensors from.
+    """Opens a native or Hugging Face folder to load a model from.
 
     Raises:
         InputError: naming the file or tensor that is missing or wrong.
@@ -40,19 +68,5 @@ def load_for_inference(folder: Path, device: str = "auto", dtype: torch.dtype | 
     on_cuda = available and device != "cpu"
     try:
         return load_model(folder, dtype or (None if on_cuda else torch.float32), "cuda" if on_cuda else "cpu")
-    except ModelFolderError as error:
-        raise InputError(str(error)) from error
-
-
-def open_weights(folder: Path) -> ModelFolder | MegatronFolder:
-    """Opens a model in any layout that is known: native, Hugging Face, or the original's (Megatron).
-
-    Raises:
-        InputError: naming the file or tensor that is missing or wrong.
-    """
-    if not is_megatron(folder):
-        return open_model(folder)
-    try:
-        return MegatronFolder(folder)
     except ModelFolderError as error:
         raise InputError(str(error)) from error

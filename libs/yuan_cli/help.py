@@ -6,6 +6,8 @@ COMMAND_NAMES = (
     "plan",
     "artifacts",
     "show",
+    "convert",
+    "inspect",
     "generate",
     "data",
     "deploy",
@@ -60,6 +62,8 @@ Without a stack, in the foreground:
   yuan run configs/jobs/pretrain-demo.yaml train.steps=50     any value can be changed on the way
   yuan validate MANIFEST                                      check a manifest and see what it comes to
   yuan plan MANIFEST                                          predict a training: memory, time, days, and what to mend
+  yuan convert SOURCE --to megatron --tensor 2 --out FOLDER   a checkpoint in another layout or division
+  yuan inspect CHECKPOINT                                     what a checkpoint is, whatever its layout
   cp configs/jobs/pretrain-demo.yaml mine.yaml                the start of your own
 
 \b

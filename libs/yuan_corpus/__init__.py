@@ -26,7 +26,7 @@ from yuan_corpus.sharded_dataset import ShardedDataset, open_dataset
 from yuan_corpus.sources import RemoteFile, Source
 from yuan_corpus.statistics import DatasetStatistics, count_tokens, read_counts, unigram_cross_entropy
 from yuan_corpus.text_files import find_text_files
-from yuan_corpus.tokenization import tokenize_corpus
+from yuan_corpus.tokenization import CorpusWork, Cutting, tokenize_corpus
 from yuan_corpus.tokenizer import Tokenizer
 from yuan_corpus.tokenizer_training import Algorithm, train_tokenizer
 
@@ -34,6 +34,8 @@ __all__ = [
     "Algorithm",
     "BlendedDataset",
     "CorpusError",
+    "CorpusWork",
+    "Cutting",
     "DatasetStatistics",
     "Decoding",
     "DocumentMode",

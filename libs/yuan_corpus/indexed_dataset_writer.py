@@ -38,7 +38,7 @@ class IndexedDatasetWriter:
         self._file = self._temporary_data.open("wb")
         self._lengths: list[npt.NDArray[np.int64]] = []
         self._documents: list[npt.NDArray[np.int64]] = [np.zeros(1, np.int64)]
-        self._item_count = 0
+        self.item_count = 0
         self.token_count = 0
 
     def add_item(self, ids: npt.ArrayLike) -> None:
@@ -52,7 +52,7 @@ class IndexedDatasetWriter:
 
     def end_document(self) -> None:
         """Ends the document that the last items belong to."""
-        self._documents.append(np.array([self._item_count], np.int64))
+        self._documents.append(np.array([self.item_count], np.int64))
 
     def add_document(self, ids: npt.ArrayLike) -> None:
         """Appends a document that is one item."""
@@ -73,9 +73,9 @@ class IndexedDatasetWriter:
         counts = lengths.astype(np.int64)
         if int(counts.sum()) != len(ids):
             raise ValueError(f"lengths add up to {int(counts.sum())} where there are {len(ids)} ids")
-        first = self._item_count
+        first = self.item_count
         self._append(ids, counts)
-        self._documents.append(np.arange(first + 1, self._item_count + 1, dtype=np.int64))
+        self._documents.append(np.arange(first + 1, self.item_count + 1, dtype=np.int64))
 
     def _append(self, ids: npt.NDArray[Any], lengths: npt.NDArray[np.int64]) -> None:
         if len(ids):
@@ -92,7 +92,7 @@ class IndexedDatasetWriter:
             )
         self._file.write(np.ascontiguousarray(ids, self.dtype).data)
         self._lengths.append(lengths)
-        self._item_count += len(lengths)
+        self.item_count += len(lengths)
         self.token_count += len(ids)
 
     def finish(self) -> None:

@@ -23,6 +23,10 @@ _EXTRAS = {"s3": "s3", "s3a": "s3"}
 """Extras of this distribution by the scheme of the URLs that need them."""
 
 
+_TIMES = ("ETag", "etag", "md5Hash", "LastModified", "mtime", "modified", "created")
+"""What file systems say of a file's content or time, by their names."""
+
+
 @dataclass(frozen=True, order=True)
 class RemoteFile:
     """A file by its URL (`s3://bucket/key`, `memory://…`, `file://…`); workers open it on their own."""
@@ -81,6 +85,25 @@ def size_of(source: Source) -> int:
         raise TextError(f"{source}: no such file") from None
     except OSError as error:
         raise TextError(f"{source}: cannot be looked at ({error.strerror or error})") from None
+
+
+def stamp_of(source: Source) -> str:
+    """Returns what changes when a file is written: its size and its time, or what its store has in the latter's place.
+
+    Raises:
+        TextError: if it is missing or cannot be looked at.
+    """
+    try:
+        if isinstance(source, RemoteFile):
+            filesystem, path = filesystem_of(source.url)
+            filesystem.invalidate_cache()
+            about: dict[str, Any] = filesystem.info(path)
+            told = next((about[key] for key in _TIMES if about.get(key) is not None), "")
+            return f"{about.get('size')} {told}"
+        about_file = source.stat()
+    except OSError as error:
+        raise TextError(f"{source}: cannot be looked at ({error.strerror or error})") from None
+    return f"{about_file.st_size} {about_file.st_mtime_ns}"
 
 
 def open_source(source: Source) -> IO[bytes]:

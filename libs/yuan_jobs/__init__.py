@@ -5,8 +5,17 @@ registry (`yuan_jobs.registry`), the artifact store (`yuan_jobs.artifacts`) and 
 (`yuan_jobs.execution`) are imported by their modules' names, so that training ranks start without SQLAlchemy.
 """
 
-from yuan_jobs.context import ArtifactHandle, Work, WorkContext, WorkResult
+from yuan_jobs.context import UNFINISHED, ArtifactHandle, Work, WorkContext, WorkResult
 from yuan_jobs.identity import digest_of_files
 from yuan_jobs.service import Command, service_main
 
-__all__ = ["ArtifactHandle", "Command", "Work", "WorkContext", "WorkResult", "digest_of_files", "service_main"]
+__all__ = [
+    "UNFINISHED",
+    "ArtifactHandle",
+    "Command",
+    "Work",
+    "WorkContext",
+    "WorkResult",
+    "digest_of_files",
+    "service_main",
+]

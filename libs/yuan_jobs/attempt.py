@@ -4,7 +4,7 @@ import errno
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 from yuan_events import AttemptLost, EventSink, Interrupted, Message, TeeSink, WorkFailed, YuanError, one_line
 from yuan_jobs.artifacts import ArtifactStore, Publication
-from yuan_jobs.context import ArtifactHandle, JobT, Work, WorkContext
+from yuan_jobs.context import UNFINISHED, ArtifactHandle, JobT, Work, WorkContext
 from yuan_jobs.home import Home
 from yuan_jobs.identity import plain_json
 from yuan_jobs.journal import Journal
@@ -65,6 +65,10 @@ class Attempt:
         again: what a user does to go on after a failure, said in messages.
         interrupted: what becomes of the job when its work was stopped; None: it is CANCELLED.
         lost: what becomes of the job when its work broke down by no fault of its own; None: it is FAILED.
+        divisible: whether the work may hand out parts.
+        hand_out: puts the parts on the queue that the work named.
+        part: the name of the part that this is an attempt of; empty: of a whole job.
+        run_folder: of the job that it is a part of; None: the job's own.
         keep_telling: asked whether to tell the registry again how the attempt ended, where it did not listen.
     """
 
@@ -79,6 +83,10 @@ class Attempt:
     again: str = "run it again"
     interrupted: Callable[[Claim, str], None] | None = None
     lost: Callable[[Claim, str], None] | None = None
+    divisible: bool = False
+    hand_out: Callable[[Claim, Sequence[str]], None] | None = None
+    part: str = ""
+    run_folder: Path | None = None
     keep_telling: Callable[[], bool] = lambda: False
 
     def run(
@@ -105,15 +113,22 @@ class Attempt:
                     topology=topology,
                     inputs=self.inputs,
                     output=self._begin(),
-                    run=self.home.run_folder(claim.job_id),
+                    run=self.run_folder or self.home.run_folder(claim.job_id),
                     sink=both,
                     should_stop=should_stop,
                     job_id=claim.job_id,
                     attempt=claim.attempt,
+                    divisible=self.divisible,
+                    part=self.part,
                     cluster=self.cluster,
                 )
-                result = work.run(context)
-            return self._publish(context.output, plain_json(result.summary))
+                result = work.run(context) if work.part is None or not self.part else work.part(context)
+            if result.parts:
+                return self._hand_out(context.output, result.parts)
+            outcome = self._publish(context.output, plain_json(result.summary))
+            if not self.part:
+                shutil.rmtree(context.run / UNFINISHED, ignore_errors=True)
+            return outcome
         except BaseException as error:
             shown = self._failed(error, job)
             if shown is error:
@@ -144,6 +159,14 @@ class Attempt:
             return self.output.sibling(self.claim.job_id, attempt)
         return self.home.attempt_folder(self.claim.job_id, attempt) / "output"
 
+    def _hand_out(self, folder: Path, parts: Sequence[str]) -> Outcome:
+        """Leaves the job to its parts; it is run again when they are done."""
+        if self.hand_out is None:
+            raise ValueError("this work may not hand out parts")
+        self._clear_up()
+        self.hand_out(self.claim, parts)
+        return Outcome(self.claim.job_id, self.claim.attempt, False, None, folder)
+
     def _publish(self, folder: Path, summary: Mapping[str, Any]) -> Outcome:
         claim = self.claim
         if (path := self.output.path) is not None:
@@ -171,13 +194,17 @@ class Attempt:
         artifact = self.store.publish(folder, publication)
         return Outcome(claim.job_id, claim.attempt, False, artifact, artifact.path, summary)
 
+    def _clear_up(self) -> None:
+        """Removes what the attempt made; never fails."""
+        if self.output.kind is not None:
+            self.store.discard(self.output.kind, self.output.name, self.claim)
+        else:
+            shutil.rmtree(self._scratch(self.claim.attempt), ignore_errors=True)
+
     def _failed(self, error: BaseException, job: Job) -> YuanError:
         """Clears up, tells the registry, and returns the one-line error to raise."""
         claim = self.claim
-        if self.output.kind is not None:
-            self.store.discard(self.output.kind, self.output.name, claim)
-        else:
-            shutil.rmtree(self._scratch(claim.attempt), ignore_errors=True)
+        self._clear_up()
         shown = self._shown(error, job)
         reason = one_line(shown)
         finish = self.store.registry.finish
@@ -229,6 +256,8 @@ def tell_registry(tell: Callable[[], None], keep_telling: Callable[[], bool]) ->
 
 def _continues(claim: Claim, before: JobRecord) -> str:
     how = f"failed: {before.reason}" if before.state == JobState.FAILED else "was interrupted"
+    if before.state == JobState.QUEUED and before.reason and before.reason.endswith("parts are done"):
+        return f"goes on with run {claim.job_id}: {before.reason} (attempt {claim.attempt})"
     if before.state == JobState.QUEUED and before.reason:
         how = f"was interrupted: {before.reason}"
     return f"continues run {claim.job_id}, which {how} (attempt {claim.attempt})"

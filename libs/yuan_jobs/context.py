@@ -6,7 +6,7 @@ report to. It knows no registry, no store and no queue, so a test calls it with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -17,6 +17,9 @@ if TYPE_CHECKING:  # the schema loads OmegaConf, which `yuan --help` can do with
     from yuan_manifest.schema import Cluster, Job, Topology
 
 JobT = TypeVar("JobT", bound="Job")
+
+UNFINISHED = "unfinished"
+"""Folder in a run folder for what only a job that goes on needs."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +63,14 @@ class WorkContext(Generic[JobT]):
         inputs: artifacts by their key path in the manifest's `inputs`: `tokenizer`, `model`, `dataset`, and
             `datasets[0].name`, `datasets[1].name`… for a blend (see `datasets`).
         output: an empty folder; what is in it when the work returns is what gets published.
-        run: a folder that outlives an attempt: training states live here, the next attempt finds them.
+        run: a folder that outlives an attempt: training states live here, the next attempt finds them. That of a part
+            is its job's. What is in its folder UNFINISHED is removed once the job SUCCEEDED.
         sink: takes events.
         should_stop: true once the user or the system wants the work to end; see `stop_if_asked`.
         job_id: the job's id, for messages and logs.
         attempt: 1 for the first; more where earlier ones failed or were interrupted.
+        divisible: whether other workers are there to take parts: the work may return `WorkResult.parts` then.
+        part: of a part, its name.
         cluster: the stack whose worker runs this, for calls to its other services (`yuan_rpc.connect`); None where
             there is no stack (`yuan run`, tests).
     """
@@ -78,6 +84,8 @@ class WorkContext(Generic[JobT]):
     should_stop: Callable[[], bool] = lambda: False
     job_id: str = ""
     attempt: int = 1
+    divisible: bool = False
+    part: str = ""
     cluster: Cluster | None = None
 
     @property
@@ -104,9 +112,12 @@ class WorkResult:
 
     Attributes:
         summary: JSON-able facts worth keeping (losses, counts); stored with the job and in `artifact.json`.
+        parts: names of parts that other workers are to do (`Work.part`) before `run` is called again; none: it is done.
+            Only where the context is divisible.
     """
 
     summary: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    parts: Sequence[str] = ()
 
 
 def no_fingerprint(job: Job) -> Mapping[str, str]:
@@ -125,7 +136,10 @@ class Work(Generic[JobT]):
             recipe and the versions of the artifacts they make the job's identity, so that changed text is a new
             job. Called before `run`; raises InputError for inputs that are missing or empty. `digest_of_files`
             makes such a digest.
+        part: does a part that `run` named, on any worker, maybe twice at once after a loss; what it makes for `run` it
+            puts into the job's run folder, whole or not at all. None: the work has no parts.
     """
 
     run: Callable[[WorkContext[JobT]], WorkResult]
     fingerprint: Callable[[JobT], Mapping[str, str]] = no_fingerprint
+    part: Callable[[WorkContext[JobT]], WorkResult] | None = None

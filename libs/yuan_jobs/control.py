@@ -70,7 +70,10 @@ def resume(registry: Registry, job_id: str, topologies: Mapping[str, Topology] |
             if row.state not in RESUMABLE:
                 raise WrongJobState(f"job {job_id} is {row.state}; only FAILED and CANCELLED jobs can be resumed")
             if row.parent_id is not None:
-                _reset_pipeline(session, _job(session, row.parent_id), given)
+                parent = _job(session, row.parent_id)
+                if parent.kind != Kind.pipeline:
+                    raise WrongJobState(f"job {job_id} is a part of job {parent.id}; resume that one")
+                _reset_pipeline(session, parent, given)
             elif row.kind == Kind.pipeline:
                 _reset_pipeline(session, row, given)
             else:

@@ -80,7 +80,7 @@ class JobRow(Base):
         lost_attempts: attempts since it was submitted or resumed whose worker was lost.
         submission_key: sha256 over recipe and current versions of its artifacts when it was submitted; null where
             it never counts as the same as another (a pipeline's step, a job of the foreground).
-        parent_id: the pipeline that it is a step of, and `step` its name there.
+        parent_id: the pipeline that it is a step of, or the job that it is a part of, and `step` its name there.
         force: to be done anew whatever was done before.
         queue: the service whose workers take it; null for a pipeline and for a job of the foreground.
         lease_owner: the worker that holds it while it is RUNNING.

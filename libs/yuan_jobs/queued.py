@@ -15,19 +15,20 @@ from typing import Any
 from yuan_events import InputError, NullSink, YuanError, one_line
 from yuan_jobs.artifacts import ArtifactStore
 from yuan_jobs.attempt import Attempt, tell_registry
-from yuan_jobs.claims import describe, give_back, succeed_as
+from yuan_jobs.claims import describe, give_back, succeed_as, workers
 from yuan_jobs.context import ArtifactHandle, Work
 from yuan_jobs.execution import finished
 from yuan_jobs.heartbeat import Heartbeat, StopReason
 from yuan_jobs.home import Home
 from yuan_jobs.identity import job_identity
+from yuan_jobs.parts import hand_out
 from yuan_jobs.queries import children
 from yuan_jobs.reconciler import give_back_lost
 from yuan_jobs.records import Claim, JobRecord, NewJob
 from yuan_jobs.references import Reference
 from yuan_jobs.states import JobState
-from yuan_jobs.wiring import artifact_inputs, output_of
-from yuan_manifest import Cluster, Job, job_of_plain, topology_of_plain
+from yuan_jobs.wiring import Output, artifact_inputs, output_of
+from yuan_manifest import Cluster, Job, Kind, job_of_plain, topology_of_plain
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,11 @@ def _do(claim: Claim, record: JobRecord, work: Work[Any], place: Place, heartbea
     sink = NullSink()  # who watches reads the attempt's journal
     job = job_of_plain(dict(record.manifest or {}), record.name)
     topology = topology_of_plain(dict(record.topology), record.name)
+    parent = registry.job(record.parent_id) if record.parent_id is not None else None
+    if parent is not None and parent.kind != Kind.pipeline:
+        attempt = _part(claim, record, parent, place, heartbeat)
+        attempt.run(job, topology, work, sink, heartbeat.should_stop)
+        return
     output = output_of(job)
     inputs = _inputs(job, record, store)
     digests = dict(work.fingerprint(job))
@@ -98,9 +104,33 @@ def _do(claim: Claim, record: JobRecord, work: Work[Any], place: Place, heartbea
         again=f"`yuan resume {claim.job_id}`",
         interrupted=_interrupted(store, heartbeat, record),
         lost=lambda claim, reason: give_back_lost(registry, claim, reason),
+        divisible=work.part is not None and sum(one.service == record.queue for one in workers(registry)) > 1,
+        hand_out=lambda claim, parts: hand_out(registry, claim, parts),
         keep_telling=heartbeat.keep_telling,
     )
     attempt.run(job, topology, work, sink, heartbeat.should_stop)
+
+
+def _part(claim: Claim, record: JobRecord, parent: JobRecord, place: Place, heartbeat: Heartbeat) -> Attempt:
+    """Returns the attempt of a part: with the inputs that its job found, and nothing to publish."""
+    store = place.store
+    job = job_of_plain(dict(record.manifest or {}), record.name)
+    return Attempt(
+        home=place.home,
+        store=store,
+        claim=claim,
+        new=NewJob(job.kind, record.name, "", job.recipe(), parent.inputs, record.topology),
+        output=Output(),
+        inputs=_inputs(job, parent, store),
+        digests={},
+        cluster=place.cluster,
+        again=f"`yuan resume {parent.id}`",
+        interrupted=_interrupted(store, heartbeat, record),
+        lost=lambda claim, reason: give_back_lost(store.registry, claim, reason),
+        part=record.step,
+        run_folder=place.home.run_folder(parent.id),
+        keep_telling=heartbeat.keep_telling,
+    )
 
 
 def _interrupted(store: ArtifactStore, heartbeat: Heartbeat, record: JobRecord) -> Callable[[Claim, str], None]:

@@ -21,6 +21,7 @@ from yuan_jobs.leases import CounterWatch, SharedLease
 from yuan_jobs.models import JobRow, OutboxRow
 from yuan_jobs.notifications import Notifier
 from yuan_jobs.outbox import enqueue
+from yuan_jobs.parts import advance_parts
 from yuan_jobs.pipelines import advance_pipelines
 from yuan_jobs.preemption import make_way
 from yuan_jobs.records import Claim
@@ -117,6 +118,7 @@ class Reconciler:
                 self._look()
                 return False
             self._give_back_lost()
+            advance_parts(self._registry)
             advance_pipelines(self._registry)
             make_way(self._registry, self._capacity)
             submit_due(self._registry, self._report)

@@ -61,6 +61,9 @@ def artifact_inputs(job: Job) -> dict[str, tuple[ArtifactKind, str]]:
         reference = getattr(inputs, kind, None)
         if isinstance(reference, str) and not (kind == ArtifactKind.model and model_folder(job)):
             found[kind.value] = (kind, reference)
+    adapter: str | None = getattr(inputs, "adapter", None)
+    if adapter is not None and "/" not in adapter:
+        found["adapter"] = (ArtifactKind.model, adapter)
     for index, dataset in enumerate(getattr(inputs, "datasets", ())):
         found[f"datasets[{index}].name"] = (ArtifactKind.dataset, str(dataset.name))
     if isinstance(job, TokenizerJob):
@@ -103,12 +106,12 @@ def has_relative_paths(job: Job) -> bool:
     """Says whether what a job reads or writes depends on the folder from which it was submitted."""
     inputs, outputs = getattr(job, "inputs", None), getattr(job, "outputs", None)
     folder = job.inputs.model if isinstance(job, TrainingJob) and model_folder(job) else None
+    folders = (getattr(inputs, "path", None), folder, _adapter_folder(job), getattr(outputs, "path", None))
     others = (*job.inputs.tokenizers, *job.inputs.compare) if isinstance(job, TokenizerJob) else ()
     words = job.tokenizer.added_words if isinstance(job, TokenizerJob) else ()
     listed = [file for stage in getattr(job, "cleaning", ()) for file in stage.get("files") or ()]
     named = (
-        *getattr(inputs, "text", ()), getattr(inputs, "path", None), folder, getattr(outputs, "path", None),
-        *(name for name in others if "/" in name), *words, *listed,
+        *getattr(inputs, "text", ()), *folders, *(name for name in others if "/" in name), *words, *listed,
     )  # fmt: skip
     return any(isinstance(path, str) and not _BEGINS_ELSEWHERE.match(path) for path in named)
 
@@ -121,4 +124,10 @@ def makes_one_artifact_of_artifacts(job: Job) -> bool:
     """
     inputs = getattr(job, "inputs", None)
     outside = any(getattr(inputs, name, None) for name in ("text", "path")) or model_folder(job) is not None
+    outside = outside or _adapter_folder(job) is not None
     return bool(artifact_inputs(job)) and not outside and output_of(job).kind is not None
+
+
+def _adapter_folder(job: Job) -> str | None:
+    adapter: str | None = getattr(getattr(job, "inputs", None), "adapter", None)
+    return adapter if adapter is not None and "/" in adapter else None

@@ -129,7 +129,8 @@ def _tokenize_inputs(inputs: schema.TokenizeInputs) -> Iterator[Problem]:
 
 
 def _tokenize(section: schema.TokenizeSection) -> Iterator[Problem]:
-    yield from rules.at_least(section, 1, "workers")
+    yield from rules.at_least(section, 1, "workers", "shard_mib")
+    yield from rules.at_least(section, 0, "shuffle_seed")
 
 
 def _tokenize_job(job: schema.TokenizeJob) -> Iterator[Problem]:
@@ -293,6 +294,8 @@ def _evaluate_inputs(inputs: schema.EvaluateInputs) -> Iterator[Problem]:
 def _convert_inputs(inputs: schema.ConvertInputs) -> Iterator[Problem]:
     yield from rules.either(inputs)
     yield from rules.references(inputs, "model")
+    if inputs.adapter is not None and "/" not in inputs.adapter:
+        yield from rules.references(inputs, "adapter")
 
 
 def _convert_outputs(outputs: schema.ConvertOutputs) -> Iterator[Problem]:
@@ -302,7 +305,28 @@ def _convert_outputs(outputs: schema.ConvertOutputs) -> Iterator[Problem]:
 
 def _target(target: schema.TargetSection) -> Iterator[Problem]:
     if target.dtype is not None:
-        yield from rules.one_of("dtype", target.dtype, DTYPES)
+        yield from rules.one_of("dtype", target.dtype, (*DTYPES, "int8"))
+    yield from rules.at_least(target, 1, "tensor", "vocab_multiple")
+    if target.vocab_size is not None:
+        yield from rules.at_least(target, 1, "vocab_size")
+    yield from rules.above_zero(target, "shard_gigabytes")
+    counts = target.stages if is_list(target.stages) else [target.stages]
+    if not counts or any(type(count) is not int or count < 0 for count in counts):
+        yield (
+            "stages",
+            f"expected a number of stages, or layers per stage as a list ([1, 3]), found {shown(target.stages)}",
+        )
+    elif target.stages == 0:
+        yield "stages", "expected at least 1, found 0"
+    iteration = target.iteration
+    if iteration is not None and iteration != "release" and not (iteration.isdecimal() and int(iteration) > 0):
+        yield "iteration", f"expected release or a number above 0, found {shown(iteration)}"
+    if target.layout != schema.Layout.megatron:
+        for name, plain in (("tensor", 1), ("stages", 1), ("iteration", None)):
+            if getattr(target, name) != plain:
+                yield name, f"only layout megatron is divided; layout {target.layout.value} has whole tensors"
+    if target.dtype == "int8" and target.layout != schema.Layout.native:
+        yield "dtype", f"int8 is of layout native; layout {target.layout.value} has no form for it"
 
 
 def _evaluate(job: schema.EvaluateJob) -> Iterator[Problem]:

@@ -110,7 +110,15 @@ class Layout(StrEnum):
     """A way to lay a model out in files."""
 
     native = "native"
+    megatron = "megatron"
     huggingface = "huggingface"
+
+
+class WeightFormat(StrEnum):
+    """How a Hugging Face folder packs its tensors: safetensors, or the older pickled `.bin`."""
+
+    safetensors = "safetensors"
+    bin = "bin"
 
 
 class DocumentMode(StrEnum):
@@ -123,6 +131,13 @@ class DocumentMode(StrEnum):
     auto = "auto"
     lines = "lines"
     files = "files"
+
+
+class SpecialStrings(StrEnum):
+    """What `<sep>`, `<eod>` and their like in a text are: the special tokens, or text like any other."""
+
+    honour = "honour"
+    escape = "escape"
 
 
 class OnError(StrEnum):

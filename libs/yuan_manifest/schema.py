@@ -26,7 +26,9 @@ from yuan_manifest.choices import (
     Packing,
     Precision,
     Recompute,
+    SpecialStrings,
     TokenizerAlgorithm,
+    WeightFormat,
 )
 from yuan_manifest.scheduling import SchedulingSection
 from yuan_manifest.sections import (
@@ -122,6 +124,7 @@ __all__ = [
     "SchedulingSection",
     "ServingSection",
     "SlurmSection",
+    "SpecialStrings",
     "TargetSection",
     "TextInputs",
     "TokenizeInputs",
@@ -139,6 +142,7 @@ __all__ = [
     "TrainingInputs",
     "TrainingJob",
     "WandbSection",
+    "WeightFormat",
     "WeightedDataset",
     "as_plain",
 ]
@@ -477,7 +481,9 @@ class TokenizeJob(Job):
 
     def recipe(self) -> dict[str, Any]:
         """Returns what is done, also without the number of workers: the output does not depend on it."""
-        return {key: value for key, value in super().recipe().items() if key != "tokenize"}
+        recipe = super().recipe()
+        tokenize = {key: value for key, value in recipe["tokenize"].items() if key != "workers"}
+        return recipe | {"tokenize": tokenize}
 
 
 @dataclass
@@ -531,8 +537,15 @@ class GenerateJob(Job):
 
 @dataclass
 class ConvertJob(Job):
-    """Rewrites a model in another layout or number format."""
+    """Rewrites a model in another layout, topology or number format.
 
+    Attributes:
+        strict: refuse tensors that are no part of the network, and copies that differ, where else a line names them.
+        verify: run the same tokens through both sides and compare; null: where the model fits into memory.
+    """
+
+    strict: bool = False
+    verify: bool | None = None
     inputs: ConvertInputs = field(default_factory=ConvertInputs)
     target: TargetSection = field(default_factory=TargetSection)
     outputs: ConvertOutputs = field(default_factory=ConvertOutputs)

@@ -4,6 +4,7 @@ Which job has which sections, and where jobs run, is in `schema.py`; what values
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -20,7 +21,9 @@ from yuan_manifest.choices import (
     Precision,
     Recompute,
     RopePrecision,
+    SpecialStrings,
     TokenizerAlgorithm,
+    WeightFormat,
 )
 
 
@@ -152,9 +155,20 @@ class TokenizeInputs(TextInputs):
 
 @dataclass
 class TokenizeSection:
-    """How text is cut. workers: processes; null: one a core. The output does not depend on it."""
+    """How text is cut.
+
+    Attributes:
+        workers: processes; null: one a core. The output does not depend on it.
+        special_strings: `escape`: a text with `<eod>` or the like in it cannot end its document, nor begin an answer.
+        shuffle_seed: documents lie in the dataset in an order drawn from it; null: in the order of the text.
+        shard_mib: stored text of a shard, in MiB: a `.bin`/`.idx` pair, what a lost worker costs, and what the workers
+            of a stack do apart.
+    """
 
     workers: int | None = None
+    special_strings: SpecialStrings = SpecialStrings.honour
+    shuffle_seed: int | None = None
+    shard_mib: int = 1024
 
 
 @dataclass
@@ -455,18 +469,45 @@ class EvaluateInputs(ModelInput):
 
 @dataclass
 class ConvertInputs:
-    """Exactly one of: a model artifact; a folder with a native or Hugging Face model."""
+    """Exactly one of model and path.
+
+    Attributes:
+        model: a model artifact.
+        path: a folder with a checkpoint: native, Hugging Face, the original's (Megatron), or a training state of ours.
+        adapter: low-rank additions to merge in: a model artifact that LoRA fine-tuning made, or, with a `/`, a folder.
+    """
 
     model: str | None = None
     path: str | None = None
+    adapter: str | None = None
 
 
 @dataclass
 class TargetSection:
-    """What a conversion writes. dtype: fp32, bf16 or fp16; null keeps each tensor's own."""
+    """What a conversion writes.
+
+    Attributes:
+        layout: of the files.
+        dtype: fp32, bf16, fp16, or int8 (layers' matrices alone, native layout); null keeps each tensor's own.
+        tensor: tensor ranks (megatron).
+        stages: layers per pipeline stage as a list, or the number of even stages (megatron).
+        iteration: `release`, or a number (megatron); null: the source's own, else release.
+        vocab_size: rows of the embedding that are real: those beyond are cut off, missing ones are zero; null: as the
+            source has it.
+        vocab_multiple: rows of the embedding are padded with zeros to a multiple of it (megatron).
+        format: of the files (huggingface).
+        shard_gigabytes: a new file is begun beyond (huggingface).
+    """
 
     layout: Layout = Layout.native
     dtype: str | None = None
+    tensor: int = 1
+    stages: Any = 1
+    iteration: str | None = None
+    vocab_size: int | None = None
+    vocab_multiple: int = 128
+    format: WeightFormat = WeightFormat.safetensors
+    shard_gigabytes: float = 5.0
 
 
 @dataclass

@@ -25,8 +25,12 @@ INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 TIED_HEAD = "lm_head.weight"
+SCALE_SUFFIX = "_scale"
+"""Behind the name of an int8 matrix in a native folder: what its rows are multiplied by, fp32 [rows, 1]."""
+
 _SUFFIX = ".safetensors"
 _DTYPES = ("F32", "BF16", "F16", "F64")
+_INT8 = "I8"
 
 
 class ModelFolderError(ValueError):
@@ -102,7 +106,7 @@ class ModelFolder:
         return [self.path / CONFIG_FILE, *([index] if index.exists() else []), *sorted(set(self._files.values()))]
 
     def tensor(self, name: str) -> Tensor:
-        """Returns a parameter by its native name, in its stored dtype, on the processor."""
+        """Returns a parameter by its native name, in its stored dtype (of int8: fp32), on the processor."""
         parts = [self._read(stored) for stored in self._stored_names(name)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -141,7 +145,8 @@ class ModelFolder:
 
     def _read(self, stored: str) -> Tensor:
         with open_safetensors(self._files[stored]) as file:
-            return file.get_tensor(stored)
+            tensor = file.get_tensor(stored)
+            return tensor if tensor.dtype != torch.int8 else tensor.float() * file.get_tensor(stored + SCALE_SUFFIX)
 
     def _check_names(self) -> None:
         expected = {stored for name in self._shapes for stored in self._stored_names(name)}
@@ -153,7 +158,8 @@ class ModelFolder:
             for name in sorted(listed - set(held)):
                 raise ModelFolderError(f"{file}: tensor {name} is not in this file, where {INDEX_FILE} has it")
             redundant = set[str]() if self.native else {name for name in held if _is_redundant(name)}
-            unknown = sorted(set(held) - expected - redundant)
+            scales = {name + SCALE_SUFFIX for name in expected if self.native and _is_int8(held, name)}
+            unknown = sorted(set(held) - expected - redundant - scales)
             if unknown:
                 raise ModelFolderError(f"{file}: unknown tensor {unknown[0]}{_and_more(unknown)}")
 
@@ -166,7 +172,14 @@ class ModelFolder:
                 dtype, found = self._held[file][stored]
                 if found != wanted:
                     raise ModelFolderError(f"{file}: tensor {stored} has shape {found}; {CONFIG_FILE} means {wanted}")
-                if dtype not in _DTYPES:
+                if self.native and dtype == _INT8:
+                    scale = self._held[file].get(stored + SCALE_SUFFIX)
+                    if scale != ("F32", [found[0], 1]):
+                        raise ModelFolderError(
+                            f"{file}: tensor {stored} is int8; expected {stored}{SCALE_SUFFIX}, F32 "
+                            f"[{found[0]}, 1], beside it"
+                        )
+                elif dtype not in _DTYPES:
                     raise ModelFolderError(
                         f"{file}: tensor {stored} is stored as {dtype}; expected {', '.join(_DTYPES)}"
                     )
@@ -234,6 +247,10 @@ def open_safetensors(file: Path) -> Any:
 def _is_redundant(name: str) -> bool:
     """Tensors that published files hold beside the parameters: computed anew here, or tied."""
     return name.endswith(".rotary_emb.inv_freq") or name == TIED_HEAD
+
+
+def _is_int8(held: Mapping[str, tuple[str, list[int]]], name: str) -> bool:
+    return name in held and held[name][0] == _INT8
 
 
 def _and_more(names: list[str]) -> str:

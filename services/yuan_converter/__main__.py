@@ -1,4 +1,4 @@
-"""`python -m yuan_converter run MANIFEST [key=value …] | server | worker`."""
+"""`python -m yuan_converter run MANIFEST [key=value …] | inspect | diff | dry-run | server | worker`."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -29,6 +29,24 @@ def _fingerprint(job: ConvertJob) -> Mapping[str, str]:
     return fingerprint(job)
 
 
+def _inspect(arguments: Sequence[str]) -> int:
+    from yuan_converter.command import inspect_command  # noqa: PLC0415 - as above
+
+    return inspect_command(arguments)
+
+
+def _diff(arguments: Sequence[str]) -> int:
+    from yuan_converter.command import diff_command  # noqa: PLC0415 - as above
+
+    return diff_command(arguments)
+
+
+def _dry_run(arguments: Sequence[str]) -> int:
+    from yuan_converter.command import dry_run_command  # noqa: PLC0415 - as above
+
+    return dry_run_command(arguments)
+
+
 def _mounts(context: "ServerContext") -> "Sequence[Mount]":
     from yuan_converter.server import mounts  # noqa: PLC0415 - loads gRPC
 
@@ -39,5 +57,6 @@ if __name__ == "__main__":
     service_main(
         "converter",
         {Kind.convert: Work(run=_convert_work, fingerprint=_fingerprint), Kind.deploy: Work(run=_deploy_work)},
+        {"inspect": _inspect, "diff": _diff, "dry-run": _dry_run},
         mounts=_mounts,
     )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from yuan_data.text import fingerprint_of_text
-from yuan_data.tokenize_text import tokenize_work
+from yuan_data.tokenize_text import tokenize_part, tokenize_work
 from yuan_data.train_tokenizer import tokenizer_work
 from yuan_jobs import Work, service_main
 from yuan_manifest.schema import Kind
@@ -26,7 +26,7 @@ if __name__ == "__main__":
         "data",
         {
             Kind.tokenizer: Work(run=tokenizer_work, fingerprint=fingerprint_of_text),
-            Kind.tokenize: Work(run=tokenize_work, fingerprint=fingerprint_of_text),
+            Kind.tokenize: Work(run=tokenize_work, fingerprint=fingerprint_of_text, part=tokenize_part),
         },
         mounts=_mounts,
     )

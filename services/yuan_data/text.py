@@ -47,6 +47,15 @@ def stages(job: TokenizeJob) -> list[StageSpec]:
     ]
 
 
+def texts_of_stages(job: TokenizeJob) -> list[Source]:
+    """Returns the files that stages of cleaning read.
+
+    Raises:
+        TextError: if one is not there.
+    """
+    return [file for item in job.cleaning if (named := item.get("files")) for file in find_text_files(named)]
+
+
 def fingerprint_of_text(job: TextJob) -> Mapping[str, str]:
     """Returns a digest of the text's names and content, so that changed text is a new job.
 
@@ -55,7 +64,7 @@ def fingerprint_of_text(job: TextJob) -> Mapping[str, str]:
     """
     files = text_files(job.inputs)
     if isinstance(job, TokenizeJob):  # what cleaning reads (word lists, benchmarks) decides on the output too
-        files += [file for item in job.cleaning if (named := item.get("files")) for file in find_text_files(named)]
+        files += texts_of_stages(job)
     else:  # and words and tokenizers that are no artifacts
         files += find_text_files(job.tokenizer.added_words) if job.tokenizer.added_words else []
         files += [tokenizer_file(name) for name in (*job.inputs.tokenizers, *job.inputs.compare) if "/" in name]

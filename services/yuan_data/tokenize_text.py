@@ -1,39 +1,41 @@
-"""A `tokenize` job: text and a tokenizer to a dataset folder."""
+"""A `tokenize` job: text and a tokenizer to a dataset folder.
+
+Where the stack has several workers, each does shards of it as parts of the job; whole shards lie in the job's run
+folder, where a later attempt finds them.
+"""
 
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-from yuan_corpus import Tokenizer, tokenize_corpus
+from yuan_corpus import CorpusWork, Cutting, Tokenizer
 from yuan_corpus.cleaning.pipeline import REPORT_FILE_NAME
 from yuan_corpus.documents import SkipLog
-from yuan_data.text import reading, skipped_line, stages, text_files
+from yuan_corpus.sources import stamp_of
+from yuan_data.text import reading, skipped_line, stages, text_files, texts_of_stages
 from yuan_events import Message
-from yuan_jobs import WorkContext, WorkResult
-from yuan_manifest.schema import TokenizeJob
+from yuan_jobs import UNFINISHED, WorkContext, WorkResult
+from yuan_manifest.schema import SpecialStrings, TokenizeJob
 
 
 def tokenize_work(context: WorkContext[TokenizeJob]) -> WorkResult:
-    """Cuts the text that a manifest names.
+    """Cuts the text that a manifest names, or hands it out in parts.
 
     Raises:
         CorpusError: if the text or the tokenizer cannot be used.
-        Interrupted: if it was asked to stop; nothing of it is kept.
+        Interrupted: if it was asked to stop; whole shards are kept.
     """
-    inputs = context.job.inputs
+    work = _corpus_work(context)
+    missing = work.missing()
+    if (there := len(work.shards) - len(missing)) and missing:
+        context.sink.emit(Message(f"{there} of {len(work.shards)} shards are there already"))
+    if context.divisible and work.divisible and len(missing) > 1:
+        context.sink.emit(Message(f"{len(missing)} shards are handed out to the workers of the stack"))
+        return WorkResult(parts=[shard.name for shard in missing])
+    work.make(workers=_workers(context), sink=context.sink, should_stop=context.should_stop)
     skipped = SkipLog()
-    statistics = tokenize_corpus(
-        text_files(inputs),
-        Tokenizer.load(context.inputs["tokenizer"].path),
-        context.output,
-        reading=reading(inputs),
-        skipped=skipped,
-        cleaning=stages(context.job),
-        workers=context.job.tokenize.workers or available_cores(),
-        sink=context.sink,
-        should_stop=context.should_stop,
-    )
+    statistics = work.assemble(skipped=skipped, sink=context.sink, should_stop=context.should_stop)
     context.sink.emit(
         Message(
             f"{statistics.documents:,} documents, {statistics.tokens:,} tokens, "
@@ -56,6 +58,43 @@ def tokenize_work(context: WorkContext[TokenizeJob]) -> WorkResult:
             "cleaning": _in_short(cleaned) if cleaned.exists() else [],
         }
     )
+
+
+def tokenize_part(context: WorkContext[TokenizeJob]) -> WorkResult:
+    """Makes one shard of a job.
+
+    Raises:
+        CorpusError: if its text or the tokenizer cannot be used.
+        Interrupted: if it was asked to stop.
+    """
+    work = _corpus_work(context)
+    work.make([context.part], workers=_workers(context), sink=context.sink, should_stop=context.should_stop)
+    return WorkResult({"shard": context.part})
+
+
+def _corpus_work(context: WorkContext[TokenizeJob]) -> CorpusWork:
+    job = context.job
+    kept = context.run / UNFINISHED
+    kept.mkdir(parents=True, exist_ok=True)
+    cutting = Cutting(
+        Tokenizer.load(context.inputs["tokenizer"].path),
+        reading(job.inputs),
+        stages(job),
+        special_strings=job.tokenize.special_strings is SpecialStrings.honour,
+        rules=" ".join(f"{path} {stamp_of(path)}" for path in texts_of_stages(job)),
+    )
+    return CorpusWork(
+        text_files(job.inputs),
+        cutting,
+        context.output,
+        kept=kept,
+        shard_bytes=job.tokenize.shard_mib << 20,
+        shuffle_seed=job.tokenize.shuffle_seed,
+    )
+
+
+def _workers(context: WorkContext[TokenizeJob]) -> int:
+    return context.job.tokenize.workers or available_cores()
 
 
 def _in_short(report: Path) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from yuan_checkpoint.training_state import finish_state, newest_whole_state
 from yuan_events import Checkpoint, Message, Metrics, Progress, WorkFailed
-from yuan_manifest.schema import BadStep, Precision
+from yuan_manifest.schema import BadStep, Precision, as_plain
 from yuan_parallel import Grid
 from yuan_trainer.batches import MicroBatch, Samples, micro_batch, step_batches
 from yuan_trainer.combinations import step_seed
@@ -335,6 +335,9 @@ def save(run: _Run, step: int, *, wait: bool) -> None:
         "replicas": specification.replicas,
         "tensor": specification.tensor,
         "precision": str(specification.train.precision),
+        # For whoever converts the state: no tensor says how many heads there are.
+        "model": specification.model.to_dict(),
+        "lora": None if specification.lora is None else as_plain(specification.lora),
     }
     run.writer.begin(step, metadata)
     if wait:

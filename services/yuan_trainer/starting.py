@@ -11,12 +11,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from yuan_checkpoint import MegatronFolder, open_weights, write_native
+from yuan_checkpoint import Checkpoint, open_checkpoint, write_native
 from yuan_events import InputError, Progress
 from yuan_jobs import WorkContext, digest_of_files
 from yuan_jobs.wiring import model_folder
 from yuan_manifest.schema import FinetuneJob, FinetuneMethod, Job, TrainingJob
-from yuan_model import ModelFolder, YuanConfig
+from yuan_model import YuanConfig
 
 START_FOLDER = "start"
 """Below the run folder: what was written there from another layout."""
@@ -37,7 +37,7 @@ class Start:
         name: of it, for messages.
     """
 
-    source: ModelFolder | MegatronFolder
+    source: Checkpoint
     name: str
 
     @property
@@ -48,7 +48,7 @@ class Start:
     @property
     def is_native(self) -> bool:
         """Whether ranks can read it as it is."""
-        return isinstance(self.source, ModelFolder) and self.source.native
+        return self.source.native
 
 
 def fingerprint(job: Job) -> Mapping[str, str]:
@@ -58,7 +58,7 @@ def fingerprint(job: Job) -> Mapping[str, str]:
         InputError: if the folder is no whole model.
     """
     folder = model_folder(job)
-    return {} if folder is None else {"model": digest_of_files(open_weights(folder).files)}
+    return {} if folder is None else {"model": digest_of_files(open_checkpoint(folder).files)}
 
 
 def find_start(context: WorkContext[TrainingJob]) -> Start | None:
@@ -69,9 +69,9 @@ def find_start(context: WorkContext[TrainingJob]) -> Start | None:
     """
     folder = model_folder(context.job)
     if folder is not None:
-        return Start(open_weights(folder), str(folder))
+        return Start(open_checkpoint(folder), str(folder))
     handle = context.inputs.get("model")
-    return None if handle is None else Start(open_weights(handle.path), handle.reference)
+    return None if handle is None else Start(open_checkpoint(handle.path), handle.reference)
 
 
 def check_same_network(start: Start, config: YuanConfig) -> None:

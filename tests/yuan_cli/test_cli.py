@@ -42,7 +42,7 @@ def test_help_and_mistakes_load_no_numerical_and_no_database_library(toys: Toys,
     ("arguments", "line"),
     [
         (("rnu",), "yuan: no command 'rnu'; did you mean run?"),
-        (("frobnicate",), "expected one of run, validate, plan, artifacts, show, generate, "),
+        (("frobnicate",), "expected one of run, validate, plan, artifacts, show, convert, "),
         (("run",), "missing argument 'MANIFEST'; see yuan run --help"),
         (("run", "tokenizer.yaml", "--forse"), "yuan run: no option --forse; did you mean --force?"),
         (("--jsn",), "no option --jsn"),

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.tiny_models import make_model, make_tokenizer
-from yuan_checkpoint import open_weights, write_hugging_face, write_native
+from yuan_checkpoint import open_checkpoint, write_hugging_face, write_native
 from yuan_corpus import IndexedDatasetWriter, Tokenizer, open_dataset, tokenize_corpus
 from yuan_events import InputError, Interrupted, Message, Metrics, RecordingSink
 from yuan_jobs import ArtifactHandle, WorkContext
@@ -245,14 +245,14 @@ def test_a_model_of_another_architecture_is_refused_with_every_field_that_differ
 def test_rope_precision_is_the_manifests_to_say_unless_the_model_says_another(make: Make, shared: Path) -> None:
     golden = shared / "golden" / "megatron-tiny-tp2pp2"
     inputs = {"tokenizer": "small", "datasets": [{"name": "small"}], "model": str(golden)}
-    start = Start(open_weights(golden), "golden")
+    start = Start(open_checkpoint(golden), "golden")
     model = {**vars(start.config), "rope_precision": "bf16"}
     del model["eod_token_id"]
     for kind in ("finetune", "pretrain"):
         _, _, config = check_inputs(make(kind=kind, inputs=inputs, model=model))
         assert config.rope_precision == "bf16"
     trained = replace(start.config, rope_precision="bf16")
-    start.source.config = trained
+    start.source.network.config = trained
     with pytest.raises(InputError, match=r"rope_precision bf16 \(the model section says fp32\)"):
         check_same_network(start, replace(trained, rope_precision="fp32"))
 

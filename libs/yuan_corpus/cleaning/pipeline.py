@@ -195,6 +195,25 @@ class CleaningReport:
             counts.characters_out += characters
         return True
 
+    @property
+    def ordered(self) -> bool:
+        """Whether some stage judges a document by those before it."""
+        return any(isinstance(stage, OrderedStage) for stage in self._stages)
+
+    def absorb(self, table: Mapping[str, Any], seconds: Sequence[float]) -> None:
+        """Adds the `table` of a report on the documents that come next; none of its stages judges in order."""
+        self._documents += table["documents_read"]
+        for number, (counts, stage) in enumerate(zip(self._counts, table["stages"], strict=True)):
+            self.seconds[number] += seconds[number]
+            for name in ("documents", "dropped", "changed", "characters_in", "characters_out"):
+                setattr(counts, name, getattr(counts, name) + stage[name])
+            counts.reasons.update(stage["reasons"])
+            for samples, more in (
+                (counts.dropped_samples, stage["dropped_samples"]),
+                (counts.changed_samples, stage["changed_samples"]),
+            ):
+                samples.extend(more[: SAMPLES - len(samples)])
+
     def table(self, skipped: SkipLog) -> dict[str, Any]:
         """Returns the report as JSON's types; it depends on the input alone."""
         return {"documents_read": self._documents, "skipped": skipped.count, "stages": self.table_of_stages()}

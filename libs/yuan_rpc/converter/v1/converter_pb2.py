@@ -25,19 +25,35 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!yuan/converter/v1/converter.proto\x12\x11yuan.converter.v1\x1a\x1cgoogle/protobuf/struct.proto\")\n\x18InspectCheckpointRequest\x12\r\n\x05model\x18\x01 \x01(\t\"F\n\nTensorInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\x0c\n\x04\x66ile\x18\x04 \x01(\t\"\xbf\x01\n\x19InspectCheckpointResponse\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0e\n\x06layout\x18\x02 \x01(\t\x12\'\n\x06\x63onfig\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\nparameters\x18\x04 \x01(\x03\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12.\n\x07tensors\x18\x06 \x03(\x0b\x32\x1d.yuan.converter.v1.TensorInfo2\x82\x01\n\x10\x43onverterService\x12n\n\x11InspectCheckpoint\x12+.yuan.converter.v1.InspectCheckpointRequest\x1a,.yuan.converter.v1.InspectCheckpointResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!yuan/converter/v1/converter.proto\x12\x11yuan.converter.v1\x1a\x1cgoogle/protobuf/struct.proto\"9\n\x18InspectCheckpointRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x01(\x08\"\x8f\x01\n\x10TensorStatistics\x12\x0f\n\x07minimum\x18\x01 \x01(\x01\x12\x0f\n\x07maximum\x18\x02 \x01(\x01\x12\x0c\n\x04mean\x18\x03 \x01(\x01\x12\x1a\n\x12standard_deviation\x18\x04 \x01(\x01\x12\r\n\x05zeros\x18\x05 \x01(\x03\x12\x0c\n\x04nans\x18\x06 \x01(\x03\x12\x12\n\ninfinities\x18\x07 \x01(\x03\"\x93\x01\n\nTensorInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\x0c\n\x04\x66ile\x18\x04 \x01(\t\x12\x12\n\nparameters\x18\x05 \x03(\t\x12\x37\n\nstatistics\x18\x06 \x01(\x0b\x32#.yuan.converter.v1.TensorStatistics\"<\n\x08\x46ileInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"\xfb\x04\n\x19InspectCheckpointResponse\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0e\n\x06layout\x18\x02 \x01(\t\x12\'\n\x06\x63onfig\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\nparameters\x18\x04 \x01(\x03\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12.\n\x07tensors\x18\x06 \x03(\x0b\x32\x1d.yuan.converter.v1.TensorInfo\x12\x0e\n\x06tensor\x18\x07 \x01(\x05\x12\x0e\n\x06stages\x18\x08 \x03(\x05\x12\x11\n\x04step\x18\t \x01(\x03H\x00\x88\x01\x01\x12^\n\x12parameters_by_part\x18\n \x03(\x0b\x32\x42.yuan.converter.v1.InspectCheckpointResponse.ParametersByPartEntry\x12X\n\x0fvalues_by_dtype\x18\x0b \x03(\x0b\x32?.yuan.converter.v1.InspectCheckpointResponse.ValuesByDtypeEntry\x12*\n\x05\x66iles\x18\x0c \x03(\x0b\x32\x1b.yuan.converter.v1.FileInfo\x12\x0f\n\x07unknown\x18\r \x03(\t\x12\x18\n\x10\x64iffering_copies\x18\x0e \x03(\t\x1a\x37\n\x15ParametersByPartEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a\x34\n\x12ValuesByDtypeEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\x07\n\x05_step\"7\n\x16\x44iffCheckpointsRequest\x12\r\n\x05\x66irst\x18\x01 \x01(\t\x12\x0e\n\x06second\x18\x02 \x01(\t\"x\n\x17\x44iffCheckpointsResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04same\x18\x02 \x01(\x08\x12\x0e\n\x06remark\x18\x03 \x01(\t\x12\x0f\n\x07largest\x18\x04 \x01(\x01\x12\x10\n\x08relative\x18\x05 \x01(\x01\x12\x0e\n\x06values\x18\x06 \x01(\x03\x32\xee\x01\n\x10\x43onverterService\x12n\n\x11InspectCheckpoint\x12+.yuan.converter.v1.InspectCheckpointRequest\x1a,.yuan.converter.v1.InspectCheckpointResponse\x12j\n\x0f\x44iffCheckpoints\x12).yuan.converter.v1.DiffCheckpointsRequest\x1a*.yuan.converter.v1.DiffCheckpointsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'yuan_rpc.converter.v1.converter_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_INSPECTCHECKPOINTRESPONSE_PARAMETERSBYPARTENTRY']._loaded_options = None
+  _globals['_INSPECTCHECKPOINTRESPONSE_PARAMETERSBYPARTENTRY']._serialized_options = b'8\001'
+  _globals['_INSPECTCHECKPOINTRESPONSE_VALUESBYDTYPEENTRY']._loaded_options = None
+  _globals['_INSPECTCHECKPOINTRESPONSE_VALUESBYDTYPEENTRY']._serialized_options = b'8\001'
   _globals['_INSPECTCHECKPOINTREQUEST']._serialized_start=86
-  _globals['_INSPECTCHECKPOINTREQUEST']._serialized_end=127
-  _globals['_TENSORINFO']._serialized_start=129
-  _globals['_TENSORINFO']._serialized_end=199
-  _globals['_INSPECTCHECKPOINTRESPONSE']._serialized_start=202
-  _globals['_INSPECTCHECKPOINTRESPONSE']._serialized_end=393
-  _globals['_CONVERTERSERVICE']._serialized_start=396
-  _globals['_CONVERTERSERVICE']._serialized_end=526
+  _globals['_INSPECTCHECKPOINTREQUEST']._serialized_end=143
+  _globals['_TENSORSTATISTICS']._serialized_start=146
+  _globals['_TENSORSTATISTICS']._serialized_end=289
+  _globals['_TENSORINFO']._serialized_start=292
+  _globals['_TENSORINFO']._serialized_end=439
+  _globals['_FILEINFO']._serialized_start=441
+  _globals['_FILEINFO']._serialized_end=501
+  _globals['_INSPECTCHECKPOINTRESPONSE']._serialized_start=504
+  _globals['_INSPECTCHECKPOINTRESPONSE']._serialized_end=1139
+  _globals['_INSPECTCHECKPOINTRESPONSE_PARAMETERSBYPARTENTRY']._serialized_start=1021
+  _globals['_INSPECTCHECKPOINTRESPONSE_PARAMETERSBYPARTENTRY']._serialized_end=1076
+  _globals['_INSPECTCHECKPOINTRESPONSE_VALUESBYDTYPEENTRY']._serialized_start=1078
+  _globals['_INSPECTCHECKPOINTRESPONSE_VALUESBYDTYPEENTRY']._serialized_end=1130
+  _globals['_DIFFCHECKPOINTSREQUEST']._serialized_start=1141
+  _globals['_DIFFCHECKPOINTSREQUEST']._serialized_end=1196
+  _globals['_DIFFCHECKPOINTSRESPONSE']._serialized_start=1198
+  _globals['_DIFFCHECKPOINTSRESPONSE']._serialized_end=1318
+  _globals['_CONVERTERSERVICE']._serialized_start=1321
+  _globals['_CONVERTERSERVICE']._serialized_end=1559
 # @@protoc_insertion_point(module_scope)

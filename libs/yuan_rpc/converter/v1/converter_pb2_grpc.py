@@ -40,6 +40,11 @@ class ConverterServiceStub:
                 request_serializer=yuan_dot_converter_dot_v1_dot_converter__pb2.InspectCheckpointRequest.SerializeToString,
                 response_deserializer=yuan_dot_converter_dot_v1_dot_converter__pb2.InspectCheckpointResponse.FromString,
                 _registered_method=True)
+        self.DiffCheckpoints = channel.unary_stream(
+                '/yuan.converter.v1.ConverterService/DiffCheckpoints',
+                request_serializer=yuan_dot_converter_dot_v1_dot_converter__pb2.DiffCheckpointsRequest.SerializeToString,
+                response_deserializer=yuan_dot_converter_dot_v1_dot_converter__pb2.DiffCheckpointsResponse.FromString,
+                _registered_method=True)
 
 
 class ConverterServiceServicer:
@@ -47,7 +52,14 @@ class ConverterServiceServicer:
     """
 
     def InspectCheckpoint(self, request, context):
-        """Returns a model's layout, network and tensors without loading it.
+        """Returns a checkpoint's layout, division, network and tensors; headers alone are read unless values are asked for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiffCheckpoints(self, request, context):
+        """Compares two checkpoints of any layouts; returns every parameter of either, in the order of the network.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -60,6 +72,11 @@ def add_ConverterServiceServicer_to_server(servicer, server):
                     servicer.InspectCheckpoint,
                     request_deserializer=yuan_dot_converter_dot_v1_dot_converter__pb2.InspectCheckpointRequest.FromString,
                     response_serializer=yuan_dot_converter_dot_v1_dot_converter__pb2.InspectCheckpointResponse.SerializeToString,
+            ),
+            'DiffCheckpoints': grpc.unary_stream_rpc_method_handler(
+                    servicer.DiffCheckpoints,
+                    request_deserializer=yuan_dot_converter_dot_v1_dot_converter__pb2.DiffCheckpointsRequest.FromString,
+                    response_serializer=yuan_dot_converter_dot_v1_dot_converter__pb2.DiffCheckpointsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +107,33 @@ class ConverterService:
             '/yuan.converter.v1.ConverterService/InspectCheckpoint',
             yuan_dot_converter_dot_v1_dot_converter__pb2.InspectCheckpointRequest.SerializeToString,
             yuan_dot_converter_dot_v1_dot_converter__pb2.InspectCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiffCheckpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/yuan.converter.v1.ConverterService/DiffCheckpoints',
+            yuan_dot_converter_dot_v1_dot_converter__pb2.DiffCheckpointsRequest.SerializeToString,
+            yuan_dot_converter_dot_v1_dot_converter__pb2.DiffCheckpointsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,7 +34,9 @@ class ConverterServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ConverterServiceAsyncStub: ...
     InspectCheckpoint: _grpc.UnaryUnaryMultiCallable[_converter_pb2.InspectCheckpointRequest, _converter_pb2.InspectCheckpointResponse]
-    """Returns a model's layout, network and tensors without loading it."""
+    """Returns a checkpoint's layout, division, network and tensors; headers alone are read unless values are asked for."""
+    DiffCheckpoints: _grpc.UnaryStreamMultiCallable[_converter_pb2.DiffCheckpointsRequest, _converter_pb2.DiffCheckpointsResponse]
+    """Compares two checkpoints of any layouts; returns every parameter of either, in the order of the network."""
 
 @_typing.type_check_only
 class ConverterServiceAsyncStub(ConverterServiceStub):
@@ -42,7 +44,9 @@ class ConverterServiceAsyncStub(ConverterServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     InspectCheckpoint: _aio.UnaryUnaryMultiCallable[_converter_pb2.InspectCheckpointRequest, _converter_pb2.InspectCheckpointResponse]  # type: ignore[assignment]
-    """Returns a model's layout, network and tensors without loading it."""
+    """Returns a checkpoint's layout, division, network and tensors; headers alone are read unless values are asked for."""
+    DiffCheckpoints: _aio.UnaryStreamMultiCallable[_converter_pb2.DiffCheckpointsRequest, _converter_pb2.DiffCheckpointsResponse]  # type: ignore[assignment]
+    """Compares two checkpoints of any layouts; returns every parameter of either, in the order of the network."""
 
 class ConverterServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers questions on checkpoints and models; converting and deploying are jobs."""
@@ -53,6 +57,14 @@ class ConverterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _converter_pb2.InspectCheckpointRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_converter_pb2.InspectCheckpointResponse, _abc.Awaitable[_converter_pb2.InspectCheckpointResponse]]:
-        """Returns a model's layout, network and tensors without loading it."""
+        """Returns a checkpoint's layout, division, network and tensors; headers alone are read unless values are asked for."""
+
+    @_abc_1.abstractmethod
+    def DiffCheckpoints(
+        self,
+        request: _converter_pb2.DiffCheckpointsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_converter_pb2.DiffCheckpointsResponse], _abc.AsyncIterator[_converter_pb2.DiffCheckpointsResponse]]:
+        """Compares two checkpoints of any layouts; returns every parameter of either, in the order of the network."""
 
 def add_ConverterServiceServicer_to_server(servicer: ConverterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
