@@ -36,6 +36,7 @@ cluster:
     data: {{port: {ports["data"]}}}
     trainer: {{port: {ports["trainer"]}}}
     converter: {{port: {ports["converter"]}}}
+    evaluator: null
     inference: {{port: {ports["inference"]}, workers: 0, metrics_port: {ports["metrics"]}}}
     gateway: {{port: {ports["gateway"]}}}
 topology: {{nodes: {{device: cpu}}}}

@@ -13,6 +13,7 @@ from yuan_cli.bench_command import add_commands as add_bench_command
 from yuan_cli.completion import complete_artifact_or_job, complete_kind
 from yuan_cli.convert_command import add_commands as add_convert_commands
 from yuan_cli.data_command import add_commands as add_data_commands
+from yuan_cli.evaluate_command import add_commands as add_evaluate_command
 from yuan_cli.help import COMMAND_NAMES, HELP, RUN_HELP, SHOW_HELP
 from yuan_cli.job_commands import add_commands as add_job_commands
 from yuan_cli.keeping import add_commands as add_keeping_commands
@@ -165,6 +166,7 @@ add_job_commands(app)
 add_keeping_commands(app)
 add_schedule_commands(app)
 add_serving_commands(app)
+add_evaluate_command(app)
 add_convert_commands(app)
 add_commands(app)
 

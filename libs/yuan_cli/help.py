@@ -13,6 +13,7 @@ COMMAND_NAMES = (
     "deploy",
     "chat",
     "bench",
+    "evaluate",
     "up",
     "down",
     "status",
@@ -60,6 +61,7 @@ Without a stack, in the foreground:
   yuan run configs/pipelines/demo.yaml                        a small model from text, and its loss curve
   yuan generate demo "def main(" --stream                     ask the model yourself
   yuan run configs/jobs/pretrain-demo.yaml train.steps=50     any value can be changed on the way
+  yuan evaluate demo --suite yuan --data FOLDER               benchmarks, scored; programs run in a sandbox
   yuan validate MANIFEST                                      check a manifest and see what it comes to
   yuan plan MANIFEST                                          predict a training: memory, time, days, and what to mend
   yuan convert SOURCE --to megatron --tensor 2 --out FOLDER   a checkpoint in another layout or division

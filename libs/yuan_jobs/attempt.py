@@ -121,6 +121,8 @@ class Attempt:
                     divisible=self.divisible,
                     part=self.part,
                     cluster=self.cluster,
+                    open_artifact=self.store.open_artifact,
+                    cache=self.home.path / "cache",
                 )
                 result = work.run(context) if work.part is None or not self.part else work.part(context)
             if result.parts:

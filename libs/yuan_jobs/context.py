@@ -73,6 +73,9 @@ class WorkContext(Generic[JobT]):
         part: of a part, its name.
         cluster: the stack whose worker runs this, for calls to its other services (`yuan_rpc.connect`); None where
             there is no stack (`yuan run`, tests).
+        open_artifact: opens an artifact that is no input, by its reference: lineage, which the inputs fix. Raises
+            InputError where it is gone; None in tests that have no store.
+        cache: a folder of the home for what may be lost and made again; None in tests that have no home.
     """
 
     job: JobT
@@ -87,6 +90,8 @@ class WorkContext(Generic[JobT]):
     divisible: bool = False
     part: str = ""
     cluster: Cluster | None = None
+    open_artifact: Callable[[str], ArtifactHandle] | None = None
+    cache: Path | None = None
 
     @property
     def datasets(self) -> tuple[ArtifactHandle, ...]:

@@ -57,7 +57,7 @@ def artifact_inputs(job: Job) -> dict[str, tuple[ArtifactKind, str]]:
     """Returns kind and reference of every artifact that a job takes, by key path below `inputs`."""
     inputs = getattr(job, "inputs", None)
     found: dict[str, tuple[ArtifactKind, str]] = {}
-    for kind in (ArtifactKind.tokenizer, ArtifactKind.dataset, ArtifactKind.model):
+    for kind in (ArtifactKind.tokenizer, ArtifactKind.dataset, ArtifactKind.model, ArtifactKind.report):
         reference = getattr(inputs, kind, None)
         if isinstance(reference, str) and not (kind == ArtifactKind.model and model_folder(job)):
             found[kind.value] = (kind, reference)
@@ -106,7 +106,8 @@ def has_relative_paths(job: Job) -> bool:
     """Says whether what a job reads or writes depends on the folder from which it was submitted."""
     inputs, outputs = getattr(job, "inputs", None), getattr(job, "outputs", None)
     folder = job.inputs.model if isinstance(job, TrainingJob) and model_folder(job) else None
-    folders = (getattr(inputs, "path", None), folder, _adapter_folder(job), getattr(outputs, "path", None))
+    own = (getattr(inputs, "path", None), getattr(inputs, "data", None), getattr(outputs, "path", None))
+    folders = (folder, _adapter_folder(job), *own)
     others = (*job.inputs.tokenizers, *job.inputs.compare) if isinstance(job, TokenizerJob) else ()
     words = job.tokenizer.added_words if isinstance(job, TokenizerJob) else ()
     listed = [file for stage in getattr(job, "cleaning", ()) for file in stage.get("files") or ()]
@@ -123,7 +124,7 @@ def makes_one_artifact_of_artifacts(job: Job) -> bool:
     one may have replaced since.
     """
     inputs = getattr(job, "inputs", None)
-    outside = any(getattr(inputs, name, None) for name in ("text", "path")) or model_folder(job) is not None
+    outside = any(getattr(inputs, name, None) for name in ("text", "path", "data")) or model_folder(job) is not None
     outside = outside or _adapter_folder(job) is not None
     return bool(artifact_inputs(job)) and not outside and output_of(job).kind is not None
 

@@ -15,11 +15,11 @@ from yuan_manifest.cleaning import check_stage
 from yuan_manifest.errors import ManifestError, Origins
 from yuan_manifest.rules import Problem
 from yuan_manifest.scheduling import check_scheduling
+from yuan_manifest.suites import PERPLEXITY, suite_names
 from yuan_manifest.values import KeyPath, children, is_list, parse_path, shown
 
 OPTIMIZERS = ("adamw", "muon")
 WANDB_MODES = ("online", "offline")
-SUITES = ("perplexity",)
 DTYPES = ("fp32", "bf16", "fp16")
 LORA_TARGETS = ("qk_proj", "v_proj", "o_proj", "up_proj", "gate_proj", "down_proj")
 
@@ -288,7 +288,27 @@ def _generate_inputs(inputs: schema.GenerateInputs) -> Iterator[Problem]:
 
 
 def _evaluate_inputs(inputs: schema.EvaluateInputs) -> Iterator[Problem]:
-    yield from rules.references(inputs, "dataset")
+    yield from rules.references(inputs, "dataset", "report")
+    yield from rules.some_text(inputs, "data")
+
+
+def _evaluate_section(section: schema.EvaluateSection) -> Iterator[Problem]:
+    yield from rules.at_least(section, 1, "limit", "samples", "max_tokens", "in_flight")
+    yield from rules.at_least(section, 0, "few_shot", "unit_tests", "temperature", "top_k", "bootstrap")
+    if section.top_p is not None and not 0 < section.top_p <= 1:
+        yield "top_p", f"expected more than 0 and at most 1, found {section.top_p}"
+    if section.samples > 1 and section.temperature == 0:
+        yield "temperature", f"0 gives {section.samples} samples that are all the same; raise it, or set samples=1"
+    if section.unit_tests and section.samples == 1:
+        yield "unit_tests", f"{section.unit_tests} sets choose among candidates, but samples is 1; raise samples"
+    yield from rules.seed(section, rules.LARGEST_SHUFFLE_SEED)
+
+
+def _sandbox(sandbox: schema.SandboxSection) -> Iterator[Problem]:
+    yield from rules.above_zero(sandbox, "wall_seconds")
+    yield from rules.at_least(sandbox, 1, "cpu_seconds", "processes", "file_mib")
+    yield from rules.at_least(sandbox, 64, "memory_mib")
+    yield from rules.some_text(sandbox, "socket")
 
 
 def _convert_inputs(inputs: schema.ConvertInputs) -> Iterator[Problem]:
@@ -332,10 +352,15 @@ def _target(target: schema.TargetSection) -> Iterator[Problem]:
 def _evaluate(job: schema.EvaluateJob) -> Iterator[Problem]:
     yield from rules.filled(job, "suite")
     for index, name in enumerate(job.suite):
-        yield from rules.one_of(f"suite[{index}]", name, SUITES)
+        if known := suite_names():
+            yield from rules.one_of(f"suite[{index}]", name, known)
         if name in job.suite[:index]:
             yield f"suite[{index}]", f"{name} stands there twice"
     yield from rules.at_least(job, 1, "samples")
+    if PERPLEXITY in job.suite and job.inputs.dataset is None:
+        yield "inputs.dataset", "missing; perplexity is measured on a dataset's validation part"
+    if job.suite != [PERPLEXITY] and job.inputs.data is None:
+        yield "inputs.data", "missing; it is the folder or URL of the benchmarks' files (yuan evaluate --list)"
 
 
 def _pipeline(job: schema.PipelineJob) -> Iterator[Problem]:
@@ -635,6 +660,8 @@ _CHECKS: dict[type, Callable[[Any], Iterator[Problem]]] = {
     schema.ModelInput: _model_input,
     schema.GenerateInputs: _generate_inputs,
     schema.EvaluateInputs: _evaluate_inputs,
+    schema.EvaluateSection: _evaluate_section,
+    schema.SandboxSection: _sandbox,
     schema.ConvertInputs: _convert_inputs,
     schema.ConvertOutputs: _convert_outputs,
     schema.TargetSection: _target,

@@ -160,3 +160,17 @@ class Decay(StrEnum):
     cosine = "cosine"
     linear = "linear"
     constant = "constant"
+
+
+class Profile(StrEnum):
+    """How tasks are asked and scored: `yuan` as the original did, `strict` without the holes of that."""
+
+    yuan = "yuan"
+    strict = "strict"
+
+
+class Answering(StrEnum):
+    """How a model answers: it writes (`generate`), or the likeliest of the given answers is its own (`likelihood`)."""
+
+    generate = "generate"
+    likelihood = "likelihood"

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from yuan_manifest.choices import (
+    Answering,
     AttentionBackend,
     BadStep,
     CostModel,
@@ -25,6 +26,7 @@ from yuan_manifest.choices import (
     OnError,
     Packing,
     Precision,
+    Profile,
     Recompute,
     SpecialStrings,
     TokenizerAlgorithm,
@@ -38,6 +40,7 @@ from yuan_manifest.sections import (
     DataSection,
     DatasetOutputs,
     EvaluateInputs,
+    EvaluateSection,
     EvaluationSection,
     FinetuneInputs,
     FinetuneSection,
@@ -52,6 +55,7 @@ from yuan_manifest.sections import (
     RecomputeSection,
     ReportOutputs,
     SamplingSection,
+    SandboxSection,
     ServingSection,
     TargetSection,
     TextInputs,
@@ -72,6 +76,7 @@ from yuan_manifest.values import is_list, is_section
 __all__ = [
     "JOB_OF_KIND",
     "SERVICE_OF_KIND",
+    "Answering",
     "AttentionBackend",
     "BadStep",
     "CheckpointSection",
@@ -88,6 +93,7 @@ __all__ = [
     "DocumentMode",
     "EvaluateInputs",
     "EvaluateJob",
+    "EvaluateSection",
     "EvaluationSection",
     "FinetuneInputs",
     "FinetuneJob",
@@ -116,11 +122,13 @@ __all__ = [
     "PlanSection",
     "Precision",
     "PretrainJob",
+    "Profile",
     "Recompute",
     "RecomputeSection",
     "ReportOutputs",
     "RetentionSection",
     "SamplingSection",
+    "SandboxSection",
     "SchedulingSection",
     "ServingSection",
     "SlurmSection",
@@ -297,6 +305,7 @@ class Services:
     data: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7101))
     trainer: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7102))
     converter: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7103))
+    evaluator: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7104))
     inference: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7105, workers=0))
     gateway: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7100, workers=0))
 
@@ -553,12 +562,23 @@ class ConvertJob(Job):
 
 @dataclass
 class EvaluateJob(Job):
-    """Scores a model. suite: what is measured; `perplexity` on the dataset's validation part."""
+    """Scores a model.
+
+    Attributes:
+        inputs: the model, and what it is asked.
+        suite: tasks (`yuan evaluate --list`); `yuan`: the original's five; `perplexity`: of the dataset's validation
+            part.
+        data: how `perplexity` cuts its dataset.
+        samples: sequences of `perplexity`.
+        evaluate: how the tasks are asked and scored.
+        outputs: the report.
+    """
 
     inputs: EvaluateInputs = field(default_factory=EvaluateInputs)
     suite: list[str] = field(default_factory=lambda: ["perplexity"])
     data: DataSection = field(default_factory=DataSection)
     samples: int = 64
+    evaluate: EvaluateSection = field(default_factory=EvaluateSection)
     outputs: ReportOutputs = field(default_factory=ReportOutputs)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from yuan_manifest.choices import (
+    Answering,
     AttentionBackend,
     BadStep,
     CostModel,
@@ -19,6 +20,7 @@ from yuan_manifest.choices import (
     OnError,
     Packing,
     Precision,
+    Profile,
     Recompute,
     RopePrecision,
     SpecialStrings,
@@ -462,9 +464,84 @@ class GenerateInputs(ModelInput):
 
 @dataclass
 class EvaluateInputs(ModelInput):
-    """A model, and the dataset whose validation part is scored."""
+    """A model, and what it is asked.
 
-    dataset: str = MISSING
+    Attributes:
+        model: the model artifact.
+        dataset: the dataset whose validation part `perplexity` scores.
+        data: folder or URL (`s3://…`) of the benchmarks' files, as `yuan evaluate --list` names them.
+        report: of another model on the same tasks, to compare with question by question.
+    """
+
+    dataset: str | None = None
+    data: str | None = None
+    report: str | None = None
+
+
+@dataclass
+class SandboxSection:
+    """What a generated program may use, and where it runs.
+
+    Attributes:
+        wall_seconds: from start to end.
+        cpu_seconds: of the processor, each of its processes.
+        memory_mib: all its processes together.
+        processes: at one time.
+        file_mib: of one file; its temporary folder holds twice that.
+        socket: of a sandbox in a container of its own; null: `YUAN_SANDBOX`, where it is set, else on this machine.
+        unsafe: run programs with limits alone where they cannot be confined.
+    """
+
+    wall_seconds: float = 10.0
+    cpu_seconds: int = 10
+    memory_mib: int = 1024
+    processes: int = 32
+    file_mib: int = 16
+    socket: str | None = None
+    unsafe: bool = False
+
+
+@dataclass
+class EvaluateSection:
+    """How the tasks of a suite are asked and scored.
+
+    Attributes:
+        profile: `yuan`: prompts and rules of the original; `strict`: without their holes.
+        answering: `generate`, or `likelihood` of each choice (tasks that have choices; others are generated).
+        limit: items of each task, the first ones; null: all.
+        few_shot: worked examples before each question.
+        samples: answers to each question; more than 1 are drawn (temperature) and voted on.
+        unit_tests: sets of unit tests that the model writes for each HumanEval problem, by which candidates are chosen.
+        temperature: null: 0 for one sample, 0.5 for more (0.8 for HumanEval).
+        top_p: null: 1 for one sample, 0.95 for more.
+        top_k: 0: all tokens.
+        max_tokens: of an answer; null: the task's.
+        seed: of samples, option orders, few-shot examples and bootstrap.
+        in_flight: requests at one time; null: four times as many as the model's batch holds, at least 64.
+        bootstrap: resamples for intervals; 0: none.
+        contamination: look for 13-grams of the suite in the model's training datasets.
+        cache: take answers that the same model gave to the same prompt and sampling from the cache.
+        other_data: also take benchmark files that are not the known versions.
+        sandbox: for generated programs.
+    """
+
+    profile: Profile = Profile.yuan
+    answering: Answering = Answering.generate
+    limit: int | None = None
+    few_shot: int = 0
+    samples: int = 1
+    unit_tests: int = 0
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int = 0
+    max_tokens: int | None = None
+    seed: int = 1234
+    in_flight: int | None = None
+    bootstrap: int = 1000
+    contamination: bool = True
+    cache: bool = True
+    other_data: bool = False
+    sandbox: SandboxSection = field(default_factory=SandboxSection)
 
 
 @dataclass

@@ -20,7 +20,8 @@ from yuan_rpc import join_address
 CALLS: Mapping[str, tuple[str, ...]] = {
     "trainer": ("data",),
     "converter": ("inference",),
-    "gateway": ("data", "trainer", "converter", "inference"),
+    "evaluator": ("inference",),
+    "gateway": ("data", "trainer", "converter", "evaluator", "inference"),
 }
 """Which services a service calls: where those are is among its settings."""
 

@@ -1,67 +1,85 @@
 """An evaluate job from its context to its report: each entry of the suite is one measurement."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
-from yuan_checkpoint import load_for_inference
-from yuan_corpus import Tokenizer, open_dataset
-from yuan_corpus.statistics import DatasetStatistics
-from yuan_evaluator.perplexity import Perplexity, measure_perplexity
-from yuan_events import InputError
+from yuan_evaluator.benchmark_data import fingerprint_of
+from yuan_evaluator.report.leaderboard import row_of, with_published
+from yuan_evaluator.report.markdown import markdown, score_lines
+from yuan_evaluator.suite import run_suite
+from yuan_evaluator.task import Task
+from yuan_evaluator.tasks import all_tasks, tasks_of
+from yuan_events import InputError, Message
 from yuan_jobs import WorkContext, WorkResult
+from yuan_manifest.rules import one_of
 from yuan_manifest.schema import EvaluateJob
-from yuan_model import Yuan
+from yuan_manifest.suites import PERPLEXITY, SUITE
 
 
 def evaluate_work(context: WorkContext[EvaluateJob]) -> WorkResult:
-    """Measures what the suite names (so far `perplexity`) and leaves `report.json`.
+    """Measures what the suite names; leaves `report.json`, `report.md`, `report.html` and every item's details.
 
     Raises:
-        InputError: if model and dataset cannot be read or do not belong together.
-        Interrupted: if it was asked to stop.
+        InputError: if model, dataset, benchmarks or sandbox are not as they must be.
+        WorkFailed: if the inference service stays away.
+        Interrupted: if it was asked to stop; run again it goes on with the next unanswered question.
     """
     job = context.job
-    model = load_for_inference(context.inputs["model"].path, str(context.topology.nodes.device))
-    _check_tokenizers(context, model)
-    result = measure_perplexity(
-        model,
-        open_dataset(context.inputs["dataset"].path),
-        split=job.data.split,
-        sequence_length=job.data.sequence_length,
-        samples=job.samples,
-        sink=context.sink,
-        stop_if_asked=context.stop_if_asked,
-    )
-    report = {
-        "model": context.inputs["model"].reference,
-        "dataset": context.inputs["dataset"].reference,
-        "suite": {"perplexity": _figures(result)},
-    }
+    tasks = known_tasks(job)
+    report: dict[str, Any] = {"schema_version": 1, "model": context.inputs["model"].reference}
+    summary: dict[str, Any] = {}
+    suite: dict[str, Any] = {}
+    if PERPLEXITY in job.suite:
+        from yuan_evaluator.perplexity_work import measured_perplexity  # noqa: PLC0415 - torch takes seconds
+
+        report["dataset"] = context.inputs["dataset"].reference
+        suite[PERPLEXITY] = measured_perplexity(context)
+        summary |= suite[PERPLEXITY]
+    if tasks:
+        found = run_suite(context, tasks)
+        suite |= found.pop("suite")
+        report |= found
+        summary["scores"] = {task.name: suite[task.name]["score"]["value"] for task in tasks}
+    report["suite"] = suite
+    _write(context, report)
+    return WorkResult(summary)
+
+
+def known_tasks(job: EvaluateJob) -> list[Task]:
+    """Returns a job's tasks.
+
+    Raises:
+        InputError: if there is none of a name.
+    """
+    for index, name in enumerate(job.suite):
+        for key, problem in one_of(f"suite[{index}]", name, (SUITE, PERPLEXITY, *all_tasks())):
+            raise InputError(f"{job.name}: {key}: {problem}")
+    return tasks_of(job.suite)
+
+
+def fingerprint(job: EvaluateJob) -> Mapping[str, str]:
+    """Returns a digest of the benchmarks' files that a job reads.
+
+    Raises:
+        InputError: if one is missing or of a version that is not known.
+    """
+    tasks = known_tasks(job)
+    if not tasks:
+        return {}
+    return {"data": fingerprint_of(tasks, str(job.inputs.data), other=job.evaluate.other_data)}
+
+
+def _write(context: WorkContext[EvaluateJob], report: Mapping[str, Any]) -> None:
     text = json.dumps(report, ensure_ascii=False, indent=2) + "\n"
     (context.output / "report.json").write_text(text, encoding="utf-8")
-    return WorkResult(_figures(result))
+    row = row_of(report, "") if any(name != PERPLEXITY for name in report["suite"]) else None
+    rows = with_published([row]) if row is not None else []
+    (context.output / "report.md").write_text(markdown(report, rows), encoding="utf-8")
+    if row is None:
+        return
+    from yuan_evaluator.report.page import page  # noqa: PLC0415 - matplotlib takes a second
 
-
-def _figures(result: Perplexity) -> dict[str, Any]:
-    return {
-        "loss": result.loss,
-        "perplexity": result.perplexity,
-        "unigram_loss": result.unigram_loss,
-        "tokens": result.tokens,
-        "samples": result.samples,
-    }
-
-
-def _check_tokenizers(context: WorkContext[EvaluateJob], model: Yuan) -> None:
-    """Refuses a dataset whose ids mean something else to the model."""
-    names = f"{context.inputs['dataset'].reference} and {context.inputs['model'].reference}"
-    statistics = DatasetStatistics.read(context.inputs["dataset"].path)
-    if statistics.vocab_size > model.config.vocab_size:
-        raise InputError(
-            f"{names}: the dataset has {statistics.vocab_size} ids, the model {model.config.vocab_size} (vocab_size); "
-            "tokenize the text with the model's tokenizer"
-        )
-    folder = context.inputs["model"].path
-    own = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder  # exports have it beside the weights
-    if (own / "tokenizer.model").is_file() and Tokenizer.load(own).digest != statistics.tokenizer_digest:
-        raise InputError(f"{names}: cut by different tokenizers; tokenize the text with the model's tokenizer")
+    (context.output / "report.html").write_text(page(report, rows), encoding="utf-8", errors="replace")
+    for line in score_lines(report):
+        context.sink.emit(Message(line))

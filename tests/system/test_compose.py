@@ -25,7 +25,7 @@ from .conftest import User
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 STEPS = 300
-SERVICES = ("data", "trainer", "converter", "inference", "gateway")
+SERVICES = ("data", "trainer", "converter", "evaluator", "inference", "gateway")
 TEXT = '["python-stdlib:json/*.py", "python-stdlib:email/*.py"]'
 PIPELINE = """
 version: 1
@@ -186,16 +186,8 @@ def test_a_pipeline_goes_through_the_composed_stack_though_its_trainer_is_killed
 
 
 def test_the_containers_of_our_services_run_without_root_and_without_compilers(stack: Composed) -> None:
-    for service in (
-        "data",
-        "data-worker",
-        "trainer",
-        "trainer-worker",
-        "converter",
-        "converter-worker",
-        "inference",
-        "gateway",
-    ):
+    workers = [f"{name}-worker" for name in SERVICES if name not in ("inference", "gateway")]
+    for service in (*SERVICES, *workers):
         container = stack.container(service)
         assert output_of("docker", "exec", container, "id", "-u") == "10001"
         assert output_of("docker", "exec", container, "sh", "-c", "command -v gcc cc make || true") == "", service
@@ -207,6 +199,7 @@ def test_the_containers_of_our_services_run_without_root_and_without_compilers(s
         "data": "[]",
         "trainer": "['torch', 'deepspeed']",
         "converter": "['torch']",
+        "evaluator": "['torch']",
         "inference": "['torch']",
         "gateway": "[]",
     }
@@ -220,3 +213,21 @@ def test_redis_keeps_what_it_was_sent_and_refuses_rather_than_forget(stack: Comp
     while stack.state("redis", ".State.Health.Status") != "healthy":
         assert time.monotonic() < deadline
         time.sleep(0.5)
+
+
+def test_generated_programs_run_in_a_container_without_network_and_come_to_nothing(
+    stack: Composed, repository: Path
+) -> None:
+    sandbox, worker = stack.container("sandbox"), stack.container("evaluator-worker")
+    assert output_of("docker", "inspect", "--format", "{{.HostConfig.NetworkMode}}", sandbox) == "none"
+    assert output_of("docker", "inspect", "--format", "{{.HostConfig.ReadonlyRootfs}}", sandbox) == "true"
+    attacks = str(repository / "tests/yuan_evaluator/attacks.py")
+    subprocess.run(["docker", "cp", attacks, f"{worker}:/home/yuan/attacks.py"], check=True)
+    found = json.loads(output_of("docker", "exec", worker, "python", "/home/yuan/attacks.py", "/run/sandbox/socket"))
+    assert "refused" not in found, found
+    outside = found.pop("outside")
+    assert outside == {"left": [], "files": ["secret"]}
+    for name, verdict in found.items():
+        assert "BREACH" not in verdict["output"], (name, verdict)
+        assert verdict["lives"], (name, verdict)
+    assert found["allocates 100 GB"]["outcome"] == "memory"

@@ -45,7 +45,7 @@ class JobStack(Toys):
         services: dict[str, Any] = {
             name: {"port": port, "workers": int(name != "inference")} for name, port in self.ports.items()
         }
-        services["gateway"] = None
+        services["evaluator"] = services["gateway"] = None
         tree = {"home": str(self.home), "lease_seconds": 3, "services": services}
         path = self.folder / name
         path.write_text(json.dumps({"version": 1, "cluster": tree, "topology": topology or {}}))

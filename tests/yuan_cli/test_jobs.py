@@ -202,7 +202,7 @@ def test_without_a_stack_one_line_names_the_command_that_starts_it(toys: Toys, a
     assert "yuan up" in toys.yuan(*arguments).stderr
     ensure_token_file(toys.home / "token")
     (toys.folder / "down.yaml").write_text(
-        "version: 1\ncluster: {services: {data: {port: 1}, trainer: null, converter: null}}\n"
+        "version: 1\ncluster: {services: {data: {port: 1}, trainer: null, converter: null, evaluator: null}}\n"
     )
     ended = toys.yuan(*arguments, "-f", "down.yaml")
     assert ended.returncode != 0

@@ -29,7 +29,7 @@ class Decontamination:
     def __init__(self, files: Sequence[str], ngram: int = 13) -> None:
         self._size = ngram
         # As they are made of documents, so that both agree. Two different n-grams agree with probability 2^-64.
-        found = [_grams_of(text, ngram) for path in find_text_files(files) for text in _texts(path)]
+        found = [grams_of(text, ngram) for path in find_text_files(files) for text in _texts(path)]
         self._hashes = np.unique(np.concatenate([np.zeros(0, np.uint64), *found]))
         if not len(self._hashes):
             raise CorpusError(f"files: no text in them has {ngram} words or characters")
@@ -38,13 +38,13 @@ class Decontamination:
 
     def clean(self, text: str) -> str | Dropped:
         """Returns the text or that it is left out."""
-        hashes = _grams_of(text, self._size)
+        hashes = grams_of(text, self._size)
         likely = hashes[self._table[_slots(hashes)]]
         return Dropped("benchmark text") if among(likely, self._hashes).any() else text
 
 
-def _grams_of(text: str, size: int) -> Hashes:
-    """Returns hashes of a text's n-grams."""
+def grams_of(text: str, size: int) -> Hashes:
+    """Returns hashes of a text's n-grams of words (Han characters and others), in order."""
     points = code_points(text.lower())
     return run_hashes(unit_words(points, kinds_of(points)).hashes, size)
 

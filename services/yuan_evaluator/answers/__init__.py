@@ -1,0 +1,1 @@
+"""What tasks have in common when they look for an answer in a text, and compare it."""
