@@ -39,6 +39,7 @@ class Answer:
         new_tokens: drawn so far, over all continuations.
         first: monotonic seconds of the first output; 0: none yet.
         reason: why the last continuation that ended did so.
+        prompt_told: whether the prompt's log-probabilities have been sent.
         texts: pieces of the first continuation, kept where they are logged.
     """
 
@@ -49,6 +50,7 @@ class Answer:
     new_tokens: int = 0
     first: float = 0.0
     reason: FinishReason | None = None
+    prompt_told: bool = False
     texts: list[str] = field(default_factory=list[str])
 
     @property

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from google.protobuf import json_format
 
 from yuan_corpus import Tokenizer
+from yuan_inference.answering import Answer
 from yuan_inference.engine import Engine, FinishReason, Output, TokenLogprob
 from yuan_inference.loaded import DTYPES
 from yuan_inference.served import Served
@@ -40,6 +41,16 @@ def prompt_logprobs_of(
     """Yields those of a whole prompt: its first token has none."""
     yield inference_pb2.TokenLogprob(token_id=first, token=spelled(tokenizer, first))
     yield from logprobs_of(tokenizer, found)
+
+
+def told_prompt(answer: Answer, output: Output) -> list[inference_pb2.TokenLogprob]:
+    """Returns the log-probabilities of a prompt, once, where they were asked for; a prompt of one token has none."""
+    ids = answer.request.prompt_ids
+    wanted = answer.request.sampling.prompt_logprobs is not None and not answer.prompt_told
+    if not wanted or not (output.prompt_logprobs or len(ids) == 1):
+        return []
+    answer.prompt_told = True
+    return list(prompt_logprobs_of(answer.served.engine.loaded.tokenizer, ids[0], output.prompt_logprobs))
 
 
 @dataclass

@@ -18,7 +18,7 @@ from yuan_events import one_line
 from yuan_inference.answering import Answering
 from yuan_inference.deploying import Deploying
 from yuan_inference.engine import EngineMetrics
-from yuan_inference.messages import REASONS, Whole, info_of, load_of, logprobs_of, prompt_logprobs_of
+from yuan_inference.messages import REASONS, Whole, info_of, load_of, logprobs_of, prompt_logprobs_of, told_prompt
 from yuan_inference.served import ServedModels
 from yuan_jobs.artifacts import ArtifactStore
 from yuan_jobs.serving import ServerContext
@@ -123,9 +123,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 tokenizer = answer.served.engine.loaded.tokenizer
                 whole = whole or Whole(tokenizer)
                 whole.add(output)
-                first = answer.request.prompt_ids[0]
-                if output.prompt_logprobs:
-                    response.prompt_logprobs.extend(prompt_logprobs_of(tokenizer, first, output.prompt_logprobs))
+                response.prompt_logprobs.extend(told_prompt(answer, output))
                 if output.last:
                     response.MergeFrom(whole.response(answer.id, answer.usage))
                     response.model = answer.model
@@ -149,9 +147,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                     usage=answer.usage,
                     logprobs=logprobs_of(tokenizer, output.logprobs),
                 )
-                if output.prompt_logprobs:
-                    first = answer.request.prompt_ids[0]
-                    response.prompt_logprobs.extend(prompt_logprobs_of(tokenizer, first, output.prompt_logprobs))
+                response.prompt_logprobs.extend(told_prompt(answer, output))
                 if output.finish_reason is not None:
                     response.finish_reason = REASONS[output.finish_reason]
                 yield response

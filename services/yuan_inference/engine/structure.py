@@ -17,6 +17,8 @@ from yuan_corpus import Tokenizer
 from yuan_events import YuanError
 from yuan_inference.engine.request import Structure, StructureKind
 
+_JSON = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""As most JSON is written; where any white space may stand, a weak model writes nothing else."""
 LONGEST_STRUCTURE = 200_000
 """Characters."""
 
@@ -112,21 +114,21 @@ class _Tokens:
             b"\xff" + text if token in special else text or b"\xff<empty>" for token, text in enumerate(texts)
         ]
 
-        self._ids = {text: token for token, text in enumerate(texts) if text and token not in special}
-        self._longest = max(map(len, self._ids))
+        # SentencePiece itself would begin with a space: what is asked for stands behind other text.
+        self._ids = {text: token for token, text in reversed(list(enumerate(texts))) if text and token not in special}
+        self._longest = max(map(len, self._ids), default=0)
 
     def __call__(self, text: str | bytes) -> list[int]:
-        # Not SentencePiece's own cut: that begins with a space, which what follows within a text does not.
-        rest = text.encode() if isinstance(text, str) else text
-        found: list[int] = []
-        while rest:
-            lengths = range(min(self._longest, len(rest)), 0, -1)
-            length = next((length for length in lengths if rest[:length] in self._ids), None)
-            if length is None:  # a tokenizer without byte pieces cannot spell it
+        """Cuts what must come into tokens, the longest first."""
+        left = text.encode() if isinstance(text, str) else text
+        ids: list[int] = []
+        while left:
+            length = next((size for size in range(self._longest, 0, -1) if left[:size] in self._ids), 0)
+            if not length:
                 break
-            found.append(self._ids[rest[:length]])
-            rest = rest[length:]
-        return found
+            ids.append(self._ids[left[:length]])
+            left = left[length:]
+        return ids
 
 
 def _grammar(guidance: Any, structure: Structure) -> str:
@@ -136,7 +138,7 @@ def _grammar(guidance: Any, structure: Structure) -> str:
             if not isinstance(schema, dict | bool):
                 raise StructureError("json_schema: expected an object")
             wanted = cast("dict[str, Any]", schema) or {"type": "object"}
-            return guidance.LLMatcher.grammar_from_json_schema(json.dumps(wanted))
+            return guidance.LLMatcher.grammar_from_json_schema(json.dumps(wanted), overrides=_JSON)
         if structure.kind is StructureKind.regex:
             return guidance.LLMatcher.grammar_from_regex(structure.text)
         choices = json.loads(structure.text)
