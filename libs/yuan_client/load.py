@@ -59,7 +59,8 @@ class Measured:
     Attributes:
         seconds: to its end.
         first: seconds to its first token; None: none came.
-        gaps: seconds between tokens; those of one message share the time since the message before.
+        gaps: seconds between tokens; those of one message share the time since the message before, and of those that
+            came with the first token none is known.
         prompt_tokens, tokens: of the prompt, and drawn.
         status: `OK`, or the code that it failed with.
     """
@@ -177,7 +178,6 @@ async def _measure(client: AsyncClient, plan: LoadPlan, prompt: Prompt) -> Measu
                 fresh = len(piece.token_ids)
                 if fresh and measured.first is None:
                     measured.first = now - begun
-                    measured.gaps.extend([0.0] * (fresh - 1))
                 elif fresh:
                     measured.gaps.extend([(now - before) / fresh] * fresh)
                 before = now if fresh else before

@@ -131,11 +131,12 @@ def test_a_killed_gateway_frees_what_its_requests_held(surface: Surface) -> None
     with server_process("inference", surface.file, surface.cluster):
         surface.load()
         with gateway_process(surface.file, surface.cluster) as gateway:
-            surface.long_stream()
+            answer = surface.long_stream()
             assert not surface.idle()
             os.kill(gateway.pid, signal.SIGKILL)
             gateway.wait()
             wait_for(surface.idle)
+            answer.close()
         with gateway_process(surface.file, surface.cluster):
             assert surface.ask(max_tokens=2).status == 200
 
