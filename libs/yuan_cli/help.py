@@ -27,6 +27,8 @@ COMMAND_NAMES = (
     "lineage",
     "diff",
     "gc",
+    "backup",
+    "restore",
     "schedule",
     "schedules",
     "unschedule",
