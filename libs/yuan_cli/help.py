@@ -28,6 +28,8 @@ COMMAND_NAMES = (
     "lineage",
     "diff",
     "gc",
+    "backup",
+    "restore",
     "schedule",
     "schedules",
     "unschedule",
