@@ -77,9 +77,10 @@ def trained(texts: dict[str, list[str]]) -> Tokenizer:
 
 def options_of(name: str, benchmark: Path) -> dict[str, object]:
     """Returns the options that a stage has no default for."""
+    # Five thousand words, none of which is there.
     return {
         "language": {"keep": ["zh", "en"]},
-        "words": {"words": ["casino", "赌场", "jackpot"]},
+        "words": {"words": [f"nonword{n}" for n in range(2500)] + [chr(0x4E00 + n) * 3 for n in range(2500)]},
         "decontamination": {"files": [str(benchmark)]},
     }.get(name, {})
 

@@ -23,6 +23,7 @@ import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
 from yuan_corpus import special_tokens
+from yuan_corpus.cleaning.scripts import is_han
 from yuan_corpus.decoding import SPACE
 from yuan_corpus.errors import TokenizerError
 from yuan_corpus.special_tokens import SPECIAL_TOKENS
@@ -32,7 +33,6 @@ Scores = Mapping[str, float]
 
 _pb2: Any = sentencepiece_model_pb2  # generated, without types
 _PIECE = _pb2.ModelProto.SentencePiece
-_HAN = (("\u3400", "\u4dbf"), ("\u4e00", "\u9fff"), ("\U00020000", "\U0002ebef"))
 # What keyboards write: printable ASCII; of Chinese input methods, the punctuation of both widths and a few signs.
 _KEYBOARD = frozenset(
     [chr(code) for code in range(0x20, 0x7F)]
@@ -73,11 +73,6 @@ class Filters:
         if self.keyboard and any(not other.isalnum() and other not in _KEYBOARD for other in others):
             return "keyboard"
         return None
-
-
-def is_han(character: str) -> bool:
-    """Tells whether a character is a Han character."""
-    return any(first <= character <= last for first, last in _HAN)
 
 
 def read_model(model: bytes, name: str) -> Any:

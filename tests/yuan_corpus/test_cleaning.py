@@ -107,6 +107,7 @@ def test_listed_words_are_whole_ones_but_in_chinese(tmp_path: Path) -> None:
     assert words.clean("The casinos of Monaco") == "The casinos of Monaco"
     assert words.clean("A CASINO here") == Dropped("listed words")
     assert words.clean("澳门大赌场内") == Dropped("listed words")
+    assert words.clean("澳门的casino里") == Dropped("listed words")
     assert clean("a casino", "words", words=["casino"], max_hits=1) == "a casino"
 
 

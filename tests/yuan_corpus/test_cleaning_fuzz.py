@@ -46,10 +46,10 @@ def test_no_stage_fails_on_any_text_or_judges_it_otherwise_the_second_time(
     cleaners: dict[str, Cleaner], text: str
 ) -> None:
     for cleaner in cleaners.values():
-        (once, (characters, steps)), (again, (_, other)) = cleaner.clean(text), cleaner.clean(text)
+        (once, (size, steps)), (again, (_, other)) = cleaner.clean(text), cleaner.clean(text)
         assert once == again
         assert [step and step.reason for step in steps] == [step and step.reason for step in other]
-        assert characters == len(text)
+        assert size == (len(text), len(text.encode()))
         if once is not None:
             once.encode()  # what a tokenizer is then given
 
@@ -139,6 +139,28 @@ def test_repetition_is_counted_as_over_lists_of_words(
     stage = GopherRepetition(max_duplicate_lines=1, max_duplicate_line_characters=1)
 
     assert stage.clean(text) == plainly(text)
+
+
+LISTED = ["赌场", "casino", "no", "赌", "casino royale", "é"]
+
+
+@given(
+    st.lists(st.sampled_from(["赌", "场", "casino", " ", "royale", "no", "x", ".", "é", "Casino"]), max_size=25),
+    st.integers(0, 3),
+)
+@settings(max_examples=200)
+def test_listed_words_are_found_as_a_search_of_each_finds_them(parts: list[str], most: int) -> None:
+    (stage,) = build_stages([StageSpec("words", {"words": LISTED, "max_hits": most})])
+    assert isinstance(stage, Stage)
+    text = "".join(parts)
+    spaced = r"[^\W_一-鿿]"
+    pattern = "|".join(
+        rf"(?<!{spaced}){word}(?!{spaced})" if word.isascii() else word
+        for word in sorted(LISTED, key=len, reverse=True)
+    )
+    hits = len(re.findall(pattern, text.lower()))
+
+    assert stage.clean(text) == (Dropped("listed words") if hits > most else text)
 
 
 @given(st.text(st.characters(exclude_characters="@", exclude_categories=["Nd", "Cs"]), max_size=200))

@@ -16,7 +16,7 @@ HAN, LETTER, WORD, SPACE = 1, 2, 4, 8
 
 _KNOWN = 0x32400
 """Code points from here on are no letters: tags, variation selectors, private use."""
-_HAN = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0x20000, 0x2EBEF))
+HAN_RANGES = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0x20000, 0x2EBEF))
 _BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
 _INVERSE = pow(_BASE, -1, 1 << 64)
 _MIX = np.uint64(0xBF58476D1CE4E5B9)
@@ -35,7 +35,7 @@ def _kinds() -> npt.NDArray[np.uint8]:
             kinds[code] = WORD | LETTER if character.isalpha() else WORD
         elif character.isspace():
             kinds[code] = SPACE
-    for first, last in _HAN:
+    for first, last in HAN_RANGES:
         kinds[first : last + 1] |= HAN
     return kinds
 
@@ -118,11 +118,29 @@ def _mixed(points: npt.NDArray[np.uint32]) -> Hashes:
 
 def _run_hashes(points: npt.NDArray[np.uint32], starts: Positions, ends: Positions) -> Hashes:
     """Returns a hash of each run: a polynomial in an odd base modulo 2^64, from differences of prefix sums."""
+    sums, inverses = prefix_sums(points)
+    return (sums[ends] - sums[starts]) * inverses[starts]
+
+
+def prefix_sums(points: npt.NDArray[np.uint32]) -> tuple[Hashes, Hashes]:
+    """Returns what hashes of parts of a text are made from: uint64 [n + 1], and at least as many."""
     size = 1 << max(10, len(points).bit_length())
     powers, inverses = _kept_powers(size) if size <= _LARGEST_KEPT else _powers(size)
     sums = np.zeros(len(points) + 1, np.uint64)
     np.cumsum(_mixed(points) * powers[: len(points)], out=sums[1:])
-    return (sums[ends] - sums[starts]) * inverses[starts]
+    return sums, inverses
+
+
+def window_hashes(sums: Hashes, inverses: Hashes, length: int) -> Hashes:
+    """Returns a hash of every run of so many characters, the same wherever it stands: uint64 [n - length + 1].
+
+    Args:
+        sums: of `prefix_sums`.
+        inverses: of `prefix_sums`.
+        length: of a run.
+    """
+    count = max(0, len(sums) - length)
+    return (sums[length:] - sums[:count]) * inverses[:count]
 
 
 def _powers(count: int) -> tuple[Hashes, Hashes]:

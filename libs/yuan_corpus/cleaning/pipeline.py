@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from yuan_corpus.cleaning.stage import Dropped, OrderedStage, Stage
 from yuan_corpus.documents import SkipLog
@@ -88,25 +88,37 @@ def stage_class(name: str) -> type:
         raise CorpusError(f"stage: {name} cannot be imported ({error}); {mend}") from None
 
 
+class Size(NamedTuple):
+    """Characters of a text, and its bytes in UTF-8."""
+
+    characters: int
+    bytes: int
+
+    @classmethod
+    def of(cls, text: str) -> "Size":
+        """Returns a text's size."""
+        return cls(len(text), len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass")))
+
+
 @dataclass(frozen=True)
 class Step:
     """What one stage did to one document.
 
     Attributes:
         reason: why it was dropped; None: it was not.
-        characters: after it.
+        size: after it.
         sample: excerpts for the report.
         signature: of a stage that judges in order.
     """
 
     reason: str | None
-    characters: int
+    size: Size
     sample: Mapping[str, str] | None = None
     signature: Any = None
 
 
-Trace = tuple[int, Sequence[Step | None]]
-"""Of a document: its characters as read, and a step a stage up to the one that dropped it; None: left as it was."""
+Trace = tuple[Size, Sequence[Step | None]]
+"""Of a document: its size as read, and a step a stage up to the one that dropped it; None: left as it was."""
 
 
 class Cleaner:
@@ -119,14 +131,14 @@ class Cleaner:
 
     def clean(self, text: str) -> tuple[str | None, Trace]:
         """Returns a document as it leaves the stages, None if one dropped it, and what each did."""
-        characters = len(text)
+        whole = size = Size.of(text)
         steps: list[Step | None] = []
         for number, stage in enumerate(self._stages):
             began = time.perf_counter()
             try:
                 if isinstance(stage, OrderedStage):
                     signature = stage.sign(text)
-                    steps.append(Step(None, len(text), {"text": _excerpt(text)}, (signature,)))
+                    steps.append(Step(None, size, {"text": _excerpt(text)}, (signature,)))
                     continue
                 result = stage.clean(text)
             except CorpusError:
@@ -137,11 +149,15 @@ class Cleaner:
             finally:
                 self.seconds[number] += time.perf_counter() - began
             if isinstance(result, Dropped):
-                steps.append(Step(result.reason, 0, {"text": _excerpt(text)}))
-                return None, (characters, steps)
-            steps.append(None if result == text else Step(None, len(result), _difference(text, result)))
+                steps.append(Step(result.reason, Size(0, 0), {"text": _excerpt(text)}))
+                return None, (whole, steps)
+            if result == text:
+                steps.append(None)
+                continue
+            size = Size.of(result)
+            steps.append(Step(None, size, _difference(text, result)))
             text = result
-        return text, (characters, steps)
+        return text, (whole, steps)
 
 
 @dataclass
@@ -151,6 +167,7 @@ class _Counts:
     changed: int = 0
     characters_in: int = 0
     characters_out: int = 0
+    bytes_in: int = 0
     reasons: Counter[str] = field(default_factory=Counter[str])
     dropped_samples: list[Mapping[str, str]] = field(default_factory=list[Mapping[str, str]])
     changed_samples: list[Mapping[str, str]] = field(default_factory=list[Mapping[str, str]])
@@ -168,11 +185,12 @@ class CleaningReport:
 
     def take(self, trace: Trace) -> bool:
         """Counts the next document and says whether it stays."""
-        characters, steps = trace
+        size, steps = trace
         self._documents += 1
         for number, (step, counts) in enumerate(zip(steps, self._counts, strict=False)):
             counts.documents += 1
-            counts.characters_in += characters
+            counts.characters_in += size.characters
+            counts.bytes_in += size.bytes
             reason = step.reason if step is not None else None
             stage = self._stages[number]
             if step is not None and isinstance(stage, OrderedStage):
@@ -191,8 +209,8 @@ class CleaningReport:
                     counts.changed += 1
                     if len(counts.changed_samples) < SAMPLES:
                         counts.changed_samples.append(step.sample or {})
-                characters = step.characters
-            counts.characters_out += characters
+                size = step.size
+            counts.characters_out += size.characters
         return True
 
     @property
@@ -245,7 +263,7 @@ class CleaningReport:
         """Returns a line a stage for people: what it did, and how fast."""
         lines: list[str] = []
         for spec, counts, seconds in zip(self._specs, self._counts, self.seconds, strict=True):
-            speed = f"{counts.characters_in / 1e6 / seconds:.1f} million characters a second" if seconds else "unused"
+            speed = f"{counts.bytes_in / 1e6 / seconds:.1f} MB/s" if seconds else "unused"
             done = f"{counts.documents:,} documents, {counts.dropped:,} dropped, {counts.changed:,} changed"
             lines.append(f"cleaning, {spec.name}: {done}; {speed}")
         return lines

@@ -5,12 +5,17 @@ import re
 import numpy as np
 import numpy.typing as npt
 
-from yuan_corpus.cleaning.characters import HAN, LETTER, code_points, kinds_of
+from yuan_corpus.cleaning.characters import HAN, HAN_RANGES, LETTER, code_points, kinds_of
 
 _SENTENCE_ENDS = {True: re.compile(r"[。！？!?…]+[”’」』）)]*"), False: re.compile(r"[.!?]+[\"'”’)]*(?=\s|$)")}
 
 CHINESE_SHARE = 0.3
 """Of a text's letters that are Han, from which on it is judged as Chinese."""
+
+
+def is_han(character: str) -> bool:
+    """Tells whether a character is a Han character."""
+    return any(first <= ord(character) <= last for first, last in HAN_RANGES)
 
 
 def is_chinese(text: str) -> bool:
