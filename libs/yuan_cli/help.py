@@ -16,6 +16,7 @@ COMMAND_NAMES = (
     "up",
     "down",
     "status",
+    "doctor",
     "submit",
     "apply",
     "jobs",
@@ -54,6 +55,7 @@ What became of it:
   yuan data show|sample|report DATASET  what is in a dataset, token by token where you like
   yuan lineage ARTIFACT, yuan diff J J  where it comes from; in what two jobs differ
   yuan gc --dry-run                     what is not kept any longer
+  yuan doctor                           what is wrong with this machine or its stack, and the mend
 
 \b
 Without a stack, in the foreground:

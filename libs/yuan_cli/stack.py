@@ -1,4 +1,4 @@
-"""`yuan up`, `yuan down`, `yuan status`: the stack of a cluster manifest."""
+"""`yuan up`, `yuan down`, `yuan status`, `yuan doctor`: the stack of a cluster manifest."""
 
 import json
 import time
@@ -33,6 +33,12 @@ What was made and the logs stay; jobs that were at work go on with the next `yua
 STATUS_HELP = """Show how the stack does: each process, what its server answers, the broker and its queues.
 
 Exit code 0 if everything is up, 1 if something is not.
+"""
+
+DOCTOR_HELP = """Look for what is wrong with this machine and its stack, and say how to mend it; changes nothing.
+
+A line a check: Python and packages, compiler, home, token, store, disk, broker, registry, ports, servers, workers,
+versions, clocks, GPUs. Exit code 0 if all is well, 1 if something is wrong.
 """
 
 
@@ -79,7 +85,13 @@ def add_commands(app: typer.Typer) -> None:
 
         return _print_status(status_of(load_cluster(cluster_of(context, cluster))), as_json=json)
 
-    del up_command, down_command, status_command  # typer keeps them
+    @app.command("doctor", help=DOCTOR_HELP)
+    def doctor_command(context: typer.Context, *, cluster: ClusterOption = None, json: JsonOption = False) -> int:
+        from yuan_cli.doctor import print_diagnosis  # noqa: PLC0415
+
+        return print_diagnosis(cluster_of(context, cluster), as_json=json)
+
+    del up_command, down_command, status_command, doctor_command  # typer keeps them
 
 
 def _say(line: str) -> None:

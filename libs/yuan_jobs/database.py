@@ -7,6 +7,7 @@ particular to one of them is in this file and `sqlite.py`.
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,52 @@ class Database:
             raise  # is the caller's to handle
         except DBAPIError as error:
             raise WorkFailed(f"registry {self._shown}: {_reason(error)}") from error
+
+
+@dataclass(frozen=True)
+class Look:
+    """A registry as it is found.
+
+    Attributes:
+        shown: what to call it; no password.
+        revision: its schema; None: there is none yet.
+        now: its server's clock in seconds since 1970; None: it has no clock of its own.
+        damage: what SQLite finds wrong with the file; empty: nothing.
+    """
+
+    shown: str
+    revision: str | None
+    now: float | None = None
+    damage: str = ""
+
+
+def look_at(url: str) -> Look:
+    """Looks at a registry and whether it can be written, without making or migrating anything.
+
+    Raises:
+        InputError: if it cannot be opened or written, is something else, or has the schema of a newer program.
+    """
+    shown = _shown(url)
+    if url.startswith(SQLITE) and not Path(shown).exists():
+        return Look(shown, None)
+    engine = _engine(url)
+    try:
+        with engine.connect() as connection, connection.begin():
+            revision = _revision(connection, shown)
+            if url.startswith(SQLITE):
+                damage = str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar())
+                look = Look(shown, revision, damage="" if damage == "ok" else " ".join(damage.split()))
+            else:
+                seconds: Any = connection.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())").scalar()
+                look = Look(shown, revision, now=float(seconds))
+        if not look.damage:
+            with engine.connect().execution_options(**{_WRITES: True}) as connection, connection.begin() as writing:
+                writing.rollback()
+        return look
+    except DBAPIError as error:
+        raise InputError(f"registry {shown}: {_reason(error)}") from None
+    finally:
+        engine.dispose()
 
 
 def _engine(url: str) -> Engine:

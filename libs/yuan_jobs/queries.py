@@ -108,6 +108,13 @@ def jobs_by_state(registry: Registry) -> Mapping[JobState, int]:
         return {state: found.get(state, 0) for state in JobState}
 
 
+def queued_by_service(registry: Registry) -> Mapping[str, int]:
+    """Returns how many jobs wait for a worker of each service; services without one are left out."""
+    query = select(JobRow.queue, func.count()).where(JobRow.state == JobState.QUEUED, JobRow.queue.is_not(None))
+    with registry.database.reading() as session:
+        return {str(service): count for service, count in session.execute(query.group_by(JobRow.queue))}
+
+
 def lease_holder(registry: Registry, name: str) -> tuple[str, str, int] | None:
     """Returns owner, version and counter of a task's lease; None if nobody has it."""
     with registry.database.reading() as session:

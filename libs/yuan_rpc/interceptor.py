@@ -6,6 +6,7 @@ One interceptor does it all, since the order matters: a call without the token i
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import aclosing
 from typing import Any, Never, TypeAlias, cast
@@ -18,7 +19,7 @@ from yuan_rpc.errors import DETAILS_KEY, Internal, Translations, Unauthenticated
 from yuan_rpc.failures import RpcFailed, relay
 from yuan_rpc.metrics import CallMetrics, CallOutcome
 from yuan_rpc.security import TOKEN_KEY, is_bearer
-from yuan_rpc.version import VERSION, VERSION_KEY
+from yuan_rpc.version import TIME_KEY, VERSION, VERSION_KEY
 
 _LOGGER = logging.getLogger("yuan_rpc.server")
 
@@ -123,7 +124,7 @@ class CallGuard(aio.ServerInterceptor):
         context: _Context,
         outcome: CallOutcome,
     ) -> Any:
-        context.set_trailing_metadata(((VERSION_KEY, VERSION),))
+        context.set_trailing_metadata(((VERSION_KEY, VERSION), (TIME_KEY, f"{time.time():.3f}")))
         try:
             self._admit(method, context)
             work = inner(request, context)

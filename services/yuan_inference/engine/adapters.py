@@ -1,0 +1,144 @@
+"""LoRA adapters by name: low-rank additions that requests choose, computed in the same step as those without.
+
+Read from what a fine-tuning of method lora leaves beside its merged model: `adapter.safetensors` (native names with
+`lora_a` [rank, inputs] and `lora_b` [outputs, rank]) and `adapter_config.json` (rank, alpha).
+"""
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from yuan_events import InputError
+from yuan_model import NativeRunner, Runner, YuanConfig
+from yuan_model.native.runner import Part
+
+ADAPTER_FILE = "adapter.safetensors"
+CONFIG_FILE = "adapter_config.json"
+_PLAIN = {"self_attn.qk_proj": Part.qk, "self_attn.v_proj": Part.v}
+
+Factors = dict[str, tuple[Tensor, Tensor]]
+"""By a matrix's name within its layer: a and b, the scale within b."""
+
+
+class Adapters:
+    """The adapters of one engine; to be changed in its thread, between steps."""
+
+    def __init__(self, runner: Runner, config: YuanConfig) -> None:
+        """Args: runner: computes with them. config: of the model that they belong to."""
+        self._runner, self._config = runner, config
+        self._numbers: dict[str, int] = {}
+        self._retired: list[int] = []
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names that requests may ask for."""
+        return tuple(sorted(self._numbers))
+
+    def number(self, name: str) -> int | None:
+        """Returns an adapter's number in the runner."""
+        return self._numbers.get(name)
+
+    def put(self, name: str, layers: list[Factors], used: Collection[int]) -> None:
+        """Makes an adapter known; one of the same name is replaced, and finishes the requests it has."""
+        runner = _able(self._runner)
+        number = runner.add_adapter([_parts(runner, factors) for factors in layers])
+        if name in self._numbers:
+            self._retired.append(self._numbers[name])
+        self._numbers[name] = number
+        self._free(used)
+
+    def remove(self, name: str, used: Collection[int]) -> bool:
+        """Forgets an adapter; returns whether it was there. Requests that have begun with it finish."""
+        number = self._numbers.pop(name, None)
+        if number is None:
+            return False
+        self._retired.append(number)
+        self._free(used)
+        return True
+
+    def _free(self, used: Collection[int]) -> None:
+        runner = _able(self._runner)
+        for number in [number for number in self._retired if number not in used]:
+            runner.remove_adapter(number)
+            self._retired.remove(number)
+
+
+def read_adapter(folder: Path, config: YuanConfig) -> list[Factors]:
+    """Reads an adapter for a model.
+
+    Raises:
+        InputError: naming the file or tensor that is missing, unknown, or of another model's shape.
+    """
+    try:
+        values: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        scale = float(values["alpha"]) / int(values["rank"])
+        tensors = load_file(folder / ADAPTER_FILE)
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename}: missing; {folder} holds no LoRA adapter") from error
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, SafetensorError) as error:
+        raise InputError(f"{folder}: no readable LoRA adapter: {error}") from error
+    shapes = _shapes(config)
+    layers: list[Factors] = [{} for _ in range(config.num_hidden_layers)]
+    for name, a in tensors.items():
+        matrix, _, last = name.rpartition(".")
+        parts = matrix.split(".", 3)
+        known = len(parts) == 4 and parts[:2] == ["model", "layers"] and parts[2].isdigit() and parts[3] in shapes
+        if last not in {"lora_a", "lora_b"} or not known or int(parts[2]) >= len(layers):
+            raise InputError(f"{folder / ADAPTER_FILE}: {name} belongs to no matrix of this model")
+        if last == "lora_b":
+            continue
+        b = tensors.get(f"{matrix}.lora_b")
+        outputs, inputs = shapes[parts[3]]
+        if b is None or a.dim() != 2 or a.shape[1] != inputs or b.shape != (outputs, a.shape[0]):
+            raise InputError(
+                f"{folder / ADAPTER_FILE}: {matrix}: expected lora_b [{outputs}, r] and lora_a [r, {inputs}]"
+            )
+        layers[int(parts[2])][parts[3]] = (a.float(), scale * b.float())
+    return layers
+
+
+def _shapes(config: YuanConfig) -> dict[str, tuple[int, int]]:
+    hidden, feed_forward = config.hidden_size, config.intermediate_size
+    return {
+        "self_attn.qk_proj": (2 * hidden, hidden),
+        "self_attn.v_proj": (hidden, hidden),
+        "self_attn.o_proj": (hidden, hidden),
+        "mlp.up_proj": (feed_forward, hidden),
+        "mlp.gate_proj": (feed_forward, hidden),
+        "mlp.down_proj": (hidden, feed_forward),
+    }
+
+
+def _parts(runner: NativeRunner, factors: Factors) -> dict[Part, tuple[Tensor, Tensor]]:
+    """Arranges a layer's factors as the runner's matrices are."""
+    parts = {_PLAIN[name]: pair for name, pair in factors.items() if name in _PLAIN}
+    if "self_attn.o_proj" in factors:
+        a, b = factors["self_attn.o_proj"]
+        parts[Part.o] = (runner.widened(a), b)
+    if "mlp.down_proj" in factors:
+        a, b = factors["mlp.down_proj"]
+        parts[Part.down] = (runner.padded(a, 1), b)
+    halves = [factors.get("mlp.up_proj"), factors.get("mlp.gate_proj")]
+    there = [half for half in halves if half is not None]
+    if there:
+        # One matrix makes both: its low-rank inputs lie side by side, and each half's outputs look at its own.
+        nothing = (there[0][0][:0], there[0][1][:, :0])
+        (up_a, up_b), (gate_a, gate_b) = (half or nothing for half in halves)
+        up = torch.cat((up_b, torch.zeros(len(up_b), len(gate_a))), dim=1)
+        gate = torch.cat((torch.zeros(len(gate_b), len(up_a)), gate_b), dim=1)
+        parts[Part.up_gate] = (torch.cat((up_a, gate_a)), runner.interleaved(up, gate))
+    return parts
+
+
+def _able(runner: Runner) -> NativeRunner:
+    if not isinstance(runner, NativeRunner):
+        raise InputError(
+            "adapters need the compiled step (g++, a processor, fp32, bf16 or int8); serve the merged model"
+        )
+    return runner
