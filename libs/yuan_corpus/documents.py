@@ -30,6 +30,9 @@ from yuan_corpus.sources import (
 SLICE_BYTES = 1 << 20
 """Text that is read, cut and handed on at once; what bounds memory, but for files, lines and row groups longer."""
 
+LONGEST_DOCUMENT = 64 << 20
+"""Bytes of a line, a record or a whole file: more is an error, for one document must fit into memory several times."""
+
 MOST_NAMED = 20
 """Places of broken records that a log keeps; more are only counted."""
 
@@ -213,19 +216,31 @@ def _stream(part: TextSlice, reading: Reading) -> Iterator[TextSlice]:
     whole, done, position, line = replace(part, streamed=False), 0, 0, 1
     rest = b""
     header = b""
+    dropping = False  # a record that is too long, up to its end
     try:
         with open_source(part.path) as raw:
             encoding, pieces = _plain_pieces(part, raw)
             whole = replace(whole, encoding=encoding)
-            for piece in pieces:
-                rest += piece
-                if len(rest) < SLICE_BYTES:
-                    continue
+            for piece in _gathered(pieces):
+                if dropping:
+                    end = piece.find(_NEWLINE) + 1
+                    position, line, dropping = position + (end or len(piece)), line + bool(end), not end
+                    rest = piece[end:] if end else b""
+                else:
+                    rest += piece
                 if part.format is Format.CSV and not header:
                     header = rest[: _record_end(rest, True)]
                 end = _last_record_end(rest, part.format)
-                if not end:
+                if not end and len(rest) <= LONGEST_DOCUMENT:
                     continue  # a record longer than a slice
+                if not end:
+                    place = f"line {line}" if part.format is Format.CSV else f"byte {position}"
+                    error = _too_long(part.path, f"the record at {place}")
+                    if not reading.skip_broken or part.format is Format.CSV:
+                        raise error
+                    yield replace(whole, start=position, stop=position, size=0, data=b"", broken=str(error))
+                    position, rest, dropping = position + len(rest), b"", True
+                    continue
                 stored = min(raw.tell(), part.size)
                 yield replace(
                     whole, start=position, stop=position + end, size=stored - done, data=rest[:end],
@@ -245,6 +260,23 @@ def _stream(part: TextSlice, reading: Reading) -> Iterator[TextSlice]:
         whole, start=position, stop=position + len(rest), size=part.size - done, data=rest,
         first_line=line, header=header if position else b"",
     )  # fmt: skip
+
+
+def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Yields bytes in pieces of about SLICE_BYTES."""
+    waiting: list[bytes] = []
+    size = 0
+    try:
+        for piece in pieces:
+            waiting.append(piece)
+            size += len(piece)
+            if size >= SLICE_BYTES:
+                yield b"".join(waiting)
+                waiting, size = [], 0
+    except (BrokenStream, OSError, TextError):
+        yield b"".join(waiting)  # what stands before the damage is whole
+        raise
+    yield b"".join(waiting)
 
 
 def _stream_error(path: Source, error: Exception) -> TextError:
@@ -288,17 +320,24 @@ def _narrowed(chunks: Iterator[bytes], encoding: str, path: Source) -> Iterator[
 def _last_record_end(data: bytes, layout: Format) -> int:
     """Returns where the last whole record of some bytes ends; 0 if there is none."""
     end = data.rfind(_NEWLINE) + 1
-    # A line end within quotes is text; whether it is, the number of quotes before it tells (RFC 4180).
-    while layout is Format.CSV and end and data.count(b'"', 0, end) % 2:
-        end = data.rfind(_NEWLINE, 0, end - 1) + 1
+    if layout is Format.CSV:
+        # A line end within quotes is text; whether it is, the number of quotes before it tells (RFC 4180).
+        quotes = data.count(b'"', 0, end)
+        while end and quotes % 2:
+            before = data.rfind(_NEWLINE, 0, end - 1) + 1
+            quotes -= data.count(b'"', before, end)
+            end = before
     return end
 
 
-def _record_end(data: bytes, quoted: bool) -> int:
-    """Returns where the first record of some bytes ends."""
-    end = data.find(_NEWLINE) + 1
-    while quoted and end and data.count(b'"', 0, end) % 2:
-        end = data.find(_NEWLINE, end) + 1
+def _record_end(data: bytes, quoted: bool, start: int = 0) -> int:
+    """Returns where the record that begins at a place of some bytes ends."""
+    end = data.find(_NEWLINE, start) + 1
+    quotes = data.count(b'"', start, end) if quoted else 0
+    while end and quotes % 2:
+        following = data.find(_NEWLINE, end) + 1
+        quotes += data.count(b'"', end, following)
+        end = following
     return end or len(data)
 
 
@@ -333,7 +372,7 @@ def _documents_of(part: TextSlice, reading: Reading, log: SkipLog) -> Iterator[s
     if part.format is Format.PARQUET:
         from yuan_corpus.parquet import read_rows  # noqa: PLC0415
 
-        yield from _kept(read_rows(part.path, reading.text_field, part.start, part.stop), reading, log)
+        yield from _kept(part, read_rows(part.path, reading.text_field, part.start, part.stop), reading, log)
         return
     try:
         pieces = _decoded(part, reading, log)
@@ -343,7 +382,7 @@ def _documents_of(part: TextSlice, reading: Reading, log: SkipLog) -> Iterator[s
         log.note(error)
         return
     for position, text in pieces:
-        yield from _kept(_records(part, position, text, reading), reading, log)
+        yield from _kept(part, _records(part, position, text, reading), reading, log)
 
 
 def _decoded(part: TextSlice, reading: Reading, log: SkipLog) -> list[tuple[int, str]]:
@@ -352,7 +391,13 @@ def _decoded(part: TextSlice, reading: Reading, log: SkipLog) -> list[tuple[int,
     Raises:
         TextError: if it cannot be read; if some is broken that is not to be skipped, or is no part of a file.
     """
-    start, data = (part.start, part.data) if part.data is not None else _read(part)
+    try:
+        start, data = (part.start, part.data) if part.data is not None else _read(part)
+    except _LongLine as problem:
+        error, start, data = problem.args
+        if not reading.skip_broken:
+            raise error from None
+        log.note(error)
     encoding = part.encoding
     if not part.lines:
         encoding = encodings.encoding_of(data[: encodings.SAMPLE_BYTES], encoding, part.path)
@@ -367,8 +412,12 @@ def _decoded(part: TextSlice, reading: Reading, log: SkipLog) -> list[tuple[int,
     return pieces
 
 
-def _kept(records: Iterator[str | TextError], reading: Reading, log: SkipLog) -> Iterator[str]:
-    for record in records:
+def _kept(part: TextSlice, records: Iterator[str | TextError], reading: Reading, log: SkipLog) -> Iterator[str]:
+    for text in records:
+        # Of what came decompressed or out of a row group the length is seen only here.
+        record = (
+            text if isinstance(text, TextError) or len(text) <= LONGEST_DOCUMENT else _too_long(part.path, "a document")
+        )
         if isinstance(record, str):
             yield record
         elif not reading.skip_broken:
@@ -383,7 +432,7 @@ def _decodable_records(
     """Yields the records of a slice that are text, each with its byte."""
     position = 0
     while position < len(data):
-        end = position + _record_end(data[position:], part.format is Format.CSV)
+        end = _record_end(data, part.format is Format.CSV, position)
         try:
             yield start + position, encodings.decode(part.path, start + position, data[position:end], encoding)
         except TextError as error:
@@ -445,7 +494,13 @@ def _problem(error: Exception) -> str:
 
 
 def _csv_records(part: TextSlice, text: str, text_field: str) -> Iterator[str | TextError]:
-    header = part.header.decode(part.encoding).removeprefix("\ufeff")
+    if not text:
+        return
+    try:
+        header = part.header.decode(part.encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        yield TextError(f"{part.path}: its first record, the header, is not {part.encoding} at byte {error.start}")
+        return
     csv.field_size_limit(1 << 31)
     table = csv.reader(io.StringIO(header + text, newline=""), strict=True)
     before = header.count("\n")
@@ -481,22 +536,57 @@ def clean_line(line: str) -> str | None:
     return text if text.strip("\n") else None
 
 
+class _LongLine(Exception):
+    """A slice ends with a line that is too long. args: the error, where its first line begins, what is before."""
+
+
+def _whole_file(part: TextSlice, file: IO[bytes]) -> bytes:
+    compression = compression_of(part.path.name)
+    pieces = decompressed(file, compression) if compression else iter(lambda: file.read(1 << 20), b"")
+    data: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        data.append(piece)
+        size += len(piece)
+        if size > LONGEST_DOCUMENT:
+            raise _too_long(part.path, "this file, which is one document,")
+    return b"".join(data)
+
+
+def _too_long(where: object, what: str) -> TextError:
+    return TextError(
+        f"{where}: {what} is longer than {LONGEST_DOCUMENT >> 20} MiB, the most that a document may have; cut it, or "
+        "leave it out with inputs.exclude"
+    )
+
+
 def _read(part: TextSlice) -> tuple[int, bytes]:
-    """Returns the byte where a slice's first line begins, and its bytes to the end of its last line."""
+    """Returns the byte where a slice's first line begins, and its bytes to the end of its last line.
+
+    Raises:
+        TextError: if it cannot be read; if its last line, or the whole file that it is, is too long.
+        _LongLine: the same, for what is to be skipped, with what comes before.
+    """
     try:
         with open_source(part.path) as file:
             if not part.lines:
-                compression = compression_of(part.path.name)
-                return 0, b"".join(decompressed(file, compression)) if compression else file.read()
+                return 0, _whole_file(part, file)
             start = 0
             if part.start:
-                # A line that begins right at the slice's start belongs to it, so look at the byte before.
+                # A line that begins right at the slice's start belongs to it, so look at the byte before. A line that
+                # goes on beyond the slice is another one's affair.
                 file.seek(part.start - 1)
-                file.readline()
+                if not file.readline(part.stop - part.start + 1).endswith(_NEWLINE):
+                    return part.stop, b""
                 start = file.tell()
             data = file.read(max(0, part.stop - start))
             if data and not data.endswith(_NEWLINE):
-                data += file.readline()
+                last = len(data) - data.rfind(_NEWLINE) - 1
+                rest = file.readline(LONGEST_DOCUMENT - last + 1)
+                if last + len(rest) > LONGEST_DOCUMENT and not rest.endswith(_NEWLINE):
+                    error = _too_long(part.path, f"the line at byte {start + len(data) - last}")
+                    raise _LongLine(error, start, data[: len(data) - last])
+                data += rest
             return start, data
     except (OSError, BrokenStream) as error:
         raise _stream_error(part.path, error) from None

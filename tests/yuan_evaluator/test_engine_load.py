@@ -51,8 +51,8 @@ def report_of(file: Path, name: str) -> dict:
 
 @needs_data
 def test_the_batch_is_full_while_the_evaluator_asks(cluster: Path) -> None:
-    ended = yuan(cluster, "evaluate", "tiny", "--suite", "gsm8k", "--data", str(DATA), "--limit", "500", "--max-tokens", "120",
-                 "--report", "load", "--foreground")  # fmt: skip
+    arguments = ["evaluate", "tiny", "--suite", "gsm8k", "--data", str(DATA), "--report", "load", "--foreground"]
+    ended = yuan(cluster, *arguments, "--limit", "500", "--max-tokens", "120")
     assert ended.returncode == 0, ended.stderr
     generation = report_of(cluster, "load")["generation"]
     assert generation["mean_running"] >= 0.9 * generation["max_batch"], generation

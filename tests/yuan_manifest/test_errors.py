@@ -279,8 +279,6 @@ def test_a_tensor_size_that_does_not_divide_is_one_line(case: tuple[str, str]) -
     [
         ("pretrain", "optimizer: {lr: 1}\n" + MODEL, "zero_stage: 1", "optimizer.name: muon needs whole matrices, but topology.parallel.zero_stage is 1; expected 0, or optimizer.name=adamw"),
         ("pretrain", "optimizer: {lr: 1}\n" + MODEL, "tensor: 2, zero_stage: 0", "optimizer.name: muon needs whole matrices, but topology.parallel.tensor is 2; expected 1, or optimizer.name=adamw"),
-        ("finetune", "optimizer: {lr: 1}\nfinetune: {method: lora}", "tensor: 2", "finetune.method: lora adds to whole matrices, but topology.parallel.tensor is 2; expected 1, or finetune.method=full"),
-        ("finetune", "optimizer: {lr: 1}\nfinetune: {method: lora}", "zero_stage: 3", "finetune.method: lora adds to whole matrices, but topology.parallel.zero_stage is 3; expected 0 or 1, or finetune.method=full"),
     ],
 )  # fmt: skip
 def test_what_needs_whole_matrices_is_refused_where_ranks_have_parts(
