@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from yuan_model import YuanConfig, blockwise_cross_entropy, cross_entropy
+from yuan_trainer.launcher import computing_environment
 
 CONFIG = YuanConfig(8192, 512, 8, 8, 1408, 512)
 BATCH, LENGTH = 4, 512
@@ -282,7 +283,13 @@ class Contender:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, make, precision, threads), daemon=True)
+        before = dict(os.environ)
+        if make in (engine, engine_without_filter):
+            # As its launcher starts a rank; the others start as Python does.
+            os.environ |= computing_environment("cpu", 1)
         self._process.start()
+        os.environ.clear()
+        os.environ.update(before)
         self.start_bytes = self.peak_bytes = float(self._pipe.recv())
 
     def step(self, *, counts: bool = True) -> None:

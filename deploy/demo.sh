@@ -18,12 +18,12 @@ if [[ -e $YUAN_HOME/stack/cluster.yaml ]] && $yuan status -f "$YUAN_HOME/stack/c
   trap 'rm -f "$times"' EXIT
   echo "using the stack that runs in $YUAN_HOME"
 else
-  read -r YUAN_DEMO_DATA_PORT YUAN_DEMO_TRAINER_PORT YUAN_DEMO_CONVERTER_PORT YUAN_DEMO_INFERENCE_PORT < <(
+  read -r YUAN_DEMO_{DATA,TRAINER,CONVERTER,INFERENCE,GATEWAY}_PORT < <(
     .venv/bin/python -c '
 import socket
-sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
+sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(5)]
 print(*(one.getsockname()[1] for one in sockets))')
-  export YUAN_DEMO_DATA_PORT YUAN_DEMO_TRAINER_PORT YUAN_DEMO_CONVERTER_PORT YUAN_DEMO_INFERENCE_PORT
+  export YUAN_DEMO_{DATA,TRAINER,CONVERTER,INFERENCE,GATEWAY}_PORT
   export YUAN_CLUSTER=configs/clusters/demo.yaml
   trap '$yuan down 9>&- || true; rm -f "$times"' EXIT
   $yuan up --detach 9>&-

@@ -32,7 +32,7 @@ echo "make install: installing the locked dependencies into .venv (a few minutes
 log=.venv/install.log
 # setuptools first: DeepSpeed is built from source, and a bare environment has an older one than its build asks for.
 if ! { "${pip[@]}" install -c requirements.lock setuptools wheel &&
-       "${pip[@]}" install -c requirements.lock -e '.[data,trainer,converter,evaluator,inference,dev]'; } >"$log" 2>&1; then
+       "${pip[@]}" install -c requirements.lock -e '.[data,trainer,converter,evaluator,inference,gateway,tracing,dev]'; } >"$log" 2>&1; then
   tail -n 15 "$log" >&2
   fail "pip could not install the dependencies (whole log: $log)"
 fi

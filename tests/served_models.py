@@ -24,7 +24,7 @@ def free_port() -> int:
 
 def make_cluster(folder: Path) -> tuple[Path, ClusterManifest]:
     """Writes a cluster file with free ports and a token; returns it, and what it says."""
-    ports = {name: free_port() for name in ("data", "trainer", "converter", "inference", "metrics")}
+    ports = {name: free_port() for name in ("data", "trainer", "converter", "inference", "gateway", "metrics")}
     ensure_token_file(folder / "home" / "token")
     file = folder / "cluster.yaml"
     file.write_text(
@@ -38,6 +38,7 @@ cluster:
     converter: {{port: {ports["converter"]}}}
     evaluator: null
     inference: {{port: {ports["inference"]}, workers: 0, metrics_port: {ports["metrics"]}}}
+    gateway: {{port: {ports["gateway"]}}}
 topology: {{nodes: {{device: cpu}}}}
 """
     )

@@ -41,7 +41,8 @@ class SmallStack:
         ports = iter(_free_ports(2 * len(SERVICES)))
         services = ", ".join(f"{name}: {{port: {next(ports)}, metrics_port: {next(ports)}}}" for name in SERVICES)
         self.file.write_text(
-            f"version: 1\ncluster:\n  home: {self.home}\n  services: {{{services}, evaluator: null, inference: null}}\n"
+            f"version: 1\ncluster:\n  home: {self.home}\n  services: "
+            f"{{{services}, evaluator: null, inference: null, gateway: null}}\n"
         )
         self.manifest: ClusterManifest = load_cluster(self.file)
         ensure_token_file(Path(self.manifest.cluster.security.token_file))

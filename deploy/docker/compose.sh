@@ -34,7 +34,7 @@ make_secrets() { # random, readable by this user alone; kept, since the volumes 
 
 wait_until_healthy() { # wait_until_healthy SECONDS
   local end=$((SECONDS + $1)) service id health
-  for service in data trainer converter sandbox evaluator inference; do
+  for service in data trainer converter sandbox evaluator inference gateway; do
     while true; do
       id=$(compose ps -q "$service" 2>/dev/null | head -n 1)
       health=$(docker inspect --format '{{.State.Health.Status}}' "$id" 2>/dev/null || echo missing)

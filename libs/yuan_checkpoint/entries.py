@@ -7,6 +7,7 @@ underneath is an error instead of a signal. Sizes and places were checked agains
 
 import math
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +22,7 @@ _DIRECT_BYTES = 4096
 """Parts of rows from this size on are read one by one; of smaller ones whole rows are read and cut."""
 
 _CHUNK_BYTES = 16 << 20
+_ANNOUNCED_BYTES = 1 << 20
 
 
 class CheckpointError(InputError):
@@ -130,6 +132,7 @@ class OpenFiles:
             out.copy_(self._scattered(entry).reshape(-1, width)[row : row + rows, column : column + columns])
             return
         start = entry.offset + (row * width + column) * item
+        self._announce(entry.file, entry.offset + row * width * item, rows * width * item)
         if columns == width and out.is_contiguous():
             self._fill(entry.file, start, out)
         elif columns * item >= _DIRECT_BYTES:
@@ -154,6 +157,12 @@ class OpenFiles:
         held = torch.empty(values, dtype=entry.dtype)
         self._fill(entry.file, entry.offset, held)
         return held.as_strided(entry.shape, entry.stride)
+
+    def _announce(self, file: Path, offset: int, size: int) -> None:
+        """Has the system read a block and the one behind it: it foresees one reader of a file, not several."""
+        if size >= _ANNOUNCED_BYTES:
+            with suppress(OSError):
+                os.posix_fadvise(self._open[file][0], offset, 2 * size, os.POSIX_FADV_WILLNEED)
 
     def _fill(self, file: Path, offset: int, out: Tensor) -> None:
         memory = memory_of(out)

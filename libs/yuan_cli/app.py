@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from yuan_cli.bench_command import add_commands as add_bench_command
 from yuan_cli.completion import complete_artifact_or_job, complete_kind
 from yuan_cli.convert_command import add_commands as add_convert_commands
 from yuan_cli.data_command import add_commands as add_data_commands
@@ -159,6 +160,7 @@ def version() -> int:
 
 
 add_plan_command(app)
+add_bench_command(app)
 add_data_commands(app)
 add_job_commands(app)
 add_keeping_commands(app)

@@ -12,6 +12,7 @@ COMMAND_NAMES = (
     "data",
     "deploy",
     "chat",
+    "bench",
     "evaluate",
     "up",
     "down",
@@ -27,6 +28,8 @@ COMMAND_NAMES = (
     "lineage",
     "diff",
     "gc",
+    "backup",
+    "restore",
     "schedule",
     "schedules",
     "unschedule",
@@ -42,7 +45,7 @@ A manifest (a YAML file) says what to do; yuan does it and keeps what comes out 
 \b
 The four things it is for, with a stack of services on this machine (yuan up --detach; yuan status; yuan down):
   yuan submit MANIFEST --watch          put a job on the queue and see what happens; Ctrl-C leaves it at work
-  yuan deploy MODEL, yuan generate "…"  serve a model, ask it over gRPC; yuan chat to talk to it
+  yuan deploy MODEL, yuan generate "…"  serve a model, ask it over gRPC; yuan chat talks, yuan bench loads it
   make compose-up                       the same stack with docker-compose: -f configs/clusters/compose.yaml
   yuan resume JOB topology.…=…          go on under another topology; yuan up again after editing services
 

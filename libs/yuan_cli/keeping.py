@@ -8,6 +8,21 @@ import typer
 from yuan_cli.completion import complete_artifact_or_job, complete_job
 from yuan_cli.options import ClusterOption, JsonOption, cluster_of
 
+BACKUP_HELP = """Write the registry (jobs, artifacts, schedules, deployments) into one file, while the stack goes on.
+
+The same file fits SQLite and PostgreSQL and every later version. The store's and the runs' folders are not in it: copy
+those with any tool, after the backup.
+"""
+
+RESTORE_HELP = """Make the registry what a backup holds: all of it or nothing. The stack must not run.
+
+A registry with jobs or artifacts is replaced with --force alone.
+
+\b
+  yuan restore registry.backup
+  yuan -f postgresql.yaml restore registry.backup      from a home on SQLite to one on PostgreSQL
+"""
+
 
 def add_commands(app: typer.Typer) -> None:
     """Adds the commands."""
@@ -71,4 +86,31 @@ def add_commands(app: typer.Typer) -> None:
 
         return print_garbage(cluster_of(context, cluster), dry_run=dry_run, keep=keep, days=days, as_json=json)
 
-    del lineage_command, diff_command, gc_command  # typer keeps them
+    @app.command("backup", help=BACKUP_HELP)
+    def backup_command(
+        context: typer.Context,
+        file: Annotated[Path, typer.Argument(metavar="FILE", help="To write: registry.backup.")],
+        *,
+        cluster: ClusterOption = None,
+        json: JsonOption = False,
+    ) -> int:
+        from yuan_cli.backup import write_backup  # noqa: PLC0415
+
+        return write_backup(file, cluster_of(context, cluster), as_json=json)
+
+    @app.command("restore", help=RESTORE_HELP)
+    def restore_command(
+        context: typer.Context,
+        file: Annotated[Path, typer.Argument(metavar="FILE", help="That `yuan backup` wrote.")],
+        *,
+        cluster: ClusterOption = None,
+        force: Annotated[
+            bool, typer.Option("--force", help="Replace the jobs and artifacts that the registry has now.")
+        ] = False,
+        json: JsonOption = False,
+    ) -> int:
+        from yuan_cli.backup import restore_backup  # noqa: PLC0415
+
+        return restore_backup(file, cluster_of(context, cluster), force=force, as_json=json)
+
+    del lineage_command, diff_command, gc_command, backup_command, restore_command  # typer keeps them

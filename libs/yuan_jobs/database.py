@@ -33,8 +33,12 @@ class Database:
         self._shown = shown
 
     @classmethod
-    def open(cls, url: str) -> "Database":
+    def open(cls, url: str, *, migrate: bool = True) -> "Database":
         """Opens a database, and makes or migrates its tables; safe to do in several processes at once.
+
+        Args:
+            url: where it is.
+            migrate: off: tables stay as they are; only for who looks at those of any schema.
 
         Raises:
             InputError: if it cannot be opened, is something else, or has the schema of a newer program.
@@ -49,7 +53,8 @@ class Database:
         try:
             if url.startswith(SQLITE):
                 use_write_ahead_log(engine)
-            _migrate(engine, shown)
+            if migrate:
+                _migrate(engine, shown)
         except DBAPIError as error:
             engine.dispose()
             raise InputError(f"registry {shown}: {_reason(error)}") from None

@@ -51,7 +51,7 @@ SERVICE = "yuan.jobs.v1.JobService"
 ENDLESS = (f"/{SERVICE}/Watch", f"/{SERVICE}/StreamLogs")
 """Streams that last as long as a job."""
 
-WITHOUT_QUEUE = ("inference",)
+WITHOUT_QUEUE = ("inference", "gateway")
 """Services that take no jobs from the queue; jobs of their kinds run in the foreground only."""
 
 RECONCILER = "reconciler"

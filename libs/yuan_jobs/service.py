@@ -35,6 +35,7 @@ def service_main(
     mounts: Mounts | None = None,
     jobs: bool = True,
     end_at_drain: Sequence[str] = (),
+    tenants: bool = False,
 ) -> NoReturn:
     """Runs a service's command line and exits.
 
@@ -49,6 +50,7 @@ def service_main(
             `worker`. The inference service has neither.
         end_at_drain: full names (`/yuan.trainer.v1.TrainerService/WatchMetrics`) of streams of its own that may never
             end by themselves: they end when the server drains.
+        tenants: the cluster's tenants may call `server`, too, and its calls are traced.
     """
     if (parent := parent_from_environment()) is not None:
         end_with_parent(parent)
@@ -64,7 +66,7 @@ def service_main(
     def server(rest: Sequence[str]) -> int:
         from yuan_jobs.serving import run_server  # noqa: PLC0415 - loads gRPC
 
-        return run_server(service, works, rest, mounts=mounts, jobs=jobs, end_at_drain=end_at_drain)
+        return run_server(service, works, rest, mounts=mounts, jobs=jobs, end_at_drain=end_at_drain, tenants=tenants)
 
     def worker(rest: Sequence[str]) -> int:
         from yuan_jobs.arguments import cluster_of  # noqa: PLC0415 - loads OmegaConf
@@ -72,7 +74,7 @@ def service_main(
 
         return run_worker(service, works, cluster_of(f"python -m yuan_{service} worker", rest))
 
-    table: dict[str, Command] = {"run": run}
+    table: dict[str, Command] = {"run": run} if works else {}
     if jobs or mounts is not None:
         table["server"] = server
     if jobs:
@@ -84,11 +86,8 @@ def _dispatch(
     service: str, works: Mapping[Kind, Work[Any]], commands: Mapping[str, Command], arguments: Sequence[str]
 ) -> int:
     if not arguments or arguments[0] in {"-h", "--help"}:
-        sys.stdout.write(
-            f"python -m yuan_{service} {' | '.join(commands)} …\n"
-            f"Does jobs of kind {' and '.join(works)}; `yuan run MANIFEST` picks the service, `yuan up` starts its "
-            "server and workers.\n"
-        )
+        does = f"Does jobs of kind {' and '.join(works)}; `yuan run MANIFEST` picks the service. " if works else ""
+        sys.stdout.write(f"python -m yuan_{service} {' | '.join(commands)} …\n{does}`yuan up` starts its processes.\n")
         return 0
     name, rest = arguments[0], arguments[1:]
     if name in commands:

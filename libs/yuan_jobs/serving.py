@@ -20,6 +20,7 @@ from yuan_jobs.job_service import ENDLESS, TRANSLATIONS, job_service
 from yuan_jobs.registry import Registry
 from yuan_manifest import ClusterManifest, Kind
 from yuan_rpc import Mount, RpcServer, server_of
+from yuan_rpc.tracing import OFF, Tracing
 
 _RECONCILER_GRACE_S = 10.0
 
@@ -37,6 +38,7 @@ class ServerContext:
             has ended, the newest first.
         on_ready: functions that are called, in the event loop, with the server as soon as its port is open
             (`server.set_serving`, `server.registry` for metrics).
+        tracing: spans of the service's own, below those of its calls.
     """
 
     service: str
@@ -45,6 +47,7 @@ class ServerContext:
     store: ArtifactStore
     closing: AsyncExitStack
     on_ready: list[Callable[[RpcServer], None]] = field(default_factory=list[Callable[[RpcServer], None]])
+    tracing: Tracing = OFF
 
     @property
     def registry(self) -> Registry:
@@ -68,6 +71,7 @@ def run_server(
     mounts: Mounts | None = None,
     jobs: bool = True,
     end_at_drain: Sequence[str] = (),
+    tenants: bool = False,
 ) -> int:
     """Serves until SIGTERM or SIGINT, then drains.
 
@@ -78,6 +82,7 @@ def run_server(
         mounts: the service's own calls.
         jobs: whether there are a JobService and a reconciler.
         end_at_drain: full names of own streams that end when the server drains.
+        tenants: the cluster's tenants may call it, too, and its calls are traced.
 
     Returns:
         0.
@@ -90,11 +95,12 @@ def run_server(
     logging.getLogger("alembic").setLevel(logging.WARNING)
     home = Home.of(manifest.cluster)
     store = ArtifactStore.open(home)
+    tracing = Tracing(service, manifest.cluster.observability.traces if tenants else None)
+    context = ServerContext(service, manifest, home, store, AsyncExitStack(), tracing=tracing)
     try:
-        asyncio.run(
-            _serve(ServerContext(service, manifest, home, store, AsyncExitStack()), works, mounts, jobs, end_at_drain)
-        )
+        asyncio.run(_serve(context, works, mounts, jobs=jobs, end_at_drain=end_at_drain, tenants=tenants))
     finally:
+        tracing.close()
         store.registry.close()
     return 0
 
@@ -103,8 +109,10 @@ async def _serve(
     context: ServerContext,
     works: Mapping[Kind, Work[Any]],
     mounts: Mounts | None,
+    *,
     jobs: bool,
     end_at_drain: Sequence[str],
+    tenants: bool,
 ) -> None:
     async with context.closing:
         servicers = list(mounts(context)) if mounts is not None else []
@@ -119,6 +127,8 @@ async def _serve(
             servicers,
             translations=TRANSLATIONS,
             end_at_drain=endless,
+            tenants=tenants,
+            tracing=context.tracing,
         )
 
         def ready() -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Any
 
 from yuan_manifest import rules, schema
@@ -573,9 +574,12 @@ def _services(services: schema.Services) -> Iterator[Problem]:
             if holder != f"{field.name}.{name}":
                 problem = f"{port} is cluster.services.{holder} already; expected a port of its own"
                 yield f"{field.name}.{name}", problem
-    if services.inference is not None and services.inference.workers != 0:
-        found = services.inference.workers
-        yield "inference.workers", f"the inference service takes no jobs; expected 0, found {found}"
+    for name, text in (("inference", "the inference service"), ("gateway", "the gateway")):
+        section = getattr(services, name)
+        if section is not None and section.workers != 0:
+            yield f"{name}.workers", f"{text} takes no jobs; expected 0, found {section.workers}"
+    if services.gateway is not None and services.gateway.metrics_port is not None:
+        yield "gateway.metrics_port", "the gateway has its metrics at /metrics of its port; expected null"
 
 
 def _service(section: schema.ServiceSection) -> Iterator[Problem]:
@@ -592,6 +596,31 @@ def _service(section: schema.ServiceSection) -> Iterator[Problem]:
 
 def _security(section: schema.SecuritySection) -> Iterator[Problem]:
     yield from rules.some_text(section, "token_file")
+    files = {section.token_file: "token_file"}
+    for name, tenant in section.tenants.items():
+        if not rules.NAME.fullmatch(name):
+            yield ("tenants", name), "cannot be a name; use 1 to 63 of a-z 0-9 . _ -, the first a letter or digit"
+        holder = files.setdefault(tenant.token_file, f"tenants.{name}")
+        if holder != f"tenants.{name}":
+            where = ("tenants", name, "token_file")
+            yield where, f"is cluster.security.{holder} already; expected a file of its own"
+
+
+def _tenant(section: schema.TenantSection) -> Iterator[Problem]:
+    yield from rules.some_text(section, "token_file")
+    yield from rules.at_least(section, 1, "requests_per_minute", "tokens_per_minute", "concurrent_requests")
+    if section.expires is not None:
+        try:
+            datetime.fromisoformat(section.expires)
+        except ValueError:
+            yield "expires", f"expected a day or a time like 2027-01-31T12:00:00Z, found {shown(section.expires)}"
+
+
+def _observability(section: schema.ObservabilitySection) -> Iterator[Problem]:
+    if section.traces is not None and not re.match(r"https?://[^/\s]+", section.traces):
+        yield "traces", f"expected a URL like http://127.0.0.1:4317, found {shown(section.traces)}"
+    if section.log_prompts and not section.log_requests:
+        yield "log_prompts", "stands for nothing without log_requests"
 
 
 def _tls(section: schema.TlsSection) -> Iterator[Problem]:
@@ -651,6 +680,8 @@ _CHECKS: dict[type, Callable[[Any], Iterator[Problem]]] = {
     schema.ServiceSection: _service,
     schema.SecuritySection: _security,
     schema.TlsSection: _tls,
+    schema.TenantSection: _tenant,
+    schema.ObservabilitySection: _observability,
 }
 
 

@@ -286,8 +286,8 @@ class ServiceSection:
     Attributes:
         host: name or address at which the others reach it.
         bind: address that its server listens on; null: `host`.
-        port: of its gRPC server.
-        workers: worker processes, each doing one job at a time. The inference service has none.
+        port: of its gRPC server; of the gateway's HTTP server.
+        workers: worker processes, each doing one job at a time. The inference service and the gateway have none.
         metrics_port: of Prometheus metrics on loopback; null: none.
     """
 
@@ -307,6 +307,7 @@ class Services:
     converter: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7103))
     evaluator: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7104))
     inference: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7105, workers=0))
+    gateway: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7100, workers=0))
 
 
 @dataclass
@@ -330,14 +331,44 @@ class TlsSection:
     require_client_certificate: bool = False
 
 
+class Role(StrEnum):
+    """What a token allows. viewer: asks models, reads. operator: also loads models. admin: everything."""
+
+    viewer = "viewer"
+    operator = "operator"
+    admin = "admin"
+
+
+@dataclass
+class TenantSection:
+    """A caller of the inference service and the gateway, with a token and limits of its own.
+
+    Attributes:
+        token_file: file with its bearer token, readable by its owner alone; `yuan up` makes it.
+        role: what the token allows.
+        expires: when the token ends, `2027-01-31` or `2027-01-31T12:00:00Z` (UTC); null: never.
+        requests_per_minute: more are refused with a retry hint; null: no limit.
+        tokens_per_minute: of prompts and answers together; null: no limit.
+        concurrent_requests: that run or wait at once; null: no limit.
+    """
+
+    token_file: str = MISSING
+    role: Role = Role.viewer
+    expires: str | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent_requests: int | None = None
+
+
 @dataclass
 class SecuritySection:
     """Who may call.
 
     Attributes:
-        token_file: file with the bearer token, readable by its owner alone; `yuan up` makes it.
+        token_file: file with the bearer token, readable by its owner alone; `yuan up` makes it. It allows everything.
         tls: encryption; null: none.
         plaintext: allow ports off the loopback interface without tls (inside a private container network).
+        tenants: further callers of the inference service and the gateway, by name.
         webhook_hosts: hosts that `scheduling.notify` may name (`hooks.example.org`, `*.example.org`); none: nobody is
             told.
     """
@@ -345,7 +376,23 @@ class SecuritySection:
     token_file: str = "${cluster.home}/token"  # noqa: S105 - a path
     tls: TlsSection | None = None
     plaintext: bool = False
+    tenants: dict[str, TenantSection] = field(default_factory=dict[str, TenantSection])
     webhook_hosts: list[str] = field(default_factory=list[str])
+
+
+@dataclass
+class ObservabilitySection:
+    """What the inference service and the gateway tell of their requests.
+
+    Attributes:
+        traces: OTLP/gRPC endpoint that traces are sent to, `http://127.0.0.1:4317`; null: no traces.
+        log_requests: one JSON line a request: times, tokens, status; nothing of its text.
+        log_prompts: prompts and answers in those lines, too.
+    """
+
+    traces: str | None = None
+    log_requests: bool = True
+    log_prompts: bool = False
 
 
 @dataclass
@@ -372,6 +419,7 @@ class Cluster:
         store: fsspec URL or folder of artifacts.
         services: of the stack.
         security: who may call.
+        observability: what is told of requests.
         lease_seconds: how long a worker may be silent before its job is given to another.
         retention: what is kept when `yuan gc` makes room.
     """
@@ -382,6 +430,7 @@ class Cluster:
     store: str = "${cluster.home}/store"
     services: Services = field(default_factory=Services)
     security: SecuritySection = field(default_factory=SecuritySection)
+    observability: ObservabilitySection = field(default_factory=ObservabilitySection)
     lease_seconds: int = 30
     retention: RetentionSection = field(default_factory=RetentionSection)
 

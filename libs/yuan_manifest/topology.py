@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any, Protocol
 
 from yuan_manifest.checks import check
-from yuan_manifest.choices import CostModel, Device, FinetuneMethod, Launcher
+from yuan_manifest.choices import CostModel, Device, Launcher
 from yuan_manifest.errors import ManifestError, Origin, Origins, attach, origins_of
 from yuan_manifest.interpolation import build
 from yuan_manifest.merging import Layers
@@ -235,10 +235,6 @@ def _whole_matrices(topology: Topology, job: Job) -> _Found:
         sharded = divided or (f"topology.parallel.zero_stage is {stage}; expected 0" if stage else "")
         if sharded:
             yield ("optimizer", "name"), f"muon needs whole matrices, but {sharded}, or optimizer.name=adamw"
-    if isinstance(job, FinetuneJob) and job.finetune.method == FinetuneMethod.lora:
-        sharded = divided or (f"topology.parallel.zero_stage is {stage}; expected 0 or 1" if stage > 1 else "")
-        if sharded:
-            yield ("finetune", "method"), f"lora adds to whole matrices, but {sharded}, or finetune.method=full"
 
 
 def _error(topology: Topology, key: KeyPath, problem: str) -> ManifestError:

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from yuan_model.processor_attention import attend_in_blocks
+
 
 def document_segments(input_ids: Tensor, eod_token_id: int) -> Tensor:
     """Numbers the documents of packed sequences.
@@ -36,6 +38,8 @@ def attend(
     """
     new, total = queries_bnsd.shape[2], keys_bnkd.shape[2]
     plain = segments_bk is None and total == new  # the fused kernels' own causal mask starts at key 0
+    if plain and dropout == 0 and _trains_on_processor(queries_bnsd):
+        return attend_in_blocks(queries_bnsd, keys_bnkd, values_bnkd)
     return functional.scaled_dot_product_attention(
         queries_bnsd,
         keys_bnkd,
@@ -44,6 +48,11 @@ def attend(
         dropout_p=dropout,
         is_causal=plain,
     )
+
+
+def _trains_on_processor(queries: Tensor) -> bool:
+    # A compiler makes its own of torch's operation.
+    return queries.device.type == "cpu" and queries.requires_grad and not torch.compiler.is_compiling()
 
 
 def visible(segments_bk: Tensor | None, new: int, total: int, device: torch.device) -> Tensor | None:

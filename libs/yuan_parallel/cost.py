@@ -57,21 +57,23 @@ def parameter_count(network: Network) -> int:
     return embedding_parameters(network) + layers + network.hidden_size
 
 
-def lora_parameters(training: Training) -> int:
-    """Returns the numbers that low-rank additions add to one layer; 0 without them."""
+def lora_parameters(training: Training, tensor: int = 1) -> int:
+    """Returns the numbers that low-rank additions add to one layer on one of `tensor` ranks; 0 without them."""
     lora, network = training.lora, training.network
     if lora is None:
         return 0
     hidden, feed_forward = network.hidden_size, network.intermediate_size
+    # The side that is divided over the ranks, and the other one.
     shapes = {
-        "qk_proj": hidden + 2 * hidden,
-        "v_proj": 2 * hidden,
-        "o_proj": 2 * hidden,
-        "up_proj": hidden + feed_forward,
-        "gate_proj": hidden + feed_forward,
-        "down_proj": hidden + feed_forward,
+        "qk_proj": (2 * hidden, hidden),
+        "v_proj": (hidden, hidden),
+        "o_proj": (hidden, hidden),
+        "up_proj": (feed_forward, hidden),
+        "gate_proj": (feed_forward, hidden),
+        "down_proj": (feed_forward, hidden),
     }
-    return sum(lora.rank * shapes[name] for name in lora.targets if name in shapes)
+    found = [shapes[name] for name in lora.targets if name in shapes]
+    return sum(lora.rank * (divided // tensor + whole) for divided, whole in found)
 
 
 def attention_flops_per_token(network: Network, sequence_length: int) -> float:

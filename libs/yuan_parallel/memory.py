@@ -56,14 +56,14 @@ def stage_memory(training: Training, division: Division, stage: int) -> StageMem
     bounds = division.stages.bounds
     layers = range(bounds[stage], bounds[stage + 1])
     parameters = stage_parameters(training, division, layers)
-    trained = parameters if training.lora is None else len(layers) * lora_parameters(training)
+    trained = parameters if training.lora is None else len(layers) * lora_parameters(training, division.tensor)
     held = parameters + (0 if training.lora is None else trained)
     shards, zero = division.data, division.zero_stage
     is_last = layers.stop == training.network.num_hidden_layers
     return StageMemory(
         weights=held * training.number_bytes / (shards if zero == 3 else 1),
         gradients=trained * FLOAT / (shards if zero >= 2 else 1),
-        optimizer=trained * _optimizer_bytes(training, zero) / (shards if zero >= 1 else 1),
+        optimizer=trained * _optimizer_bytes(training, division) / (shards if zero >= 1 else 1),
         activations=_activations(training, division, layers, stage),
         logits=_logits(training, division) if is_last else 0.0,
     )
@@ -78,11 +78,13 @@ def stage_parameters(training: Training, division: Division, layers: range) -> i
     return held + (network.hidden_size if is_last else 0)
 
 
-def _optimizer_bytes(training: Training, zero_stage: int) -> int:
+def _optimizer_bytes(training: Training, division: Division) -> int:
     """Bytes of optimizer state a trained number: two moments, or Muon's one, and a master copy of the weight."""
     moments = FLOAT if training.optimizer == "muon" else 2 * FLOAT
-    # DeepSpeed's ZeRO keeps a copy of its shard even where weights are fp32.
-    master = FLOAT if zero_stage > 0 or training.precision != Precision.fp32 else 0
+    # DeepSpeed's ZeRO keeps a copy of its shard even where weights are fp32; one replica alone is trained without it.
+    alone = division.data == 1 and division.pipeline == 1 and division.zero_stage < 3
+    shards = division.zero_stage > 0 and not alone
+    master = FLOAT if shards or training.precision != Precision.fp32 else 0
     return moments + master
 
 
@@ -104,9 +106,9 @@ def _activations(training: Training, division: Division, layers: range, stage: i
 def _layer_numbers(training: Training, division: Division, recompute: Recompute | None = None) -> float:
     """Returns the numbers that one layer keeps of one token, in the training's number format.
 
-    Of attention: queries, keys, values and its output, in two layouts; with selective recomputation what projections
-    gave in place of the first three, and the output once. Of the feed-forward: its two halves and their product. Of the
-    filter, beside its norm: the (older, newer) pairs in front of both convolutions.
+    Of attention: queries, keys, values and its output; with selective recomputation what projections gave in place of
+    the first three. Of the feed-forward: its two halves and their product. Of the
+    filter, beside its norm: what stands between the convolutions.
     """
     network, tensor = training.network, division.tensor
     hidden = network.hidden_size
@@ -115,9 +117,8 @@ def _layer_numbers(training: Training, division: Division, recompute: Recompute 
     if recompute == Recompute.full:
         return stream
     norms = 2 * _norm_numbers(training, stream, hidden)
-    local_filter = 3 * hidden + _norm_numbers(training, hidden, hidden) if network.localized_filtering else 0.0
-    attention = (4 if recompute == Recompute.selective else 5) * hidden
-    return norms + local_filter + (attention + 3 * network.intermediate_size) / tensor
+    local_filter = hidden / 2 + _norm_numbers(training, hidden, hidden) if network.localized_filtering else 0.0
+    return norms + local_filter + (4 * hidden + 3 * network.intermediate_size) / tensor
 
 
 def _norm_numbers(training: Training, stream: float, output: float) -> float:

@@ -32,6 +32,13 @@ _SHARD_DIMENSION = {
     "gate_proj.weight": 0,
     "down_proj.weight": 1,
     "embed_tokens.weight": 0,
+    # Low-rank additions B A to a matrix: the factor on its divided side is divided as it is.
+    "qk_proj.lora_b": 0,
+    "v_proj.lora_b": 0,
+    "o_proj.lora_a": 1,
+    "up_proj.lora_b": 0,
+    "gate_proj.lora_b": 0,
+    "down_proj.lora_a": 1,
 }
 
 
@@ -191,7 +198,7 @@ def own_part_of_sequence(tensor_bs: Tensor, group: TensorGroup) -> Tensor:
 # --- layers --------------------------------------------------------------------------------------------------------
 
 
-class _ColumnParallel(nn.Module):
+class ColumnParallel(nn.Module):
     """A linear layer of which each rank computes some outputs, from an input that all have whole."""
 
     def __init__(self, weight: nn.Parameter, group: TensorGroup) -> None:
@@ -200,10 +207,11 @@ class _ColumnParallel(nn.Module):
         self.group = group
 
     def forward(self, input_bsh: Tensor) -> Tensor:
+        """Returns this rank's outputs [b, s, o] of the whole input [b, s, h]."""
         return functional.linear(sum_gradient(input_bsh, self.group), self.weight)
 
 
-class _RowParallel(nn.Module):
+class RowParallel(nn.Module):
     """A linear layer of which each rank has some inputs; the outputs are summed."""
 
     def __init__(self, weight: nn.Parameter, group: TensorGroup) -> None:
@@ -212,6 +220,7 @@ class _RowParallel(nn.Module):
         self.group = group
 
     def forward(self, input_bsi: Tensor) -> Tensor:
+        """Returns the whole outputs [b, s, h] (or this rank's part of the sequence) of its inputs [b, s, i]."""
         return leave_matrices(functional.linear(input_bsi, self.weight), self.group)
 
 
@@ -243,7 +252,7 @@ class VocabularyParallelEmbedding(nn.Module):
     def __init__(self, weight_vh: Tensor, group: TensorGroup) -> None:
         super().__init__()
         self.group = group
-        self.weight = _parameter("embed_tokens.weight", weight_vh, group)
+        self.weight = shard_parameter("embed_tokens.weight", weight_vh, group)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Returns the residual stream [b, s, h] (or this rank's part of the sequence) of token ids int64 [b, s]."""
@@ -289,17 +298,17 @@ def shard_block_(block: Block, group: TensorGroup) -> None:
     if heads % group.size:
         raise ValueError(f"{heads} heads cannot be divided by {group.size} tensor-parallel ranks")
     for module, name, kind in (
-        (attention, "v_proj", _ColumnParallel),
-        (attention, "qk_proj", _ColumnParallel),
-        (attention, "o_proj", _RowParallel),
-        (feed_forward, "down_proj", _RowParallel),
+        (attention, "v_proj", ColumnParallel),
+        (attention, "qk_proj", ColumnParallel),
+        (attention, "o_proj", RowParallel),
+        (feed_forward, "down_proj", RowParallel),
     ):
         linear = getattr(module, name)
-        setattr(module, name, kind(_parameter(f"{name}.weight", linear.weight, group), group))
+        setattr(module, name, kind(shard_parameter(f"{name}.weight", linear.weight, group), group))
     for name in ("up_proj", "gate_proj"):
         # One sum of gradients for both, in the norm before them.
         linear = getattr(feed_forward, name)
-        linear.weight = _parameter(f"{name}.weight", linear.weight, group)
+        linear.weight = shard_parameter(f"{name}.weight", linear.weight, group)
         linear.out_features = linear.weight.shape[0]
     # Attention's projections sum the gradients of their inputs themselves: the filter stands before one of them only,
     # and what it gives back is whole.
@@ -313,8 +322,11 @@ def final_norm(norm: RMSNorm, group: TensorGroup) -> nn.Module:
     return norm if group.size == 1 else _PartialNorm(norm, group, gradient_is_whole=False)
 
 
-def _parameter(name: str, whole: Tensor, group: TensorGroup) -> nn.Parameter:
-    parameter = nn.Parameter(shard(name, whole.detach(), group).clone(memory_format=torch.contiguous_format))
-    # DeepSpeed counts what is not marked so in the gradient norm of one tensor rank alone.
-    cast("Any", parameter).model_parallel = True
+def shard_parameter(name: str, whole: Tensor, group: TensorGroup) -> nn.Parameter:
+    """Returns this rank's part of a whole tensor as a parameter of its own, by its native name; frozen as that is."""
+    part = shard(name, whole.detach(), group).clone(memory_format=torch.contiguous_format)
+    parameter = nn.Parameter(part, requires_grad=whole.requires_grad or not isinstance(whole, nn.Parameter))
+    if group.size > 1 and shard_dimension(name) is not None:
+        # DeepSpeed counts what is not marked so in the gradient norm of one tensor rank alone.
+        cast("Any", parameter).model_parallel = True
     return parameter

@@ -193,7 +193,7 @@ def _gradient_bytes(training: Training, division: Division, stage: int) -> float
     """Bytes of a stage's fp32 gradients."""
     layers = _layers(division, stage)
     if training.lora is not None:
-        return len(layers) * lora_parameters(training) * FLOAT
+        return len(layers) * lora_parameters(training, division.tensor) * FLOAT
     return stage_parameters(training, division, layers) * FLOAT
 
 

@@ -7,14 +7,16 @@ What a call does is not known here. Folders with a version in them are generated
 
 import yuan_rpc.quiet  # noqa: F401  # pyright: ignore[reportUnusedImport] - before gRPC
 from yuan_rpc.addresses import check_port, is_loopback, join_address, port_owner
+from yuan_rpc.callers import Caller, Callers, Limits, Tenant, current_caller
 from yuan_rpc.client import Connection
-from yuan_rpc.cluster import connect, security_of, server_of, service_of
+from yuan_rpc.cluster import connect, health_of, security_of, server_of, service_of, tenants_of
 from yuan_rpc.errors import (
     AlreadyExists,
     FailedPrecondition,
     Internal,
     InvalidArgument,
     NotFound,
+    PermissionDenied,
     ResourceExhausted,
     RpcError,
     Translations,
@@ -22,19 +24,26 @@ from yuan_rpc.errors import (
     Unavailable,
 )
 from yuan_rpc.failures import RpcFailed, RpcRefused, StatusCode, failure_of
+from yuan_rpc.http_server import HTTP_SERVICES, HttpServer
 from yuan_rpc.security import Security, Tls, ensure_token_file, read_token
 from yuan_rpc.server import Mount, RpcServer
 from yuan_rpc.version import VERSION, VersionMismatch, check_version
 
 __all__ = [
+    "HTTP_SERVICES",
     "VERSION",
     "AlreadyExists",
+    "Caller",
+    "Callers",
     "Connection",
     "FailedPrecondition",
+    "HttpServer",
     "Internal",
     "InvalidArgument",
+    "Limits",
     "Mount",
     "NotFound",
+    "PermissionDenied",
     "ResourceExhausted",
     "RpcError",
     "RpcFailed",
@@ -42,6 +51,7 @@ __all__ = [
     "RpcServer",
     "Security",
     "StatusCode",
+    "Tenant",
     "Tls",
     "Translations",
     "Unauthenticated",
@@ -50,8 +60,10 @@ __all__ = [
     "check_port",
     "check_version",
     "connect",
+    "current_caller",
     "ensure_token_file",
     "failure_of",
+    "health_of",
     "is_loopback",
     "join_address",
     "port_owner",
@@ -59,4 +71,5 @@ __all__ = [
     "security_of",
     "server_of",
     "service_of",
+    "tenants_of",
 ]

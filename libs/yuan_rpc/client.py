@@ -14,6 +14,7 @@ from typing import Any, Self, TypeVar, cast
 import grpc
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from yuan_rpc.addresses import join_address
 from yuan_rpc.failures import RpcFailed, failure_of
@@ -229,6 +230,18 @@ class Connection:
         except (KeyError, ValueError):
             ahead = None
         return ServerFacts(reply.status, str(metadata.get(VERSION_KEY, "")), ahead)
+
+    def check_token(self, timeout: float = 2.0) -> None:
+        """Checks that the server knows this connection's token, by asking what it serves.
+
+        Raises:
+            RpcFailed: if it does not, or cannot be reached.
+        """
+        stub = cast("Any", self.stub(reflection_pb2_grpc.ServerReflectionStub))
+        request = reflection_pb2.ServerReflectionRequest(list_services="")
+        with self.errors(timeout):
+            for _ in stub.ServerReflectionInfo(iter([request]), timeout=timeout):
+                pass
 
     def close(self) -> None:
         """Closes what sync stubs use; running calls end."""

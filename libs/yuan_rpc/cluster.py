@@ -7,11 +7,14 @@ from pathlib import Path
 from yuan_events import InputError
 from yuan_manifest import Cluster
 from yuan_manifest.schema import SecuritySection, Services, ServiceSection
+from yuan_rpc.callers import Caller, Limits, Tenant, moment_of
 from yuan_rpc.client import Connection
 from yuan_rpc.errors import Translations
+from yuan_rpc.http_server import HTTP_SERVICES, HttpServer
 from yuan_rpc.policy import UNARY_SECONDS
 from yuan_rpc.security import Security, Tls
 from yuan_rpc.server import Mount, RpcServer
+from yuan_rpc.tracing import OFF, Tracing
 
 
 def service_of(cluster: Cluster, name: str) -> ServiceSection:
@@ -44,6 +47,22 @@ def security_of(section: SecuritySection) -> Security:
     return Security(token_file=_path(section.token_file), tls=tls, plaintext=section.plaintext)
 
 
+def tenants_of(section: SecuritySection) -> list[Tenant]:
+    """Returns the tenants that a cluster's section names; their tokens are not read yet."""
+    return [
+        Tenant(
+            Caller(
+                name,
+                tenant.role,
+                Limits(tenant.requests_per_minute, tenant.tokens_per_minute, tenant.concurrent_requests),
+            ),
+            Path(tenant.token_file).expanduser(),
+            moment_of(tenant.expires) if tenant.expires else None,
+        )
+        for name, tenant in section.tenants.items()
+    ]
+
+
 def connect(name: str, cluster: Cluster, *, timeout: float = UNARY_SECONDS) -> Connection:
     """Returns a connection to a service of a cluster; nothing is opened yet.
 
@@ -59,6 +78,18 @@ def connect(name: str, cluster: Cluster, *, timeout: float = UNARY_SECONDS) -> C
     return Connection(name, section.host, section.port, security_of(cluster.security), timeout=timeout)
 
 
+def health_of(name: str, cluster: Cluster) -> Connection | HttpServer:
+    """Returns what can be asked whether a service of a cluster serves (`is_serving`), whatever it speaks.
+
+    Raises:
+        InputError: as `connect`.
+    """
+    if name not in HTTP_SERVICES:
+        return connect(name, cluster)
+    section = service_of(cluster, name)
+    return HttpServer(name, section.host, section.port, security_of(cluster.security))
+
+
 def server_of(
     name: str,
     cluster: Cluster,
@@ -67,6 +98,8 @@ def server_of(
     translations: Translations | None = None,
     end_at_drain: Sequence[str] = (),
     drain_seconds: float = 30.0,
+    tenants: bool = False,
+    tracing: Tracing = OFF,
 ) -> RpcServer:
     """Returns the server of a service, bound as the cluster says; nothing is opened yet.
 
@@ -77,6 +110,8 @@ def server_of(
         translations: what errors of other layers mean on the wire.
         end_at_drain: full names of streams that may never end by themselves.
         drain_seconds: how long running calls may go on once the server is asked to stop.
+        tenants: let the cluster's tenants in, too.
+        tracing: makes a span of each call.
 
     Raises:
         InputError: if there is no such service.
@@ -92,6 +127,8 @@ def server_of(
         drain_seconds=drain_seconds,
         translations=translations,
         end_at_drain=end_at_drain,
+        tenants=tenants_of(cluster.security) if tenants else (),
+        tracing=tracing,
     )
 
 

@@ -135,6 +135,12 @@ class Unauthenticated(RpcError, InputError):
     code = grpc.StatusCode.UNAUTHENTICATED
 
 
+class PermissionDenied(RpcError, InputError):
+    """A token that is known, and does not allow this."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+
 class Internal(RpcError):
     """The request was right and its work failed."""
 

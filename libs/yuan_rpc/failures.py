@@ -19,6 +19,7 @@ from yuan_rpc.errors import (
     Internal,
     InvalidArgument,
     NotFound,
+    PermissionDenied,
     ResourceExhausted,
     RpcError,
     Unavailable,
@@ -118,7 +119,7 @@ def failure_of(
     resource = _detail(status, error_details_pb2.ResourceInfo)
     request = _detail(status, error_details_pb2.BadRequest)
     if code == grpc.StatusCode.UNAUTHENTICATED:
-        message = _unauthenticated(server, token_file)
+        message = text if "has expired" in text else _unauthenticated(server, token_file)
     elif ours:
         message = text
         if code == grpc.StatusCode.RESOURCE_EXHAUSTED and retry_after is not None:
@@ -255,6 +256,7 @@ def relay(error: Exception) -> RpcError:
         grpc.StatusCode.NOT_FOUND: NotFound(*resource, text),
         grpc.StatusCode.ALREADY_EXISTS: AlreadyExists(*resource, text),
         grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition(text),
+        grpc.StatusCode.PERMISSION_DENIED: PermissionDenied(text),
         grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted(text, error.retry_after),
         grpc.StatusCode.UNAVAILABLE: Unavailable(text, error.retry_after),
     }

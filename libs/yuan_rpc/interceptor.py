@@ -9,16 +9,31 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, Never, TypeAlias, cast
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import aio
 
-from yuan_events import YuanError
-from yuan_rpc.errors import DETAILS_KEY, Internal, Translations, Unauthenticated, Unavailable, as_rpc_error, status_of
+from yuan_events import YuanError, one_line
+from yuan_manifest.schema import Role
+from yuan_rpc.callers import Callers, current_caller
+from yuan_rpc.errors import (
+    DETAILS_KEY,
+    Internal,
+    InvalidArgument,
+    PermissionDenied,
+    Translations,
+    Unavailable,
+    as_rpc_error,
+    status_of,
+)
 from yuan_rpc.failures import RpcFailed, relay
 from yuan_rpc.metrics import CallMetrics, CallOutcome
-from yuan_rpc.security import TOKEN_KEY, is_bearer
+from yuan_rpc.policy import ROLES
+from yuan_rpc.security import TOKEN_KEY
+from yuan_rpc.tracing import OFF, Tracing
 from yuan_rpc.version import TIME_KEY, VERSION, VERSION_KEY
 
 _LOGGER = logging.getLogger("yuan_rpc.server")
@@ -31,35 +46,45 @@ _Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
+@dataclass(frozen=True)
+class _Undecodable:
+    """Bytes that are no message of the method's type: broken, or with text that is not UTF-8."""
+
+    reason: str
+
+
 class CallGuard(aio.ServerInterceptor):
     """Stands around every handler of one server."""
 
     def __init__(
         self,
         name: str,
-        token: str | None,
+        callers: Callers,
         metrics: CallMetrics,
         *,
         translations: Translations,
         draining: asyncio.Event,
         end_at_drain: Collection[str],
+        tracing: Tracing = OFF,
     ) -> None:
         """Makes the guard.
 
         Args:
             name: the server's name in messages.
-            token: what callers must bring; None: nothing.
+            callers: who is let in.
             metrics: where calls are counted.
             translations: errors of other layers.
             draining: set when the server is about to stop.
             end_at_drain: full method names of streams without an end of their own; they end with UNAVAILABLE then.
+            tracing: makes a span of each call but those of health.
         """
         self._name = name
-        self._token = token
+        self._callers = callers
         self._metrics = metrics
         self._translations = {RpcFailed: relay, **translations}
         self._draining = draining
         self._end_at_drain = frozenset(end_at_drain)
+        self._tracing = tracing
         self._wrapped: dict[str, _Handler] = {}
         self._other_versions: set[str] = set()
 
@@ -106,7 +131,21 @@ class CallGuard(aio.ServerInterceptor):
 
         async def guarded(request: Any, context: _Context) -> Any:
             with self._metrics.measure(method) as outcome:
-                return await self._call(inner, method, request, context, outcome)
+                if not self._tracing.enabled or method.startswith(_OPEN):
+                    return await self._call(inner, method, request, context, outcome)
+                metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+                with self._tracing.span(method.lstrip("/"), {"rpc.system": "grpc"}, parent=metadata) as span:
+                    try:
+                        return await self._call(inner, method, request, context, outcome)
+                    finally:
+                        span.set({"rpc.grpc.status": outcome.code.name})
+
+        def decode(data: bytes) -> Any:
+            # gRPC itself would log a traceback and answer INTERNAL, though it is the caller who is to blame.
+            try:
+                return handler.request_deserializer(data) if handler.request_deserializer else data
+            except DecodeError as error:
+                return _Undecodable(one_line(error).rpartition(": ")[2])
 
         make: Any = {
             (False, False): grpc.unary_unary_rpc_method_handler,
@@ -114,7 +153,7 @@ class CallGuard(aio.ServerInterceptor):
             (True, False): grpc.stream_unary_rpc_method_handler,
             (True, True): grpc.stream_stream_rpc_method_handler,
         }[streams_in, streams_out]
-        return make(guarded, handler.request_deserializer, handler.response_serializer)
+        return make(guarded, decode, handler.response_serializer)
 
     async def _call(
         self,
@@ -127,6 +166,8 @@ class CallGuard(aio.ServerInterceptor):
         context.set_trailing_metadata(((VERSION_KEY, VERSION), (TIME_KEY, f"{time.time():.3f}")))
         try:
             self._admit(method, context)
+            if isinstance(request, _Undecodable):
+                raise InvalidArgument(f"the request is no message of {method}: {request.reason}")
             work = inner(request, context)
             reply = await (self._until_drain(work) if method in self._end_at_drain else work)
             # A handler may have set a status of its own without raising.
@@ -146,12 +187,14 @@ class CallGuard(aio.ServerInterceptor):
 
     def _admit(self, method: str, context: _Context) -> None:
         metadata = dict(context.invocation_metadata() or ())
-        if self._token is not None and not method.startswith(_OPEN):
-            given = metadata.get(TOKEN_KEY)
-            if given is None:
-                raise Unauthenticated(f"{self._name} asks for a token and the call brought none")
-            if not is_bearer(given, self._token):
-                raise Unauthenticated(f"{self._name} does not know the token that the call brought")
+        if not method.startswith(_OPEN):
+            caller = self._callers.find(metadata.get(TOKEN_KEY))
+            needed = ROLES.get(method, Role.viewer)
+            if not caller.may(needed):
+                call = method.rpartition("/")[2]
+                raise PermissionDenied(f"{call} is for the role {needed} and above; {caller.name} has {caller.role}")
+            # Every call is handled in a context of its own, so that nothing has to put it back.
+            current_caller.set(caller)
         version = str(metadata.get(VERSION_KEY, ""))
         if version not in {"", VERSION} and version not in self._other_versions and len(self._other_versions) < 100:
             self._other_versions.add(version)

@@ -7,13 +7,28 @@ it is asked to learn whether a server is there, and who waits for one asks again
 
 import json
 
+from yuan_manifest.schema import Role
+
 IDEMPOTENT: dict[str, tuple[str, ...]] = {
     "yuan.converter.v1.ConverterService": ("InspectCheckpoint",),
     "yuan.data.v1.DataService": ("DescribeDataset", "Tokenize", "Detokenize"),
-    "yuan.inference.v1.InferenceService": ("Tokenize", "Detokenize", "GetModelInfo"),
+    "yuan.inference.v1.InferenceService": (
+        "Tokenize",
+        "Detokenize",
+        "GetModelInfo",
+        "GetServerInfo",
+        "GetLoads",
+        "GetMetrics",
+    ),
     "yuan.jobs.v1.JobService": ("Get", "List", "ListArtifacts", "GetArtifact", "GetStatus"),
 }
 """Methods by service that change nothing."""
+
+ROLES: dict[str, Role] = {
+    "/yuan.inference.v1.InferenceService/LoadModel": Role.operator,
+    "/yuan.inference.v1.InferenceService/UnloadModel": Role.operator,
+}
+"""Methods, by full name, that not every caller may call."""
 
 UNARY_SECONDS = 30.0
 """Deadline of a unary call that names none."""
@@ -21,6 +36,7 @@ UNARY_SECONDS = 30.0
 SECONDS: dict[str, float] = {
     # A whole continuation, and weights of any size, take as long as they take; callers that know better say so.
     "/yuan.inference.v1.InferenceService/Generate": 600.0,
+    "/yuan.inference.v1.InferenceService/Score": 600.0,
     "/yuan.inference.v1.InferenceService/LoadModel": 1800.0,
 }
 """Deadlines of methods that take longer, by full name."""

@@ -14,7 +14,8 @@ from pathlib import Path
 from yuan_events import InputError, YuanError, one_line
 from yuan_manifest import load_cluster
 from yuan_rpc.client import Connection
-from yuan_rpc.cluster import connect
+from yuan_rpc.cluster import health_of
+from yuan_rpc.http_server import HttpServer
 from yuan_rpc.security import Security, Tls
 
 
@@ -50,10 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if serving else 1
 
 
-def _connection(options: argparse.Namespace) -> Connection:
+def _connection(options: argparse.Namespace) -> Connection | HttpServer:
     host, colon, port = str(options.target).rpartition(":")
     if not colon:
-        return connect(options.target, load_cluster(options.cluster).cluster, timeout=options.timeout)
+        return health_of(options.target, load_cluster(options.cluster).cluster)
     if not port.isdigit():
         raise InputError(f"{options.target}: {port!r} is no port; expected HOST:PORT, or a service of the cluster")
     tls = Tls(authority=options.authority) if options.authority else None

@@ -20,11 +20,13 @@ from prometheus_client import CollectorRegistry
 
 from yuan_events import InputError
 from yuan_rpc.addresses import check_port, join_address
+from yuan_rpc.callers import Callers, Tenant
 from yuan_rpc.errors import Translations
 from yuan_rpc.interceptor import CallGuard
 from yuan_rpc.metrics import CallMetrics, MetricsPage
 from yuan_rpc.options import SERVER_OPTIONS
 from yuan_rpc.security import Security, server_credentials
+from yuan_rpc.tracing import OFF, Tracing
 
 _LOGGER = logging.getLogger("yuan_rpc.server")
 
@@ -55,6 +57,7 @@ class RpcServer:
         port: where it listens, once started.
         registry: its Prometheus metrics, for services to add theirs.
         draining: set when it is about to stop.
+        drain_seconds: how long running calls may go on then.
     """
 
     def __init__(
@@ -69,6 +72,8 @@ class RpcServer:
         drain_seconds: float = 30.0,
         translations: Translations | None = None,
         end_at_drain: Sequence[str] = (),
+        tenants: Sequence[Tenant] = (),
+        tracing: Tracing = OFF,
     ) -> None:
         """Describes a server; nothing is opened yet.
 
@@ -83,6 +88,8 @@ class RpcServer:
             translations: what errors of other layers mean on the wire.
             end_at_drain: full names (`/yuan.jobs.v1.JobService/Watch`) of streams that may never end by themselves:
                 they end with UNAVAILABLE as soon as the server is asked to stop.
+            tenants: who is let in besides the owner of the stack's token.
+            tracing: makes a span of each call.
         """
         self.name = name
         self.bind = bind
@@ -92,9 +99,11 @@ class RpcServer:
         self._security = security
         self._mounts = [Mount(*mount) for mount in servicers]
         self._metrics_port = metrics_port
-        self._drain_seconds = drain_seconds
+        self.drain_seconds = drain_seconds
         self._translations = translations or {}
         self._end_at_drain = (*_ENDLESS, *end_at_drain)
+        self._tenants = tuple(tenants)
+        self._tracing = tracing
         self._health = health.aio.HealthServicer()
         self._server: aio.Server | None = None
         self._page: MetricsPage | None = None
@@ -143,11 +152,12 @@ class RpcServer:
     def _assemble(self, token: str | None) -> aio.Server:
         guard = CallGuard(
             self.name,
-            token,
+            Callers(self.name, token, self._tenants),
             CallMetrics(self.registry),
             translations=self._translations,
             draining=self.draining,
             end_at_drain=self._end_at_drain,
+            tracing=self._tracing,
         )
         server = aio.server(interceptors=[guard], options=SERVER_OPTIONS)
         for mount in self._mounts:
@@ -175,7 +185,7 @@ class RpcServer:
             await self._health.enter_graceful_shutdown()
             await asyncio.sleep(_NOTICE_SECONDS)
             self.draining.set()
-        await self._server.stop(self._drain_seconds if grace is None else grace)
+        await self._server.stop(self.drain_seconds if grace is None else grace)
         if self._page:
             self._page.close()
             self._page = None

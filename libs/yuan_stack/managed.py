@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from yuan_events import InputError
 from yuan_jobs.processes import PARENT_VARIABLE, READY_VARIABLE
-from yuan_rpc import Connection, RpcFailed, Security
+from yuan_rpc import HTTP_SERVICES, Connection, HttpServer, RpcFailed, Security
 from yuan_stack.folder import StackFolder, last_line, open_log
 from yuan_stack.processes import ProcessPlan, Role
 from yuan_stack.state import ProcessRecord, ProcessState
@@ -57,7 +57,7 @@ class Managed:
         self._executor = executor
         self._security = security
         self._process: subprocess.Popen[bytes] | None = None
-        self._connection: Connection | None = None
+        self._connection: Connection | HttpServer | None = None
         self._probe: Future[bool] | None = None
         self._next_probe = 0.0
         self._misses = 0
@@ -147,7 +147,8 @@ class Managed:
         try:
             if self.plan.role is Role.server:
                 section = self.plan.section
-                self._connection = Connection(self.plan.service, section.host, section.port, self._security)
+                kind = HttpServer if self.plan.service in HTTP_SERVICES else Connection
+                self._connection = kind(self.plan.service, section.host, section.port, self._security)
             log, self._log_start = open_log(self._folder.log(self.plan.name))
             try:
                 self._process = subprocess.Popen(
@@ -230,7 +231,7 @@ class Managed:
             self._ready = None
 
 
-def _serves(connection: Connection | None) -> bool:
+def _serves(connection: Connection | HttpServer | None) -> bool:
     with suppress(RpcFailed, ValueError):  # ValueError: the channel was closed meanwhile
         return connection is not None and connection.is_serving(timeout=_PROBE_TIMEOUT_S)
     return False

@@ -17,7 +17,12 @@ from yuan_manifest.schema import ServiceSection, as_plain
 from yuan_manifest.values import is_list, is_section, shown
 from yuan_rpc import join_address
 
-CALLS: Mapping[str, tuple[str, ...]] = {"trainer": ("data",), "converter": ("inference",), "evaluator": ("inference",)}
+CALLS: Mapping[str, tuple[str, ...]] = {
+    "trainer": ("data",),
+    "converter": ("inference",),
+    "evaluator": ("inference",),
+    "gateway": ("data", "trainer", "converter", "evaluator", "inference"),
+}
 """Which services a service calls: where those are is among its settings."""
 
 _SQLITE = "sqlite:///"
@@ -169,6 +174,9 @@ def with_absolute_paths(manifest: ClusterManifest) -> ClusterManifest:
     if tls is not None:
         files = {entry.name: getattr(tls, entry.name) for entry in dataclasses.fields(tls)}
         tls = replace(tls, **{name: _absolute(path) for name, path in files.items() if isinstance(path, str)})
+    tenants = {
+        name: replace(tenant, token_file=_absolute(tenant.token_file)) for name, tenant in security.tenants.items()
+    }
     registry = cluster.registry
     if registry.startswith(_SQLITE):
         registry = _SQLITE + _absolute(registry.removeprefix(_SQLITE))
@@ -177,7 +185,7 @@ def with_absolute_paths(manifest: ClusterManifest) -> ClusterManifest:
         home=_absolute(cluster.home),
         registry=registry,
         store=cluster.store if "://" in cluster.store else _absolute(cluster.store),
-        security=replace(security, token_file=_absolute(security.token_file), tls=tls),
+        security=replace(security, token_file=_absolute(security.token_file), tls=tls, tenants=tenants),
     )
     return replace(manifest, cluster=cluster)
 

@@ -101,7 +101,9 @@ class Stack:
             InputError: if the token file is refused.
             WorkFailed: if the manifest cannot be written.
         """
-        ensure_token_file(Path(self.manifest.cluster.security.token_file))
+        security = self.manifest.cluster.security
+        for file in (security.token_file, *(tenant.token_file for tenant in security.tenants.values())):
+            ensure_token_file(Path(file))
         text = to_yaml(self.manifest)
         try:
             write_private(self.folder.cluster, text)

@@ -15,7 +15,7 @@ from yuan_jobs.broker import EMBEDDED
 from yuan_jobs.queries import jobs_by_state
 from yuan_jobs.registry import Registry
 from yuan_manifest import ClusterManifest
-from yuan_rpc import RpcFailed, connect
+from yuan_rpc import RpcFailed, health_of
 from yuan_stack.broker import client
 from yuan_stack.folder import StackFolder, holder_of
 from yuan_stack.processes import ProcessPlan, Role, plan_of, with_absolute_paths
@@ -189,7 +189,7 @@ def _health(manifest: ClusterManifest, process: ProcessPlan) -> Health | None:
         return None
     cluster = manifest.cluster
     try:
-        with connect(process.service, cluster) as connection:
+        with health_of(process.service, cluster) as connection:
             return Health.serving if connection.is_serving(timeout=HEALTH_SECONDS) else Health.not_serving
     except RpcFailed:
         return Health.silent
@@ -202,6 +202,7 @@ def _health(manifest: ClusterManifest, process: ProcessPlan) -> Health | None:
 
 def _broker(manifest: ClusterManifest, folder: StackFolder, record: ProcessRecord | None) -> BrokerStatus:
     from yuan_jobs.celery_app import queue_name  # noqa: PLC0415 - loads Celery
+    from yuan_jobs.job_service import WITHOUT_QUEUE  # noqa: PLC0415 - as above
 
     url = manifest.cluster.broker
     embedded = url == EMBEDDED
@@ -215,7 +216,7 @@ def _broker(manifest: ClusterManifest, folder: StackFolder, record: ProcessRecor
         with suppress(RedisError, OSError, ValueError), client(url) as connection:
             answers = bool(connection.ping())
             for service in dict.fromkeys(process.service for process in plan_of(manifest).processes):
-                if service != "inference":
+                if service not in WITHOUT_QUEUE:
                     queues[service] = int(connection.llen(queue_name(service)))
     return BrokerStatus(
         address=url.rpartition("@")[2].rpartition("//")[2].partition("/")[0],

@@ -11,7 +11,7 @@ import re
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from yuan_checkpoint.megatron import RELEASE, megatron_target
 from yuan_checkpoint.native import native_target
 from yuan_checkpoint.targets import FileKind, TargetLayout
 from yuan_checkpoint.verification import Verification, bytes_to_verify, verify
+from yuan_corpus import Tokenizer
 from yuan_events import InputError, Message, Progress, WorkFailed
 from yuan_events.printing import duration
 from yuan_jobs import WorkContext, WorkResult
@@ -91,7 +92,7 @@ def planned(target: TargetSection, source: Source, origin: Origin, tokenizer: Pa
     Raises:
         LayoutError: if the target has no such network, or cannot divide it so.
     """
-    network = _network(target, source.network)
+    network = _network(target, source.network, tokenizer)
     dtype = None if target.dtype is None else DTYPES[target.dtype]
     made: TargetLayout
     if target.layout == Layout.native:
@@ -326,15 +327,18 @@ def fits_in_memory(config: YuanConfig) -> bool:
     return False
 
 
-def _network(target: TargetSection, network: Network) -> Network:
-    size = target.vocab_size
-    if size is None or size == network.config.vocab_size:
-        return network
-    values = network.config.to_dict()
-    eod = values["eod_token_id"]
+def _network(target: TargetSection, network: Network, tokenizer: Path | None) -> Network:
+    """Returns the network that is written: with the target's vocabulary, and the end of documents of its tokenizer."""
+    config = network.config
+    size = config.vocab_size if target.vocab_size is None else target.vocab_size
+    eod = config.eod_token_id
+    if eod is None and tokenizer is not None:  # the original's checkpoints do not say it
+        known = Tokenizer.load(tokenizer).eod_id
+        eod = known if known < size else None
     if eod is not None and eod >= size:
         raise LayoutError(f"vocab_size: {size} rows have none for the model's end of documents, token {eod}")
-    return Network(YuanConfig.from_dict({**values, "vocab_size": size}))
+    wanted = replace(config, vocab_size=size, eod_token_id=eod)
+    return network if wanted == config else Network(wanted)
 
 
 def _warn(context: WorkContext[ConvertJob], checkpoint: Checkpoint) -> None:

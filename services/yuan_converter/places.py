@@ -6,7 +6,7 @@ from pathlib import Path
 from yuan_events import InputError
 from yuan_jobs.artifacts import ArtifactStore
 from yuan_jobs.home import Home
-from yuan_jobs.references import ArtifactNotFound
+from yuan_jobs.references import ArtifactKind, ArtifactNotFound
 from yuan_manifest.loading import load_cluster
 
 
@@ -20,10 +20,9 @@ class Place:
 
 
 def is_path(given: str) -> bool:
-    """Says whether a text can only be a path: it begins like one, or there is something of that name here."""
-    return given.startswith(("/", ".", "~")) or (
-        "/" in given and Path(given).exists() and not given.startswith("model/")
-    )
+    """Says whether a text can only be a path: it begins like one, or with a word that is no kind of artifact."""
+    first, slash, _ = given.partition("/")
+    return given.startswith(("/", ".", "~")) or (bool(slash) and first not in set(ArtifactKind))
 
 
 def place_of(given: str, cluster: str | None) -> Place:

@@ -42,10 +42,17 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Served:
-    """What is served."""
+    """What is served.
+
+    Attributes:
+        wanted: what was asked for.
+        engine: that computes it.
+        loaded: since when, in seconds since 1970.
+    """
 
     wanted: Wanted
     engine: Engine
+    loaded: float = field(default_factory=time.time)
 
 
 class ServedModels:
@@ -106,6 +113,53 @@ class ServedModels:
             raise FailedPrecondition("no model is deployed; yuan deploy MODEL")
         names = ", ".join(sorted({*self._served, *self._loading}))
         raise NotFound("model", name, f"no model is served as {name}; served: {names}; yuan deploy MODEL")
+
+    def find(self, name: str) -> tuple[Served, str]:
+        """Returns the model of a name with an adapter of it: `MODEL:ADAPTER`, or the adapter's name alone.
+
+        Raises:
+            RpcError: as `get`.
+        """
+        if name in self._served or not name:
+            return self.get(name), ""
+        model, colon, adapter = name.partition(":")
+        if colon and model in self._served:
+            return self.get(model), adapter
+        holder = next((one for one in self._served if name in self._served[one].engine.adapters), None)
+        return (self.get(name), "") if holder is None else (self.get(holder), name)
+
+    @property
+    def served(self) -> list[Served]:
+        """What is served now, by name."""
+        return [self._served[name] for name in self.names]
+
+    @property
+    def loading(self) -> list[str]:
+        """Names that are being loaded."""
+        return sorted(self._loading)
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Deployments that could not be loaded, and why."""
+        return dict(self._failed)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether all engines can compute."""
+        return all(served.engine.healthy for served in self._served.values())
+
+    async def unload(self, name: str) -> Served:
+        """Serves a model no more; requests that run on it finish.
+
+        Raises:
+            RpcError: if none is served under that name.
+        """
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            present = self.get(name)
+            del self._served[name]
+            self._retire(present.engine)
+            _LOGGER.info("model %s is served no more: %s", name, present.wanted.artifact)
+            return present
 
     def announce(self, names: Iterable[str]) -> None:
         """Says that models will be loaded, so that who asks for them early is told to come again."""

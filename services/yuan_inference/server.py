@@ -1,47 +1,39 @@
-"""The inference service's calls: thin, over `ServedModels` and their engines.
+"""The inference service's calls: thin, over `Answering`, `Deploying` and `ServedModels`.
 
 What is deployed is loaded when the server starts (the registry's deployments), and when `LoadModel` says so.
 """
 
 import asyncio
-import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
 import torch
-from google.protobuf import json_format
 from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import generate_latest
 
 from yuan_corpus import TokenizerError
-from yuan_events import InputError, YuanError, one_line
-from yuan_inference.arguments import request_of
-from yuan_inference.engine import EngineMetrics, EngineOptions, EngineStopped, FinishReason, Output, QueueFull, Request
-from yuan_inference.loaded import DTYPES
-from yuan_inference.served import Served, ServedModels, Wanted
-from yuan_inference.streams import outputs
+from yuan_events import one_line
+from yuan_inference.answering import Answering
+from yuan_inference.deploying import Deploying
+from yuan_inference.engine import EngineMetrics
+from yuan_inference.messages import REASONS, Whole, info_of, load_of, logprobs_of, prompt_logprobs_of, told_prompt
+from yuan_inference.served import ServedModels
 from yuan_jobs.artifacts import ArtifactStore
-from yuan_jobs.deployments import deployments, set_deployment_state
-from yuan_jobs.records import DeploymentRecord
-from yuan_jobs.references import NAME_RULE, Reference, is_name
 from yuan_jobs.serving import ServerContext
-from yuan_jobs.slots import release_deployment, take_for_deployment
-from yuan_jobs.states import DeploymentState
 from yuan_manifest import Device
-from yuan_manifest.values import shown
-from yuan_rpc import AlreadyExists, InvalidArgument, Mount, ResourceExhausted, RpcServer, Unavailable
+from yuan_rpc import VERSION, InvalidArgument, Mount, RpcServer
 from yuan_rpc.inference.v1 import inference_pb2, inference_pb2_grpc
-
-_LOGGER = logging.getLogger("yuan_inference.server")
+from yuan_rpc.request_log import RequestLog
+from yuan_rpc.tracing import OFF, Tracing
 
 SERVICE = "yuan.inference.v1.InferenceService"
 
-_REASONS = {
-    FinishReason.stop: inference_pb2.FINISH_REASON_STOP,
-    FinishReason.length: inference_pb2.FINISH_REASON_LENGTH,
-    FinishReason.abort: inference_pb2.FINISH_REASON_ABORT,
-}
+_SECONDS_BETWEEN_LOOKS = 0.2
+
+_LAST_SECONDS = 2.0
+"""Of the time that a drain has: requests that still run then are ended, so that their clients read why."""
 
 
 def mounts(context: ServerContext) -> Sequence[Mount]:
@@ -50,13 +42,20 @@ def mounts(context: ServerContext) -> Sequence[Mount]:
     models = ServedModels(str(context.manifest.topology.nodes.device), EngineMetrics(collected))
     nodes = context.manifest.topology.nodes
     on_cuda = nodes.device != Device.cpu and torch.cuda.is_available()
-    servicer = InferenceServicer(models, context.store, cuda_devices=nodes.count * nodes.devices if on_cuda else 0)
+    servicer = InferenceServicer(
+        models,
+        context.store,
+        cuda_devices=nodes.count * nodes.devices if on_cuda else 0,
+        log=RequestLog("inference", context.manifest.cluster.observability),
+        tracing=context.tracing,
+    )
     context.closing.push_async_callback(models.close)
 
     def begin(server: RpcServer) -> None:
         server.registry.register(collected)
-        task = asyncio.create_task(servicer.load_deployments())
-        context.closing.callback(task.cancel)
+        for work in (servicer.load_deployments(), servicer.watch(server)):
+            task = asyncio.create_task(work)
+            context.closing.callback(task.cancel)
 
     context.on_ready.append(begin)
     return [Mount(inference_pb2_grpc.add_InferenceServiceServicer_to_server, servicer, SERVICE)]
@@ -65,83 +64,116 @@ def mounts(context: ServerContext) -> Sequence[Mount]:
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     """Text from the models of one store."""
 
-    def __init__(self, models: ServedModels, store: ArtifactStore, *, cuda_devices: int = 0) -> None:
+    def __init__(
+        self,
+        models: ServedModels,
+        store: ArtifactStore,
+        *,
+        cuda_devices: int = 0,
+        log: RequestLog | None = None,
+        tracing: Tracing = OFF,
+    ) -> None:
         """Makes the calls' servicer.
 
         Args:
             models: what is served.
             store: where models are loaded from, with the registry of deployments.
             cuda_devices: that the stack has, of which every model takes one; 0: models share the processor.
+            log: where requests are told of; None: nowhere.
+            tracing: spans of engines.
         """
         self._models = models
-        self._store = store
-        self._cuda_devices = cuda_devices
+        self._answering = Answering(models, log, tracing)
+        self.deploying = Deploying(models, store, cuda_devices=cuda_devices)
+        self._started = time.monotonic()
+        self._server: RpcServer | None = None
+
+    async def load_deployments(self) -> None:
+        """Loads what the registry says is to be served."""
+        await self.deploying.load_deployments()
+
+    async def watch(self, server: RpcServer) -> None:
+        """Tells health of engines that cannot compute, and ends what still runs shortly before a drain's time is over.
+
+        Args:
+            server: this servicer's.
+        """
+        self._server = server
+        serving = True
+        while not server.draining.is_set():
+            if self._models.healthy != serving:
+                serving = not serving
+                for name in ("", SERVICE):
+                    await server.set_serving(serving, name)
+            await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
+        await asyncio.sleep(max(0.0, server.drain_seconds - _LAST_SECONDS))
+        self._answering.stop()
 
     # --- text ---------------------------------------------------------------------------------------------------
 
     async def Generate(  # noqa: N802 - the proto's name, as below
         self, request: inference_pb2.GenerateRequest, context: Any
     ) -> inference_pb2.GenerateResponse:
-        """Returns a whole continuation."""
+        """Returns a whole answer: all n continuations."""
         del context
+        whole: Whole | None = None
         response = inference_pb2.GenerateResponse()
-        async with aclosing(self._continue(request)) as parts:
-            async for asked, output in parts:
-                response.request_id = asked.id
-                response.text += output.text
-                response.token_ids.extend(output.token_ids)
-                response.usage.prompt_tokens = len(asked.prompt_ids)
-                if output.finish_reason is not None:
-                    response.finish_reason = _REASONS[output.finish_reason]
-                    response.stop_reason = output.stop_reason
-        response.usage.completion_tokens = len(response.token_ids)
+        async with aclosing(self._answering.generate(request)) as parts:
+            async for answer, output in parts:
+                tokenizer = answer.served.engine.loaded.tokenizer
+                whole = whole or Whole(tokenizer)
+                whole.add(output)
+                response.prompt_logprobs.extend(told_prompt(answer, output))
+                if output.last:
+                    response.MergeFrom(whole.response(answer.id, answer.usage))
+                    response.model = answer.model
         return response
 
     async def GenerateStream(  # noqa: N802
         self, request: inference_pb2.GenerateStreamRequest, context: Any
     ) -> AsyncIterator[inference_pb2.GenerateStreamResponse]:
-        """Streams a continuation; usage in every message, finish_reason in the last."""
+        """Streams an answer; usage in every message, finish_reason in the last of each continuation."""
         del context
-        drawn = 0
-        async with aclosing(self._continue(request.request)) as parts:
-            async for asked, output in parts:
-                drawn += len(output.token_ids)
+        async with aclosing(self._answering.generate(request.request)) as parts:
+            async for answer, output in parts:
+                tokenizer = answer.served.engine.loaded.tokenizer
                 response = inference_pb2.GenerateStreamResponse(
-                    request_id=asked.id, text=output.text, token_ids=output.token_ids, stop_reason=output.stop_reason
+                    request_id=answer.id,
+                    text=output.text,
+                    token_ids=output.token_ids,
+                    stop_reason=output.stop_reason,
+                    index=output.index,
+                    model=answer.model,
+                    usage=answer.usage,
+                    logprobs=logprobs_of(tokenizer, output.logprobs),
                 )
-                response.usage.prompt_tokens, response.usage.completion_tokens = len(asked.prompt_ids), drawn
+                response.prompt_logprobs.extend(told_prompt(answer, output))
                 if output.finish_reason is not None:
-                    response.finish_reason = _REASONS[output.finish_reason]
+                    response.finish_reason = REASONS[output.finish_reason]
                 yield response
 
-    async def _continue(self, message: inference_pb2.GenerateRequest) -> AsyncGenerator[tuple[Request, Output]]:
-        """Yields the request and each of its outputs."""
-        while True:
-            served = self._models.get(message.model)
-            request = await request_of(message, served.engine.loaded, served.engine.longest)
-            begun = False
-            try:
-                async with aclosing(outputs(served.engine, request)) as parts:
-                    async for output in parts:
-                        begun = True
-                        yield request, output
-                return
-            except EngineStopped:
-                # Replaced between the two lines above: the new version answers. Not so where the server ends.
-                if begun or self._models.get(message.model) is served:
-                    raise Unavailable("the model is being stopped", retry_after=1.0) from None
-            except QueueFull as error:
-                raise ResourceExhausted(one_line(error), retry_after=1.0) from None
-            except ValueError as error:
-                raise AlreadyExists("request", request.id, one_line(error).removeprefix("ValueError: ")) from None
+    async def Score(  # noqa: N802
+        self, request: inference_pb2.ScoreRequest, context: Any
+    ) -> inference_pb2.ScoreResponse:
+        """Returns the log-probability of each token of a text."""
+        del context
+        answer, output = await self._answering.score(request)
+        ids = answer.request.prompt_ids
+        tokenizer = answer.served.engine.loaded.tokenizer
+        return inference_pb2.ScoreResponse(
+            request_id=answer.id,
+            logprobs=prompt_logprobs_of(tokenizer, ids[0], output.prompt_logprobs),
+            sum=sum(one.logprob for one in output.prompt_logprobs),
+            usage=answer.usage,
+            model=answer.model,
+        )
 
     async def Abort(  # noqa: N802
         self, request: inference_pb2.AbortRequest, context: Any
     ) -> inference_pb2.AbortResponse:
-        """Ends requests; those that are not known are left out of the answer."""
+        """Ends requests; those that are not known, or another tenant's, are left out of the answer."""
         del context
-        engines = self._models.engines
-        aborted = [name for name in request.request_ids if sum(engine.abort(name) for engine in engines)]
+        aborted = [name for name in request.request_ids if self._answering.abort(name)]
         return inference_pb2.AbortResponse(aborted=aborted)
 
     # --- tokens -------------------------------------------------------------------------------------------------
@@ -151,16 +183,18 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     ) -> inference_pb2.TokenizeResponse:
         """Returns the ids that the model would see, and each as a piece."""
         del context
-        tokenizer = self._models.get(request.model).engine.loaded.tokenizer
+        engine = self._models.find(request.model)[0].engine
+        tokenizer = engine.loaded.tokenizer
         ids = await asyncio.to_thread(tokenizer.encode, request.text)
-        return inference_pb2.TokenizeResponse(token_ids=ids, pieces=[tokenizer.piece(token) for token in ids])
+        pieces = [tokenizer.piece(token) for token in ids]
+        return inference_pb2.TokenizeResponse(token_ids=ids, pieces=pieces, max_model_len=engine.longest)
 
     async def Detokenize(  # noqa: N802
         self, request: inference_pb2.DetokenizeRequest, context: Any
     ) -> inference_pb2.DetokenizeResponse:
         """Returns the text of ids."""
         del context
-        tokenizer = self._models.get(request.model).engine.loaded.tokenizer
+        tokenizer = self._models.find(request.model)[0].engine.loaded.tokenizer
         try:
             text = await asyncio.to_thread(tokenizer.decode, request.token_ids)
         except TokenizerError as error:
@@ -174,115 +208,53 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     ) -> inference_pb2.GetModelInfoResponse:
         """Describes a served model."""
         del context
-        return _info(self._models.get(request.model))
+        return info_of(self._models.find(request.model)[0])
+
+    async def GetServerInfo(  # noqa: N802
+        self, request: inference_pb2.GetServerInfoRequest, context: Any
+    ) -> inference_pb2.GetServerInfoResponse:
+        """Describes the server."""
+        del request, context
+        return inference_pb2.GetServerInfoResponse(
+            version=VERSION,
+            uptime_seconds=time.monotonic() - self._started,
+            draining=self._server is not None and self._server.draining.is_set(),
+            models=[info_of(served) for served in self._models.served],
+            loading=self._models.loading,
+            failed=self._models.failed,
+        )
+
+    async def GetLoads(  # noqa: N802
+        self, request: inference_pb2.GetLoadsRequest, context: Any
+    ) -> inference_pb2.GetLoadsResponse:
+        """Says how busy each model is."""
+        del context
+        found = [self._models.get(request.model)] if request.model else self._models.served
+        return inference_pb2.GetLoadsResponse(loads=[load_of(one.wanted.name, one.engine) for one in found])
+
+    async def GetMetrics(  # noqa: N802
+        self, request: inference_pb2.GetMetricsRequest, context: Any
+    ) -> inference_pb2.GetMetricsResponse:
+        """Returns the Prometheus page."""
+        del request, context
+        text = "" if self._server is None else generate_latest(self._server.registry).decode()
+        return inference_pb2.GetMetricsResponse(text=text)
 
     async def LoadModel(  # noqa: N802
         self, request: inference_pb2.LoadModelRequest, context: Any
     ) -> inference_pb2.LoadModelResponse:
         """Loads a model beside what is served, then swaps."""
         del context
-        wrong = _wrong_of(request)
-        if wrong:
-            first = next(iter(wrong))
-            raise InvalidArgument(f"{first}: {wrong[first]}", wrong)
-        options = EngineOptions(
-            max_batch=request.max_batch or EngineOptions.max_batch,
-            kv_tokens=request.kv_tokens or None,
-            max_waiting=request.max_waiting or EngineOptions.max_waiting,
-        )
-        name = request.name or Reference.parse(request.artifact, "model").name
         started = time.monotonic()
-        served = await self._load(name, request.artifact, request.dtype or None, options)
-        return inference_pb2.LoadModelResponse(info=_info(served), seconds=time.monotonic() - started)
+        served = await self.deploying.load_asked(request)
+        return inference_pb2.LoadModelResponse(info=info_of(served), seconds=time.monotonic() - started)
 
-    async def load_deployments(self) -> None:
-        """Loads what the registry says is to be served, one after the other; what cannot be is told there."""
-        try:
-            wanted = await asyncio.to_thread(deployments, self._store.registry)
-        except YuanError as error:
-            _LOGGER.error("deployments cannot be read: %s", one_line(error))
-            return
-        self._models.announce(record.name for record in wanted)
-        for record in wanted:
-            try:
-                await self._load_deployment(record)
-            except Exception as error:  # noqa: BLE001 - one that cannot be loaded is no reason not to load the others
-                _LOGGER.debug("deployment %s: %s", record.name, one_line(error))
-
-    async def _load_deployment(self, record: DeploymentRecord) -> None:
-        serving = record.serving
-        options = EngineOptions(
-            max_batch=serving.get("max_batch") or EngineOptions.max_batch,
-            kv_tokens=serving.get("kv_tokens"),
-            max_waiting=serving.get("max_waiting") or EngineOptions.max_waiting,
-        )
-        try:
-            await self._load(record.name, record.artifact, serving.get("dtype"), options)
-        except Exception as error:
-            self._models.tell_failed(record.name, one_line(error))
-            raise
-
-    async def _load(self, name: str, artifact: str, dtype: str | None, options: EngineOptions) -> Served:
-        """Loads a model and says how that went to the deployment of that name and artifact, if there is one."""
-
-        def prepare() -> Wanted:
-            handle = self._store.open_artifact(artifact, "model")
-            if self._cuda_devices:
-                take_for_deployment(self._store.registry, name, 1, self._cuda_devices)
-            return Wanted(name, handle.reference, handle.path, dtype, options)
-
-        try:
-            served = await self._models.load(name, prepare)
-        except Exception as error:
-            if self._cuda_devices and name not in self._models.names:
-                await asyncio.to_thread(release_deployment, self._store.registry, name)
-            # A name that nobody deployed is no deployment that failed: who asks for it is told that there is none.
-            if await self._tell(name, artifact, DeploymentState.FAILED, one_line(error)):
-                self._models.tell_failed(name, one_line(error))
-            raise
-        await self._tell(name, served.wanted.artifact, DeploymentState.READY)
-        return served
-
-    async def _tell(self, name: str, artifact: str, state: DeploymentState, reason: str | None = None) -> bool:
-        """Returns whether there is such a deployment."""
-        try:
-            return await asyncio.to_thread(set_deployment_state, self._store.registry, name, artifact, state, reason)
-        except YuanError as error:
-            _LOGGER.warning("the registry was not told of model %s: %s", name, one_line(error))
-            return False
-
-
-def _wrong_of(request: inference_pb2.LoadModelRequest) -> dict[str, str]:
-    wrong: dict[str, str] = {}
-    if not request.artifact:
-        wrong["artifact"] = "empty; expected [model/]NAME[@VERSION]"
-    else:
-        try:
-            Reference.parse(request.artifact, "model")
-        except InputError as error:
-            wrong["artifact"] = one_line(error).removeprefix("artifact ")
-    if request.name and not is_name(request.name):
-        wrong["name"] = f"{shown(request.name)} cannot be a name; use {NAME_RULE}"
-    if request.dtype and request.dtype not in DTYPES:
-        wrong["dtype"] = f"expected one of {', '.join(DTYPES)}, found {request.dtype[:50]}"
-    for field in ("max_batch", "kv_tokens", "max_waiting"):
-        if getattr(request, field) < 0:
-            wrong[field] = f"expected at least 0 (0: the default), found {getattr(request, field)}"
-    return wrong
-
-
-def _info(served: Served) -> inference_pb2.GetModelInfoResponse:
-    engine = served.engine
-    model = engine.loaded.model
-    weight = model.embed_tokens.weight
-    info = inference_pb2.GetModelInfoResponse(
-        model=served.wanted.name,
-        artifact=served.wanted.artifact,
-        dtype=next((name for name, dtype in DTYPES.items() if dtype == weight.dtype), str(weight.dtype)),
-        device=str(weight.device),
-        max_model_len=engine.longest,
-        vocab_size=engine.loaded.tokenizer.vocab_size,
-        parameters=model.config.parameter_count(),
-    )
-    json_format.ParseDict(model.config.to_dict(), info.config)
-    return info
+    async def UnloadModel(  # noqa: N802
+        self, request: inference_pb2.UnloadModelRequest, context: Any
+    ) -> inference_pb2.UnloadModelResponse:
+        """Serves a model no more."""
+        del context
+        if not request.model:
+            raise InvalidArgument("model: empty; expected the name that it is served under", {"model": "empty"})
+        served = await self.deploying.unload(request.model)
+        return inference_pb2.UnloadModelResponse(artifact=served.wanted.artifact)

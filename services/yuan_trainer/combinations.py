@@ -31,6 +31,17 @@ def check_combination(train: TrainSection, zero_stage: int) -> None:
         )
 
 
+def engine_zero_stage(specification: Specification) -> int:
+    """Returns ZeRO's stage that an engine runs.
+
+    One replica in fp32 has nobody to share with: there, stages 1 and 2 would only keep the weights twice.
+    """
+    alone = specification.grid.data == 1 and specification.grid.pipeline == 1
+    if alone and specification.train.precision == Precision.fp32 and specification.zero_stage < 3:
+        return 0
+    return specification.zero_stage
+
+
 def step_seed(specification: Specification, step: int, rank: int) -> int:
     """Returns the seed of what a rank draws in a step (dropout): the same one when the step is run again.
 

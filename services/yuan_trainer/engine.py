@@ -21,6 +21,7 @@ from yuan_model import ModelFolder
 from yuan_parallel import Grid, StagePlan
 from yuan_parallel.tensor import TensorGroup
 from yuan_trainer.batches import MicroBatch
+from yuan_trainer.combinations import engine_zero_stage
 from yuan_trainer.network import LayerOptions, WholeNetwork
 from yuan_trainer.optimizers import make_optimizer
 from yuan_trainer.pipeline import YuanPipeline
@@ -58,7 +59,7 @@ class Engine(ABC):
         self.deepspeed = engine
         self.module: Any = engine.module
         self.tensor = tensor
-        self.zero_stage = specification.zero_stage
+        self.zero_stage = engine_zero_stage(specification)
         self._grid = specification.grid
         self._micro_batches = specification.micro_batches // specification.replicas
         self._clip = specification.optimizer.clip_grad
@@ -170,10 +171,10 @@ class PlainTraining(Engine):
             return super()._gradient_norm()
         # Without ZeRO DeepSpeed leaves the optimizer alone; its clipping does not say what it found.
         parameters = [p for p in self.module.parameters() if p.grad is not None]
-        squares = torch.zeros((), device=self.deepspeed.device)
-        for parameter in parameters:
-            if getattr(parameter, "model_parallel", False) or self.tensor.rank == 0:
-                squares += parameter.grad.float().square().sum()
+        # What every tensor rank has whole counts once.
+        counted = [p.grad for p in parameters if getattr(p, "model_parallel", False) or self.tensor.rank == 0]
+        norms = cast("Any", torch)._foreach_norm(counted, dtype=torch.float32) if counted else []
+        squares = torch.stack([*norms, torch.zeros((), device=self.deepspeed.device)]).square().sum()
         if self.tensor.size > 1:
             torch.distributed.all_reduce(squares, group=self.tensor.group)
         norm = float(squares.sqrt())
@@ -213,6 +214,10 @@ def _always(_loss: float, _norm: float) -> bool:
     return True
 
 
+def _average_of_one(*_arguments: Any, **_options: Any) -> None:
+    return
+
+
 def build_engine(specification: Specification) -> Engine:
     """Returns the engine of this rank, its weights at their first values; a collective."""
     grid = specification.grid
@@ -237,6 +242,9 @@ def build_engine(specification: Specification) -> Engine:
     engine, *_ = deepspeed.initialize(
         model=module, optimizer=optimizer, mpu=mpu, config=deepspeed_configuration(specification)
     )
+    if grid.data == 1:
+        # There is nothing to average, yet DeepSpeed would copy all gradients there and back (0.19.8).
+        engine.buffered_allreduce_fallback = _average_of_one
     kind = PipelineTraining if grid.pipeline > 1 else PlainTraining
     return kind(engine, specification, tensor, optimizer)
 
@@ -256,7 +264,7 @@ def tensor_group(grid: Grid, *, sequence: bool) -> TensorGroup:
 
 def deepspeed_configuration(specification: Specification) -> dict[str, Any]:
     """Returns DeepSpeed's configuration of a run."""
-    train, stage = specification.train, specification.zero_stage
+    train, stage = specification.train, engine_zero_stage(specification)
     configuration: dict[str, Any] = {
         "train_batch_size": train.global_batch_size,
         "train_micro_batch_size_per_gpu": train.micro_batch_size,

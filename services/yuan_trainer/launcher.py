@@ -28,6 +28,11 @@ END_GRACE_SECONDS = 10.0
 CAUSE_SECONDS = 2.0
 """How long the rank that broke a connection is waited for, once another has said that it is broken."""
 
+ALLOCATION = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=17179869184"
+"""What glibc is told (`GLIBC_TUNABLES`) of ranks that compute on the processor: to keep what a step frees for the next
+one, and to ask for large pages. Else every step has its activations' memory zeroed anew by the kernel, a page at a
+time, which is a tenth of a step in bf16 (benchmarks/training.py)."""
+
 _BROKEN_CONNECTION = re.compile(r"connection (closed|reset|refused)|broken pipe|NCCL|gloo", re.IGNORECASE)
 """In the words of a rank: it lost another one, and is not what went wrong."""
 
@@ -156,9 +161,8 @@ def run_share(
 def _start(specification: Path, number: int, share: Share, meeting: Meeting, *, device: str, logs: Path) -> _Rank:
     control_read, control_write = os.pipe()
     events_read, events_write = os.pipe()
-    threads = max(1, (os.cpu_count() or 1) // share.count)
     environment = {
-        "OMP_NUM_THREADS": str(threads),
+        **computing_environment(device, share.count),
         **os.environ,
         **meeting.environment,
         CONTROL_FD: str(control_read),
@@ -183,6 +187,17 @@ def _start(specification: Path, number: int, share: Share, meeting: Meeting, *, 
     os.close(events_write)
     os.set_blocking(control_write, False)
     return _Rank(number, process, control_write, events_read, log)
+
+
+def computing_environment(device: str, ranks: int) -> dict[str, str]:
+    """Returns what makes ranks compute well, unless a user's environment says otherwise.
+
+    Args:
+        device: `cpu` or `cuda`.
+        ranks: on this host, which share its processor.
+    """
+    environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks))}
+    return environment | ({"GLIBC_TUNABLES": ALLOCATION} if device == "cpu" else {})
 
 
 def _follow(running: list[_Rank], sink: EventSink, should_stop: Callable[[], bool]) -> bool:

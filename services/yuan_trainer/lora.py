@@ -18,42 +18,70 @@ from torch.nn import functional
 from yuan_checkpoint.files import write_json, write_tensors
 from yuan_manifest.schema import LoraSection, as_plain
 from yuan_model import Block, generator_of
+from yuan_parallel.tensor import (
+    ALONE,
+    ColumnParallel,
+    RowParallel,
+    TensorGroup,
+    leave_matrices,
+    shard_dimension,
+    shard_parameter,
+    sum_gradient,
+)
 
 ADAPTER_FILE = "adapter.safetensors"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 _PARTS = "adapter-*.safetensors"
 
 
-class LowRankLinear(nn.Module):
-    """A frozen linear layer without bias, and its low-rank addition."""
+Layer = nn.Linear | ColumnParallel | RowParallel
+"""What additions can be made to; without bias."""
 
-    def __init__(self, linear: nn.Linear, section: LoraSection, name: str, seed: int) -> None:
+
+class LowRankLinear(nn.Module):
+    """A frozen linear layer without bias, and its low-rank addition; divided over tensor ranks as the layer is."""
+
+    def __init__(self, layer: Layer, section: LoraSection, name: str, seed: int, group: TensorGroup) -> None:
         """Takes a linear layer's weight over.
 
         Args:
-            linear: without bias.
+            layer: this rank's part of it.
             section: rank, alpha, dropout.
             name: the weight's full native name, without `.weight`: seeds A.
             seed: of the run.
+            group: the ranks that share the layer.
         """
         super().__init__()
-        outputs, inputs = linear.weight.shape
-        self.weight = linear.weight.requires_grad_(False)
-        # As peft has it: evenly within 1 / sqrt(inputs).
+        self.weight = layer.weight.requires_grad_(False)
+        self.group = group
+        self.sums_gradient = isinstance(layer, ColumnParallel)
+        self.sums_output = isinstance(layer, RowParallel)
+        outputs, inputs = (
+            size * (group.size if shard_dimension(f"{name}.weight") == dimension else 1)
+            for dimension, size in enumerate(layer.weight.shape)
+        )
+        # As peft has it: evenly within 1 / sqrt(inputs). Drawn whole, so that it does not depend on the division.
         bound = 1.0 / math.sqrt(inputs)
         drawn = torch.empty(section.rank, inputs).uniform_(
             -bound, bound, generator=generator_of(f"{name}.lora_a", seed)
         )
-        self.lora_a = nn.Parameter(drawn)
-        self.lora_b = nn.Parameter(torch.zeros(outputs, section.rank))
+        self.lora_a = shard_parameter(f"{name}.lora_a", drawn, group)
+        self.lora_b = shard_parameter(f"{name}.lora_b", torch.zeros(outputs, section.rank), group)
         self.scale = scale_of(section)
         self.dropout = section.dropout
 
     def forward(self, input_bsi: Tensor) -> Tensor:
-        """Returns [b, s, o]."""
+        """Returns [b, s, o]; of tensor ranks this one's outputs, or the sum of all."""
+        if self.sums_gradient:
+            input_bsi = sum_gradient(input_bsi, self.group)
         seen_bsi = functional.dropout(input_bsi, self.dropout, self.training)
-        added_bso = functional.linear(functional.linear(seen_bsi, self.lora_a), self.lora_b)
-        return functional.linear(input_bsi, self.weight) + self.scale * added_bso
+        # The factor that every rank has whole sees a part of the outputs or inputs on each: its gradient is their sum.
+        a, b = self.lora_a, self.lora_b
+        if self.group.size > 1:
+            a, b = (a, sum_gradient(b, self.group)) if self.sums_output else (sum_gradient(a, self.group), b)
+        added_bso = functional.linear(functional.linear(seen_bsi, a), b)
+        output_bso = functional.linear(input_bsi, self.weight) + self.scale * added_bso
+        return leave_matrices(output_bso, self.group) if self.sums_output else output_bso
 
 
 def scale_of(section: LoraSection) -> float:
@@ -61,20 +89,21 @@ def scale_of(section: LoraSection) -> float:
     return section.alpha / section.rank
 
 
-def add_lora_(block: Block, section: LoraSection, prefix: str, seed: int) -> None:
+def add_lora_(block: Block, section: LoraSection, prefix: str, seed: int, group: TensorGroup = ALONE) -> None:
     """Freezes a block and puts additions to its targets, in place.
 
     Args:
-        block: whole (not divided over tensor ranks), with its first weights.
+        block: with its first weights; divided over the group already.
         section: which matrices, and how.
         prefix: of the block's native names, `model.layers.3.`.
         seed: of the run.
+        group: the ranks that share its matrices.
     """
     block.requires_grad_(False)
     for name, module in list(block.named_modules()):
         parent, _, last = name.rpartition(".")
-        if isinstance(module, nn.Linear) and last in section.targets:
-            setattr(block.get_submodule(parent), last, LowRankLinear(module, section, prefix + name, seed))
+        if isinstance(module, Layer) and last in section.targets:
+            setattr(block.get_submodule(parent), last, LowRankLinear(module, section, prefix + name, seed, group))
     if section.dropout > 0:
         block.draws_inside = True
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from yuan_events import InputError
 from yuan_manifest.schema import AttentionBackend, LoraSection, TrainSection
 from yuan_model import Block, ModelFolder, RMSNorm, RotaryTable, YuanConfig, blockwise_cross_entropy, initialize_
 from yuan_parallel.tensor import (
@@ -55,13 +56,22 @@ class LayerOptions:
 
 
 def set_first_weights_(module: nn.Module, options: LayerOptions, prefix: str) -> None:
-    """Sets every parameter of a whole layer to its first values; freezes them where only additions are trained."""
+    """Sets every parameter of a whole layer to its first values; freezes them where only additions are trained.
+
+    Raises:
+        InputError: if a value of the model that is started from is not finite.
+    """
     if options.start is None:
         initialize_(module, options.config, options.train.seed, prefix)
     else:
         with torch.no_grad():
             for name, parameter in module.named_parameters():
-                parameter.copy_(options.start.tensor(prefix + name))
+                first = options.start.tensor(prefix + name)
+                if not torch.isfinite(first).all():
+                    raise InputError(
+                        f"inputs.model: {prefix + name} has values that are not finite; its checkpoint is of no use"
+                    )
+                parameter.copy_(first)
     module.requires_grad_(options.lora is None)
 
 
@@ -109,7 +119,7 @@ class BlockLayer(nn.Module):
         set_first_weights_(self.block, options, self.prefix)
         shard_block_(self.block, options.tensor)
         if options.lora is not None:
-            add_lora_(self.block, options.lora, self.prefix, train.seed)
+            add_lora_(self.block, options.lora, self.prefix, train.seed, options.tensor)
         self.block.hidden_dropout = train.hidden_dropout
         self.block.self_attn.dropout = train.attention_dropout
         self.block.self_attn.backend = "flash" if train.attention == AttentionBackend.flash else "sdpa"

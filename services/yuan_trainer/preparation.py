@@ -3,7 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
-from yuan_corpus import Tokenizer, TokenizerError, count_unanswered, open_dataset, split_bounds
+from yuan_corpus import (
+    DatasetStatistics,
+    Tokenizer,
+    TokenizerError,
+    count_unanswered,
+    open_dataset,
+    split_bounds,
+)
 from yuan_corpus.infilling import InfillingTokens
 from yuan_corpus.special_tokens import PAD, SEP
 from yuan_events import InputError, Message
@@ -156,6 +163,7 @@ def check_data(context: WorkContext[TrainingJob], tokenizer: Tokenizer, config: 
     for facts in read_facts(context):
         check_dataset(facts, handle, config.vocab_size)
     for dataset in context.datasets:
+        check_shards(dataset)
         check_split(dataset, job.data.split, validates=job.evaluation.samples > 0)
         if isinstance(job, FinetuneJob):
             check_answers(context, dataset, tokenizer)
@@ -209,6 +217,21 @@ def check_dataset(facts: DatasetFacts, tokenizer: ArtifactHandle, vocab_size: in
             f"inputs.datasets: {facts.reference} has {facts.vocab_size} different ids and the model "
             f"{vocab_size} rows; raise model.vocab_size to at least that"
         )
+
+
+def check_shards(dataset: ArtifactHandle) -> None:
+    """Checks that every shard that was written is still there: without one, others' documents would be trained on.
+
+    Raises:
+        InputError: if one is missing.
+    """
+    for shard in DatasetStatistics.read(dataset.path).shards:
+        for name in (f"{shard.name}.bin", f"{shard.name}.idx"):
+            if not (dataset.path / name).is_file():
+                raise InputError(
+                    f"inputs.datasets: {dataset.reference} has lost a shard: {dataset.path / name} is missing; put it "
+                    "back, or tokenize the text again"
+                )
 
 
 def check_split(dataset: ArtifactHandle, split: list[float], *, validates: bool) -> None:

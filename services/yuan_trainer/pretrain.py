@@ -286,7 +286,11 @@ def validate(run: _Run, step: int) -> None:
     specification = run.specification
     total = specification.validation_samples // specification.train.micro_batch_size
     mine = run.grid.micro_batches(run.grid.replica(torch.distributed.get_rank()), total)
+    run.watchdog.begin(
+        f"validation after step {step}", specification.validation_samples // specification.train.global_batch_size
+    )
     loss = run.engine.evaluate(validation_batches(run, mine), len(mine))
+    run.watchdog.end()
     if run.is_first:
         perplexity = math.exp(min(loss, 700.0))  # beyond that it is no fp64
         run.link.emit(Metrics(step, {"validation_loss": loss, "validation_perplexity": perplexity}))

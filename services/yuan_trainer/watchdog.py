@@ -1,4 +1,4 @@
-"""Ends a rank whose step has hung, after writing where every thread of it stands.
+"""Ends a rank whose step, or validation, has hung, after writing where every thread of it stands.
 
 All ranks of a hung step hang together: the first whose time is over says so to the parent, which ends the others, and
 each writes its stacks before it goes (`write_stacks_at_end`).
@@ -24,7 +24,7 @@ def write_stacks_at_end() -> None:
 
 
 class Watchdog:
-    """Watches steps from a thread of its own."""
+    """Watches steps and validations from a thread of its own."""
 
     def __init__(self, link: ParentLink, seconds: int | None) -> None:
         """Begins to watch.
@@ -37,13 +37,20 @@ class Watchdog:
         self._seconds = seconds
         self._what = ""
         self._passed = 0
+        self._allowed = seconds
         self._watching = threading.Event()
         if seconds is not None:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
-    def begin(self, what: str) -> None:
-        """Starts the time of something, in words for a message (`step 12`)."""
+    def begin(self, what: str, steps: int = 1) -> None:
+        """Starts the time of something.
+
+        Args:
+            what: in words for a message (`step 12`).
+            steps: as many samples as so many steps have: it may take so many times as long.
+        """
         self._what, self._passed = what, 0
+        self._allowed = None if self._seconds is None else self._seconds * max(1, steps)
         self._watching.set()
 
     def end(self) -> None:
@@ -58,14 +65,14 @@ class Watchdog:
             if not self._watching.is_set():
                 continue
             self._passed += 1
-            if self._seconds is not None and self._passed > self._seconds:
-                self._give_up(self._what)
+            if self._allowed is not None and self._passed > self._allowed:
+                self._give_up(self._what, self._allowed)
 
-    def _give_up(self, what: str) -> None:
-        sys.stderr.write(f"{what} has taken longer than {self._seconds} s; where its threads stand:\n")
+    def _give_up(self, what: str, seconds: int) -> None:
+        sys.stderr.write(f"{what} has taken longer than {seconds} s; where its threads stand:\n")
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
         reason = (
-            f"{what} has hung for {self._seconds} s (train.step_timeout_seconds); it goes on from the last checkpoint "
+            f"{what} has hung for {seconds} s (train.step_timeout_seconds); it goes on from the last checkpoint "
             "when the same command runs again; where every rank stood is in its log"
         )
         self._link.report(RankReport("failed", reason=reason, hung=True))

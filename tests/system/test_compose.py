@@ -25,7 +25,7 @@ from .conftest import User
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 STEPS = 300
-SERVICES = ("data", "trainer", "converter", "evaluator", "inference")
+SERVICES = ("data", "trainer", "converter", "evaluator", "inference", "gateway")
 TEXT = '["python-stdlib:json/*.py", "python-stdlib:email/*.py"]'
 PIPELINE = """
 version: 1
@@ -186,7 +186,7 @@ def test_a_pipeline_goes_through_the_composed_stack_though_its_trainer_is_killed
 
 
 def test_the_containers_of_our_services_run_without_root_and_without_compilers(stack: Composed) -> None:
-    workers = [f"{name}-worker" for name in SERVICES if name != "inference"]
+    workers = [f"{name}-worker" for name in SERVICES if name not in ("inference", "gateway")]
     for service in (*SERVICES, *workers):
         container = stack.container(service)
         assert output_of("docker", "exec", container, "id", "-u") == "10001"
@@ -201,6 +201,7 @@ def test_the_containers_of_our_services_run_without_root_and_without_compilers(s
         "converter": "['torch']",
         "evaluator": "['torch']",
         "inference": "['torch']",
+        "gateway": "[]",
     }
 
 

@@ -26,7 +26,8 @@ class Stack:
         self.file.write_text(
             f"version: 1\ncluster:\n  home: {user.home}\n  services:\n"
             f"    data: {{port: {data}, metrics_port: {self.metrics}}}\n    trainer: {{port: {trainer}}}\n"
-            f"    converter: {{port: {converter}}}\n    evaluator: null\n    inference: {{port: {inference}}}\n"
+            f"    converter: {{port: {converter}}}\n    evaluator: null\n    gateway: null\n"
+            f"    inference: {{port: {inference}}}\n"
         )
 
     def does(self, *arguments: str) -> str:

@@ -42,8 +42,10 @@ class JobStack(Toys):
 
     def write_cluster(self, topology: dict[str, Any] | None = None, name: str = "cluster.yaml") -> Path:
         """Writes a cluster manifest of this stack."""
-        services = {name: {"port": port, "workers": int(name != "inference")} for name, port in self.ports.items()}
-        services["evaluator"] = None
+        services: dict[str, Any] = {
+            name: {"port": port, "workers": int(name != "inference")} for name, port in self.ports.items()
+        }
+        services["evaluator"] = services["gateway"] = None
         tree = {"home": str(self.home), "lease_seconds": 3, "services": services}
         path = self.folder / name
         path.write_text(json.dumps({"version": 1, "cluster": tree, "topology": topology or {}}))

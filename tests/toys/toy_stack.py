@@ -47,7 +47,7 @@ class ToyStack(Toys):
             f"    data: {{port: {self.data_port}, {data}}}\n"
             f"    trainer: {{port: {self.trainer_port}, {trainer}}}\n"
             "    converter: null\n"
-            "    evaluator: null\n    inference: null\n"
+            "    evaluator: null\n    inference: null\n    gateway: null\n"
             f"  {others}\n"
             f"topology: {{parallel: {parallel}}}\n"
         )

@@ -191,9 +191,30 @@ def test_stop_strings_stop_tokens_and_ignored_ends_work_over_the_wire(tiny: Serv
         ({"top_p": 0.0}, "sampling_params.top_p", "found 0"),
         ({"top_p": float("nan")}, "sampling_params.top_p", "found nan"),
         ({"top_k": -3}, "sampling_params.top_k", "expected at least 0 (0: all), found -3"),
-        ({"max_tokens": 0}, "sampling_params.max_tokens", "expected at least 1, found 0"),
+        ({"max_tokens": 0}, "sampling_params.max_tokens", "expected at least 1 (0 with prompt_logprobs), found 0"),
         ({"stop": [""]}, "sampling_params.stop", "expected strings of 1 to 1024 characters"),
         ({"stop": ["x"] * 1000}, "sampling_params.stop", "expected at most 64 strings, found 1000"),
+        ({"min_p": float("nan")}, "sampling_params.min_p", "expected 0 to 1, found nan"),
+        ({"repetition_penalty": 0.0}, "sampling_params.repetition_penalty", "expected 0.01 to 100, found 0"),
+        ({"repetition_penalty": float("inf")}, "sampling_params.repetition_penalty", "found inf"),
+        ({"presence_penalty": 1e30}, "sampling_params.presence_penalty", "expected -2 to 2, found 1e+30"),
+        ({"frequency_penalty": float("nan")}, "sampling_params.frequency_penalty", "found nan"),
+        ({"n": 0}, "sampling_params.n", "expected 1 to 128, found 0"),
+        ({"n": 3, "best_of": 2}, "sampling_params.best_of", "expected n to 128, found 2"),
+        ({"logprobs": 2**31 - 1}, "sampling_params.logprobs", "expected 0 to 100"),
+        ({"min_tokens": 20}, "sampling_params.min_tokens", "expected 0 to max_tokens, found 20"),
+        ({"top_p": 0.5, "top_p_bound": 0.6}, "sampling_params.top_p_bound", "expected 0 to top_p, found 0.6"),
+        ({"beam_width": 1000}, "sampling_params.beam_width", "expected 0 (no beam search), or n to 64, found 1000"),
+        ({"length_penalty": float("nan")}, "sampling_params.length_penalty", "found nan"),
+        ({"seed": 2**64 - 1}, "sampling_params.seed", "expected at most 2^63 - 1"),
+        ({"logit_bias": {5: float("nan")}}, "sampling_params.logit_bias", "expected values from -100 to 100"),
+        ({"logit_bias": {360: 1.0}}, "sampling_params.logit_bias", "expected ids from 0 to 359"),
+        ({"structured_outputs": {"regex": ""}}, "sampling_params.structured_outputs.regex", "empty"),
+        (
+            {"structured_outputs": {"choice": {}}},
+            "sampling_params.structured_outputs.choice",
+            "expected 1 to 1024 texts",
+        ),
         ({"stop_token_ids": [99999]}, "sampling_params.stop_token_ids", "expected ids from 0 to 359"),
     ],
 )
@@ -335,7 +356,7 @@ def test_where_there_are_devices_each_model_takes_one_and_gives_it_back_if_it_ca
 ) -> None:
     from yuan_jobs.slots import release_deployment
 
-    serving.servicer._cuda_devices = 1
+    serving.servicer.deploying.cuda_devices = 1
     try:
         with pytest.raises(RpcFailed, match="has no tokenizer"):
             serving.load("broken")

@@ -279,8 +279,6 @@ def test_a_tensor_size_that_does_not_divide_is_one_line(case: tuple[str, str]) -
     [
         ("pretrain", "optimizer: {lr: 1}\n" + MODEL, "zero_stage: 1", "optimizer.name: muon needs whole matrices, but topology.parallel.zero_stage is 1; expected 0, or optimizer.name=adamw"),
         ("pretrain", "optimizer: {lr: 1}\n" + MODEL, "tensor: 2, zero_stage: 0", "optimizer.name: muon needs whole matrices, but topology.parallel.tensor is 2; expected 1, or optimizer.name=adamw"),
-        ("finetune", "optimizer: {lr: 1}\nfinetune: {method: lora}", "tensor: 2", "finetune.method: lora adds to whole matrices, but topology.parallel.tensor is 2; expected 1, or finetune.method=full"),
-        ("finetune", "optimizer: {lr: 1}\nfinetune: {method: lora}", "zero_stage: 3", "finetune.method: lora adds to whole matrices, but topology.parallel.zero_stage is 3; expected 0 or 1, or finetune.method=full"),
     ],
 )  # fmt: skip
 def test_what_needs_whole_matrices_is_refused_where_ranks_have_parts(
@@ -356,7 +354,7 @@ def test_every_kind_has_its_rules(case: tuple[str, str], folder: Path) -> None:
 
 CLUSTERS = {
     "job": ("cluster:", "kind: pretrain\ncluster:", "cluster.yaml:2: kind: this is a job (kind: pretrain), given as a cluster; a cluster manifest has no kind"),
-    "unknown key": ("home: home", "homes: home", "cluster.yaml:3: cluster.homes: unknown key; expected one of home, registry, broker, store, services, security, lease_seconds, retention; did you mean cluster.home?"),
+    "unknown key": ("home: home", "homes: home", "cluster.yaml:3: cluster.homes: unknown key; expected one of home, registry, broker, store, services, security, observability, lease_seconds, retention; did you mean cluster.home?"),
     "section of a job": ("cluster:", "optimizer: {lr: 1}\ncluster:", "cluster.yaml:2: optimizer: unknown key; expected one of version, cluster, topology"),
     "no version": ("version: 1\n", "", "cluster.yaml:1: version: missing; write `version: 1`"),
     "empty home": ("home: home", "home: ''", "cluster.yaml:3: cluster.home: is empty text"),
@@ -387,7 +385,7 @@ STACKS = {
     "workers of the inference service": ("services: {inference: {workers: 2}}", "services.inference.workers: the inference service takes no jobs; expected 0, found 2"),
     "no host": ("services: {data: {host: ''}}", "services.data.host: expected the name or address of a host, found ''"),
     "host that is a URL": ("services: {data: {bind: 'tcp://0.0.0.0'}}", "services.data.bind: expected the name or address of a host, found 'tcp://0.0.0.0'"),
-    "service that there is not": ("services: {date: {port: 1}}", "services.date: unknown key; expected one of data, trainer, converter, evaluator, inference; did you mean cluster.services.data?"),
+    "service that there is not": ("services: {date: {port: 1}}", "services.date: unknown key; expected one of data, trainer, converter, evaluator, inference, gateway; did you mean cluster.services.data?"),
     "broker": ("broker: valkey", "broker: expected embedded or a URL like redis://HOST:6379/0, found 'valkey'"),
     "broker of another kind": ("broker: 'amqp://me:secret@host'", "broker: expected embedded or a URL like redis://HOST:6379/0, found 'amqp://…@host'"),
     "no broker": ("broker: ''", "broker: is empty text"),

@@ -255,7 +255,7 @@ def test_a_second_cluster_shares_neither_home_nor_ports_with_the_first(repositor
         for cluster in clusters
     ]
     assert places[0].isdisjoint(places[1])
-    assert [len(found) for found in places] == [9, 9]
+    assert [len(found) for found in places] == [10, 10]
 
 
 def test_services_on_several_hosts_are_fine_with_servers_for_registry_and_broker(folder: Path) -> None:

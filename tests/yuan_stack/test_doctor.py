@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +24,7 @@ from yuan_jobs.claims import register_worker
 from yuan_jobs.records import NewJob, WorkerIdentity
 from yuan_jobs.registry import Registry
 from yuan_manifest import load_cluster
-from yuan_manifest.schema import ClusterManifest, Device, Nodes, Topology
+from yuan_manifest.schema import ClusterManifest, Device, Nodes, Services, Topology
 from yuan_rpc import VERSION, ensure_token_file, server_of
 from yuan_stack.broker import EmbeddedBroker
 from yuan_stack.doctor import Finding, Level
@@ -34,7 +36,7 @@ from yuan_stack.stack import Stack
 
 
 def cluster(home: Path, *overrides: str) -> ClusterManifest:
-    others = [f"cluster.services.{name}=null" for name in ("trainer", "converter", "inference")]
+    others = [f"cluster.services.{service.name}=null" for service in fields(Services) if service.name != "data"]
     port = free_ports(1)[0]
     return load_cluster(None, [f"cluster.home={home}", *others, f"cluster.services.data.port={port}", *overrides])
 
@@ -317,10 +319,9 @@ def test_jobs_that_no_worker_takes_are_told(home: Path) -> None:
     assert wrong(elsewhere)["workers"] == text
 
 
-def test_a_server_whose_clock_is_wrong_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ensure_token_file(home / "token")
-    broker = f"cluster.broker=redis://127.0.0.1:{free_ports(1)[0]}/0"
-    manifest = cluster(home, broker)
+@contextmanager
+def serving(manifest: ClusterManifest) -> Iterator[None]:
+    """Runs the data server of a cluster in a thread."""
     loop = asyncio.new_event_loop()
     stop, up = asyncio.Event(), threading.Event()
 
@@ -333,14 +334,21 @@ def test_a_server_whose_clock_is_wrong_is_told(home: Path, monkeypatch: pytest.M
     thread.start()
     try:
         assert up.wait(60)
+        yield
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+
+
+def test_a_server_whose_clock_is_wrong_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ensure_token_file(home / "token")
+    manifest = cluster(home, f"cluster.broker=redis://127.0.0.1:{free_ports(1)[0]}/0")
+    with serving(manifest):
         assert wrong(manifest).keys() == {"broker"}
         monkeypatch.setattr("yuan_rpc.interceptor.time", SimpleNamespace(time=lambda: time.time() - 3600))
         told = wrong(manifest)
         assert told.keys() == {"broker", "clock"}
         assert told["clock"] == "the data server is 3,600 s behind this machine"
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join()
     assert "data server" in wrong(manifest)
 
 
@@ -356,3 +364,23 @@ def test_a_stack_that_runs_is_well_until_one_of_its_servers_hangs_or_it_is_kille
     os.kill(stack.state()["pid"], signal.SIGKILL)
     wait_until(lambda: "stack" in wrong(manifest))
     assert "a stack was killed" in wrong(manifest)["stack"]
+
+
+def test_a_server_of_another_stack_is_in_the_way_and_one_that_knows_our_token_is_ours(
+    home: Path, tmp_path: Path
+) -> None:
+    ensure_token_file(home / "token")
+    manifest = cluster(home)
+    other = load_cluster(
+        None,
+        [
+            f"cluster.home={tmp_path / 'other'}",
+            f"cluster.services.data.port={Stack.of(manifest).plan.processes[0].section.port}",
+        ],
+    )
+    ensure_token_file(tmp_path / "other" / "token")
+    for who, level in ((manifest, Level.ok), (other, Level.wrong)):
+        with serving(who):
+            finding = found(manifest)["data server"]
+            assert finding.level is level, finding
+    assert "is taken by" in finding.text

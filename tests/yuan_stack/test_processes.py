@@ -34,11 +34,11 @@ def restarted(*items: str, topology: str = "") -> list[str]:
     return [change.name for change in changes(before, plan, embedded_broker=True) if change.action is Action.restart]
 
 
-SERVERS = ["data-server", "trainer-server", "converter-server", "evaluator-server", "inference-server"]
+SERVERS = [f"{name}-server" for name in ("data", "trainer", "converter", "evaluator", "inference", "gateway")]
 WORKERS = ["data-worker-1", "trainer-worker-1", "converter-worker-1", "evaluator-worker-1"]
 
 
-def test_the_default_stack_is_five_servers_and_four_workers_and_a_broker() -> None:
+def test_the_default_stack_is_six_servers_and_four_workers_and_a_broker() -> None:
     plan = plan_of(cluster())
     assert sorted(process.name for process in plan.processes) == sorted([*SERVERS, *WORKERS])
     assert plan.embedded_broker
@@ -62,10 +62,17 @@ def test_a_process_is_python_minus_m_of_its_service() -> None:
     [
         (
             "services.inference.port=7999",
-            ["converter-server", "converter-worker-1", "evaluator-server", "evaluator-worker-1", "inference-server"],
+            [
+                "converter-server",
+                "converter-worker-1",
+                "evaluator-server",
+                "evaluator-worker-1",
+                "inference-server",
+                "gateway-server",
+            ],
         ),
-        ("services.data.port=7999", ["data-server", "trainer-server", "trainer-worker-1"]),
-        ("services.converter.port=7999", ["converter-server"]),
+        ("services.data.port=7999", ["data-server", "trainer-server", "trainer-worker-1", "gateway-server"]),
+        ("services.converter.port=7999", ["converter-server", "gateway-server"]),
         ("services.data.bind=0.0.0.0", ["data-server"]),
         ("services.data.metrics_port=7999", ["data-server"]),
         ("services.data.workers=3", []),

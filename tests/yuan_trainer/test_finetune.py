@@ -1,5 +1,6 @@
 """Fine-tuning as a job: it learns answers, from a model of any layout, in whole or by low-rank additions."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,17 +12,24 @@ from safetensors.torch import load_file
 
 from tests.tiny_models import make_model, make_tokenizer
 from yuan_checkpoint import open_checkpoint, write_hugging_face, write_native
-from yuan_corpus import IndexedDatasetWriter, Tokenizer, open_dataset, tokenize_corpus
+from yuan_checkpoint.training_state import finished_states
+from yuan_corpus import DatasetStatistics, IndexedDatasetWriter, Tokenizer, open_dataset, tokenize_corpus
+from yuan_corpus.statistics import ShardStatistics
 from yuan_events import InputError, Interrupted, Message, Metrics, RecordingSink
 from yuan_jobs import ArtifactHandle, WorkContext
 from yuan_manifest import job_of_plain, load_cluster, resolve_topology
+from yuan_manifest.schema import TrainSection
 from yuan_model import ModelFolder, Yuan, YuanConfig, cross_entropy, load_model
+from yuan_parallel.tensor import ALONE
 from yuan_trainer.batches import micro_batch
 from yuan_trainer.lora import ADAPTER_CONFIG_FILE, ADAPTER_FILE
+from yuan_trainer.network import BlockLayer, LayerOptions
 from yuan_trainer.preparation import check_inputs, prepare
 from yuan_trainer.samples import open_samples
 from yuan_trainer.starting import Start, check_same_network, fingerprint
 from yuan_trainer.work import training_work
+
+from .conftest import ForkingRunner
 
 LENGTH = 48
 COLOURS = ["red", "green", "blue", "black", "white", "grey"]
@@ -177,6 +185,38 @@ def test_lora_trains_its_additions_alone_and_merges_them(make: Make, folder: Pat
     assert all(name.endswith((".lora_a", ".lora_b")) for name in held)
 
 
+@pytest.mark.parametrize(
+    "topology",
+    [
+        pytest.param({"tensor": 2, "sequence": True}, id="tensor 2, sequence"),
+        pytest.param({"tensor": 2}, id="tensor 2", marks=pytest.mark.slow),
+        pytest.param({"tensor": 2, "stages": (1, 1)}, id="tensor 2, pipeline 2", marks=pytest.mark.slow),
+        pytest.param({"replicas": 2, "zero_stage": 2}, id="ZeRO 2", marks=pytest.mark.slow),
+        pytest.param({"replicas": 2, "zero_stage": 3}, id="ZeRO 3", marks=pytest.mark.slow),
+    ],
+)
+def test_lora_learns_the_same_additions_however_it_is_divided(
+    make: Make, quick_run: ForkingRunner, topology: dict[str, Any]
+) -> None:
+    targets = ["qk_proj", "v_proj", "o_proj", "up_proj", "gate_proj", "down_proj"]
+    finetune = {"method": "lora", "lora": {"rank": 3, "alpha": 6, "targets": targets}}
+    optimizer = {"lr": 2e-2, "warmup_steps": 2}
+    alone, _ = prepare(make("alone", finetune=finetune, optimizer=optimizer), None)
+    expected = quick_run(alone)
+    divided, _ = prepare(make("divided", finetune=finetune, optimizer=optimizer, checkpoint={"every_steps": 6}), None)
+    assert list(quick_run(divided, **topology).values()) == pytest.approx(list(expected.values()), abs=1e-4)
+    assert min(expected.values()) < expected[1] - 0.2
+    mine, theirs = (load_file(specification.output / ADAPTER_FILE) for specification in (divided, alone))
+    assert mine.keys() == theirs.keys()
+    for name, addition in theirs.items():
+        torch.testing.assert_close(mine[name], addition, atol=2e-3, rtol=1e-2, msg=name)
+    # Its state goes on undivided.
+    state = finished_states(divided.state_root)[0]
+    after = quick_run(divided, resume_from=state)
+    assert list(after.values()) == pytest.approx([expected[step] for step in after], abs=1e-4)
+    assert min(after) == 7
+
+
 @pytest.mark.slow
 def test_a_stopped_lora_run_goes_on_with_the_same_losses(make: Make) -> None:
     changes: dict[str, Any] = {
@@ -287,6 +327,31 @@ def test_a_dataset_without_answers_is_refused_and_lost_ones_are_told(
     some = make(dataset=dataset("some", "a[SEP]b", "c", "d[SEP]" + "e" * 40), evaluation=evaluation, data=data)
     check_inputs(some)
     assert "of 3 documents 1 have no <sep> and so no answer, 1 are longer than a sample" in said(some)
+
+
+def test_a_dataset_that_has_lost_a_shard_is_refused_with_its_name(make: Make, folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "dataset"
+    shutil.copytree(folder / "dataset", copy)
+    written = DatasetStatistics.read(copy)
+    replace(written, shards=(*written.shards, ShardStatistics("part-00001", 3, 30))).write(copy)
+    with pytest.raises(
+        InputError, match=r"dataset/small@1 has lost a shard: .*/part-00001\.bin is missing; put it back"
+    ):
+        check_inputs(make(dataset=copy))
+
+
+def test_a_model_with_a_value_that_is_not_finite_is_refused_by_the_tensors_name(folder: Path, tmp_path: Path) -> None:
+    source = ModelFolder(folder / "model")
+    tensors = {name: tensor.clone() for name, tensor in source.tensors()}
+    tensors["model.layers.1.mlp.down_proj.weight"][0, 3] = float("nan")
+    write_native(tmp_path / "model", source.config, iter(tensors.items()))
+    train = TrainSection(steps=1, global_batch_size=1, micro_batch_size=1)
+    options = LayerOptions(source.config, train, ALONE, start=ModelFolder(tmp_path / "model"))
+    BlockLayer(options, 0)
+    with pytest.raises(
+        InputError, match=r"inputs\.model: model\.layers\.1\.mlp\.down_proj\.weight has values that are not"
+    ):
+        BlockLayer(options, 1)
 
 
 @pytest.mark.slow

@@ -8,8 +8,7 @@ from yuan_manifest import ClusterManifest
 from yuan_stack.doctor.findings import Finding
 from yuan_stack.doctor.machine import look_at_compiler, look_at_devices, look_at_packages, look_at_python
 from yuan_stack.doctor.places import look_at_disks, look_at_home, look_at_store, look_at_tls, look_at_token
-from yuan_stack.doctor.services import look_at_what_runs
-from yuan_stack.folder import holder_of
+from yuan_stack.doctor.services import look_at_what_runs, runs_elsewhere
 from yuan_stack.stack import Stack
 
 
@@ -19,19 +18,17 @@ def diagnose(manifest: ClusterManifest) -> Iterator[Finding]:
     cluster = stack.manifest.cluster
     home = Path(cluster.home)
     services = list(dict.fromkeys(process.service for process in stack.plan.processes))
-    embedded = stack.plan.embedded_broker
-
-    def in_use() -> bool:
-        return holder_of(stack.folder) is not None or not embedded
+    elsewhere = runs_elsewhere(stack)
+    in_use = elsewhere or stack.folder.lock.exists()
 
     # Torch takes seconds to answer: meanwhile the rest is looked at.
     with ThreadPoolExecutor(max_workers=1) as executor:
         devices = executor.submit(look_at_devices, stack.manifest.topology)
         yield look_at_python()
-        yield from look_at_packages(services, needed=embedded)
+        yield from look_at_packages(services, needed=not elsewhere)
         yield look_at_compiler()
         yield look_at_home(home)
-        yield look_at_token(cluster, in_use=in_use())
+        yield look_at_token(cluster, in_use=in_use)
         yield from look_at_tls(cluster)
         yield look_at_store(cluster.store)
         yield from look_at_disks(home, cluster.store)

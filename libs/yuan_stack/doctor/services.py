@@ -158,30 +158,55 @@ def _servers(stack: Stack, seen: Observed) -> list[Finding]:
 def _server(stack: Stack, process: ProcessPlan, seen: Observed) -> Finding:
     check = f"{process.service} server"
     ours = own_ports(seen.state)
-    if stack.plan.embedded_broker and not process.ports <= ours:
-        # It is this stack's to start: whoever answers there now is somebody else, and in its way.
-        try:
-            stack.check([process], ours)
-        except InputError as error:
-            return refused(check, error)
-        if seen.state is None:
-            return ok(check, f"not started; {process.address} is free")
+    to_start = stack.plan.embedded_broker and not process.ports <= ours
     try:
         with connect(process.service, stack.manifest.cluster) as connection:
             facts = connection.facts(timeout=_ANSWER_S)
+            connection.check_token(timeout=_ANSWER_S)
     except RpcFailed as error:
-        return wrong(
-            check, " ".join(str(error).split()), _RESTART if seen.state else f"start the {process.service} server"
-        )
+        return _not_ours(stack, process, seen) if to_start else _silent_server(check, process, seen, error)
     except InputError as error:
-        return refused(check, error)
+        return _not_ours(stack, process, seen) if to_start else refused(check, error)
     if facts.version != VERSION:
         seen.others[f"the {process.service} server"] = facts.version
     if facts.ahead_seconds is not None:
         seen.ahead[f"the {process.service} server"] = facts.ahead_seconds
     if not facts.serving:
         return wrong(check, f"{process.address} says that it does not serve", _RESTART)
-    return ok(check, f"{process.address} serves")
+    return ok(check, f"{process.address} serves and knows the token")
+
+
+def _not_ours(stack: Stack, process: ProcessPlan, seen: Observed) -> Finding:
+    """Looks at the port of a server that this stack is to start, and that does not answer as one of ours."""
+    check = f"{process.service} server"
+    try:
+        stack.check([process], own_ports(seen.state))
+    except InputError as error:
+        return refused(check, error)
+    if seen.state is None:
+        return ok(check, f"not started; {process.address} is free")
+    return wrong(check, f"the stack that runs has none at {process.address}", "bring it up with: yuan up")
+
+
+def _silent_server(check: str, process: ProcessPlan, seen: Observed, error: RpcFailed) -> Finding:
+    mend = _RESTART if seen.state is not None else f"start the {process.service} server"
+    finding = refused(check, error)
+    return finding if finding.mend else wrong(check, finding.text, mend)
+
+
+def runs_elsewhere(stack: Stack) -> bool:
+    """Says whether somebody else runs this cluster's services: another host, or a container engine."""
+    if not stack.plan.embedded_broker:
+        return True
+    with suppress(YuanError):
+        if holder_of(stack.folder) is not None:
+            return False
+    for process in stack.plan.processes:
+        if process.role is Role.server:
+            with suppress(YuanError), connect(process.service, stack.manifest.cluster) as connection:
+                connection.check_token(timeout=_ANSWER_S)
+                return True
+    return False
 
 
 # --- workers -------------------------------------------------------------------------------------------------------

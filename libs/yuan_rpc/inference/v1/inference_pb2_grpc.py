@@ -45,6 +45,11 @@ class InferenceServiceStub:
                 request_serializer=yuan_dot_inference_dot_v1_dot_inference__pb2.GenerateStreamRequest.SerializeToString,
                 response_deserializer=yuan_dot_inference_dot_v1_dot_inference__pb2.GenerateStreamResponse.FromString,
                 _registered_method=True)
+        self.Score = channel.unary_unary(
+                '/yuan.inference.v1.InferenceService/Score',
+                request_serializer=yuan_dot_inference_dot_v1_dot_inference__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=yuan_dot_inference_dot_v1_dot_inference__pb2.ScoreResponse.FromString,
+                _registered_method=True)
         self.Tokenize = channel.unary_unary(
                 '/yuan.inference.v1.InferenceService/Tokenize',
                 request_serializer=yuan_dot_inference_dot_v1_dot_inference__pb2.TokenizeRequest.SerializeToString,
@@ -55,20 +60,40 @@ class InferenceServiceStub:
                 request_serializer=yuan_dot_inference_dot_v1_dot_inference__pb2.DetokenizeRequest.SerializeToString,
                 response_deserializer=yuan_dot_inference_dot_v1_dot_inference__pb2.DetokenizeResponse.FromString,
                 _registered_method=True)
+        self.Abort = channel.unary_unary(
+                '/yuan.inference.v1.InferenceService/Abort',
+                request_serializer=yuan_dot_inference_dot_v1_dot_inference__pb2.AbortRequest.SerializeToString,
+                response_deserializer=yuan_dot_inference_dot_v1_dot_inference__pb2.AbortResponse.FromString,
+                _registered_method=True)
         self.GetModelInfo = channel.unary_unary(
                 '/yuan.inference.v1.InferenceService/GetModelInfo',
                 request_serializer=yuan_dot_inference_dot_v1_dot_inference__pb2.GetModelInfoRequest.SerializeToString,
                 response_deserializer=yuan_dot_inference_dot_v1_dot_inference__pb2.GetModelInfoResponse.FromString,
+                _registered_method=True)
+        self.GetServerInfo = channel.unary_unary(
+                '/yuan.inference.v1.InferenceService/GetServerInfo',
+                request_serializer=yuan_dot_inference_dot_v1_dot_inference__pb2.GetServerInfoRequest.SerializeToString,
+                response_deserializer=yuan_dot_inference_dot_v1_dot_inference__pb2.GetServerInfoResponse.FromString,
+                _registered_method=True)
+        self.GetLoads = channel.unary_unary(
+                '/yuan.inference.v1.InferenceService/GetLoads',
+                request_serializer=yuan_dot_inference_dot_v1_dot_inference__pb2.GetLoadsRequest.SerializeToString,
+                response_deserializer=yuan_dot_inference_dot_v1_dot_inference__pb2.GetLoadsResponse.FromString,
+                _registered_method=True)
+        self.GetMetrics = channel.unary_unary(
+                '/yuan.inference.v1.InferenceService/GetMetrics',
+                request_serializer=yuan_dot_inference_dot_v1_dot_inference__pb2.GetMetricsRequest.SerializeToString,
+                response_deserializer=yuan_dot_inference_dot_v1_dot_inference__pb2.GetMetricsResponse.FromString,
                 _registered_method=True)
         self.LoadModel = channel.unary_unary(
                 '/yuan.inference.v1.InferenceService/LoadModel',
                 request_serializer=yuan_dot_inference_dot_v1_dot_inference__pb2.LoadModelRequest.SerializeToString,
                 response_deserializer=yuan_dot_inference_dot_v1_dot_inference__pb2.LoadModelResponse.FromString,
                 _registered_method=True)
-        self.Abort = channel.unary_unary(
-                '/yuan.inference.v1.InferenceService/Abort',
-                request_serializer=yuan_dot_inference_dot_v1_dot_inference__pb2.AbortRequest.SerializeToString,
-                response_deserializer=yuan_dot_inference_dot_v1_dot_inference__pb2.AbortResponse.FromString,
+        self.UnloadModel = channel.unary_unary(
+                '/yuan.inference.v1.InferenceService/UnloadModel',
+                request_serializer=yuan_dot_inference_dot_v1_dot_inference__pb2.UnloadModelRequest.SerializeToString,
+                response_deserializer=yuan_dot_inference_dot_v1_dot_inference__pb2.UnloadModelResponse.FromString,
                 _registered_method=True)
 
 
@@ -90,6 +115,13 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Score(self, request, context):
+        """Returns how likely each token of a text is after those before it; draws nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Tokenize(self, request, context):
         """Turns text into the token ids that the served model would see.
         """
@@ -104,8 +136,36 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Abort(self, request, context):
+        """Ends requests.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetModelInfo(self, request, context):
         """Describes a served model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetServerInfo(self, request, context):
+        """Describes the server and all models that it serves.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetLoads(self, request, context):
+        """Says how busy each model is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetMetrics(self, request, context):
+        """Returns the server's Prometheus page, for who cannot reach its metrics port.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -118,8 +178,8 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Abort(self, request, context):
-        """Ends requests.
+    def UnloadModel(self, request, context):
+        """Serves a model no more; requests that run on it finish.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,6 +198,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     request_deserializer=yuan_dot_inference_dot_v1_dot_inference__pb2.GenerateStreamRequest.FromString,
                     response_serializer=yuan_dot_inference_dot_v1_dot_inference__pb2.GenerateStreamResponse.SerializeToString,
             ),
+            'Score': grpc.unary_unary_rpc_method_handler(
+                    servicer.Score,
+                    request_deserializer=yuan_dot_inference_dot_v1_dot_inference__pb2.ScoreRequest.FromString,
+                    response_serializer=yuan_dot_inference_dot_v1_dot_inference__pb2.ScoreResponse.SerializeToString,
+            ),
             'Tokenize': grpc.unary_unary_rpc_method_handler(
                     servicer.Tokenize,
                     request_deserializer=yuan_dot_inference_dot_v1_dot_inference__pb2.TokenizeRequest.FromString,
@@ -148,20 +213,40 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     request_deserializer=yuan_dot_inference_dot_v1_dot_inference__pb2.DetokenizeRequest.FromString,
                     response_serializer=yuan_dot_inference_dot_v1_dot_inference__pb2.DetokenizeResponse.SerializeToString,
             ),
+            'Abort': grpc.unary_unary_rpc_method_handler(
+                    servicer.Abort,
+                    request_deserializer=yuan_dot_inference_dot_v1_dot_inference__pb2.AbortRequest.FromString,
+                    response_serializer=yuan_dot_inference_dot_v1_dot_inference__pb2.AbortResponse.SerializeToString,
+            ),
             'GetModelInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModelInfo,
                     request_deserializer=yuan_dot_inference_dot_v1_dot_inference__pb2.GetModelInfoRequest.FromString,
                     response_serializer=yuan_dot_inference_dot_v1_dot_inference__pb2.GetModelInfoResponse.SerializeToString,
+            ),
+            'GetServerInfo': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetServerInfo,
+                    request_deserializer=yuan_dot_inference_dot_v1_dot_inference__pb2.GetServerInfoRequest.FromString,
+                    response_serializer=yuan_dot_inference_dot_v1_dot_inference__pb2.GetServerInfoResponse.SerializeToString,
+            ),
+            'GetLoads': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLoads,
+                    request_deserializer=yuan_dot_inference_dot_v1_dot_inference__pb2.GetLoadsRequest.FromString,
+                    response_serializer=yuan_dot_inference_dot_v1_dot_inference__pb2.GetLoadsResponse.SerializeToString,
+            ),
+            'GetMetrics': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMetrics,
+                    request_deserializer=yuan_dot_inference_dot_v1_dot_inference__pb2.GetMetricsRequest.FromString,
+                    response_serializer=yuan_dot_inference_dot_v1_dot_inference__pb2.GetMetricsResponse.SerializeToString,
             ),
             'LoadModel': grpc.unary_unary_rpc_method_handler(
                     servicer.LoadModel,
                     request_deserializer=yuan_dot_inference_dot_v1_dot_inference__pb2.LoadModelRequest.FromString,
                     response_serializer=yuan_dot_inference_dot_v1_dot_inference__pb2.LoadModelResponse.SerializeToString,
             ),
-            'Abort': grpc.unary_unary_rpc_method_handler(
-                    servicer.Abort,
-                    request_deserializer=yuan_dot_inference_dot_v1_dot_inference__pb2.AbortRequest.FromString,
-                    response_serializer=yuan_dot_inference_dot_v1_dot_inference__pb2.AbortResponse.SerializeToString,
+            'UnloadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadModel,
+                    request_deserializer=yuan_dot_inference_dot_v1_dot_inference__pb2.UnloadModelRequest.FromString,
+                    response_serializer=yuan_dot_inference_dot_v1_dot_inference__pb2.UnloadModelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -230,6 +315,33 @@ class InferenceService:
             _registered_method=True)
 
     @staticmethod
+    def Score(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/yuan.inference.v1.InferenceService/Score',
+            yuan_dot_inference_dot_v1_dot_inference__pb2.ScoreRequest.SerializeToString,
+            yuan_dot_inference_dot_v1_dot_inference__pb2.ScoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Tokenize(request,
             target,
             options=(),
@@ -284,6 +396,33 @@ class InferenceService:
             _registered_method=True)
 
     @staticmethod
+    def Abort(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/yuan.inference.v1.InferenceService/Abort',
+            yuan_dot_inference_dot_v1_dot_inference__pb2.AbortRequest.SerializeToString,
+            yuan_dot_inference_dot_v1_dot_inference__pb2.AbortResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetModelInfo(request,
             target,
             options=(),
@@ -300,6 +439,87 @@ class InferenceService:
             '/yuan.inference.v1.InferenceService/GetModelInfo',
             yuan_dot_inference_dot_v1_dot_inference__pb2.GetModelInfoRequest.SerializeToString,
             yuan_dot_inference_dot_v1_dot_inference__pb2.GetModelInfoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetServerInfo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/yuan.inference.v1.InferenceService/GetServerInfo',
+            yuan_dot_inference_dot_v1_dot_inference__pb2.GetServerInfoRequest.SerializeToString,
+            yuan_dot_inference_dot_v1_dot_inference__pb2.GetServerInfoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLoads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/yuan.inference.v1.InferenceService/GetLoads',
+            yuan_dot_inference_dot_v1_dot_inference__pb2.GetLoadsRequest.SerializeToString,
+            yuan_dot_inference_dot_v1_dot_inference__pb2.GetLoadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMetrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/yuan.inference.v1.InferenceService/GetMetrics',
+            yuan_dot_inference_dot_v1_dot_inference__pb2.GetMetricsRequest.SerializeToString,
+            yuan_dot_inference_dot_v1_dot_inference__pb2.GetMetricsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -338,7 +558,7 @@ class InferenceService:
             _registered_method=True)
 
     @staticmethod
-    def Abort(request,
+    def UnloadModel(request,
             target,
             options=(),
             channel_credentials=None,
@@ -351,9 +571,9 @@ class InferenceService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/yuan.inference.v1.InferenceService/Abort',
-            yuan_dot_inference_dot_v1_dot_inference__pb2.AbortRequest.SerializeToString,
-            yuan_dot_inference_dot_v1_dot_inference__pb2.AbortResponse.FromString,
+            '/yuan.inference.v1.InferenceService/UnloadModel',
+            yuan_dot_inference_dot_v1_dot_inference__pb2.UnloadModelRequest.SerializeToString,
+            yuan_dot_inference_dot_v1_dot_inference__pb2.UnloadModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

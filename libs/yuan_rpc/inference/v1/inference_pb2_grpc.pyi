@@ -37,16 +37,26 @@ class InferenceServiceStub:
     """Returns a whole continuation."""
     GenerateStream: _grpc.UnaryStreamMultiCallable[_inference_pb2.GenerateStreamRequest, _inference_pb2.GenerateStreamResponse]
     """Streams a continuation as it comes into being."""
+    Score: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ScoreRequest, _inference_pb2.ScoreResponse]
+    """Returns how likely each token of a text is after those before it; draws nothing."""
     Tokenize: _grpc.UnaryUnaryMultiCallable[_inference_pb2.TokenizeRequest, _inference_pb2.TokenizeResponse]
     """Turns text into the token ids that the served model would see."""
     Detokenize: _grpc.UnaryUnaryMultiCallable[_inference_pb2.DetokenizeRequest, _inference_pb2.DetokenizeResponse]
     """Turns token ids into text."""
-    GetModelInfo: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetModelInfoRequest, _inference_pb2.GetModelInfoResponse]
-    """Describes a served model."""
-    LoadModel: _grpc.UnaryUnaryMultiCallable[_inference_pb2.LoadModelRequest, _inference_pb2.LoadModelResponse]
-    """Loads a model and serves it under a name; requests that run on an older version finish on it."""
     Abort: _grpc.UnaryUnaryMultiCallable[_inference_pb2.AbortRequest, _inference_pb2.AbortResponse]
     """Ends requests."""
+    GetModelInfo: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetModelInfoRequest, _inference_pb2.GetModelInfoResponse]
+    """Describes a served model."""
+    GetServerInfo: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetServerInfoRequest, _inference_pb2.GetServerInfoResponse]
+    """Describes the server and all models that it serves."""
+    GetLoads: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetLoadsRequest, _inference_pb2.GetLoadsResponse]
+    """Says how busy each model is."""
+    GetMetrics: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetMetricsRequest, _inference_pb2.GetMetricsResponse]
+    """Returns the server's Prometheus page, for who cannot reach its metrics port."""
+    LoadModel: _grpc.UnaryUnaryMultiCallable[_inference_pb2.LoadModelRequest, _inference_pb2.LoadModelResponse]
+    """Loads a model and serves it under a name; requests that run on an older version finish on it."""
+    UnloadModel: _grpc.UnaryUnaryMultiCallable[_inference_pb2.UnloadModelRequest, _inference_pb2.UnloadModelResponse]
+    """Serves a model no more; requests that run on it finish."""
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
@@ -57,16 +67,26 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Returns a whole continuation."""
     GenerateStream: _aio.UnaryStreamMultiCallable[_inference_pb2.GenerateStreamRequest, _inference_pb2.GenerateStreamResponse]  # type: ignore[assignment]
     """Streams a continuation as it comes into being."""
+    Score: _aio.UnaryUnaryMultiCallable[_inference_pb2.ScoreRequest, _inference_pb2.ScoreResponse]  # type: ignore[assignment]
+    """Returns how likely each token of a text is after those before it; draws nothing."""
     Tokenize: _aio.UnaryUnaryMultiCallable[_inference_pb2.TokenizeRequest, _inference_pb2.TokenizeResponse]  # type: ignore[assignment]
     """Turns text into the token ids that the served model would see."""
     Detokenize: _aio.UnaryUnaryMultiCallable[_inference_pb2.DetokenizeRequest, _inference_pb2.DetokenizeResponse]  # type: ignore[assignment]
     """Turns token ids into text."""
-    GetModelInfo: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetModelInfoRequest, _inference_pb2.GetModelInfoResponse]  # type: ignore[assignment]
-    """Describes a served model."""
-    LoadModel: _aio.UnaryUnaryMultiCallable[_inference_pb2.LoadModelRequest, _inference_pb2.LoadModelResponse]  # type: ignore[assignment]
-    """Loads a model and serves it under a name; requests that run on an older version finish on it."""
     Abort: _aio.UnaryUnaryMultiCallable[_inference_pb2.AbortRequest, _inference_pb2.AbortResponse]  # type: ignore[assignment]
     """Ends requests."""
+    GetModelInfo: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetModelInfoRequest, _inference_pb2.GetModelInfoResponse]  # type: ignore[assignment]
+    """Describes a served model."""
+    GetServerInfo: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetServerInfoRequest, _inference_pb2.GetServerInfoResponse]  # type: ignore[assignment]
+    """Describes the server and all models that it serves."""
+    GetLoads: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetLoadsRequest, _inference_pb2.GetLoadsResponse]  # type: ignore[assignment]
+    """Says how busy each model is."""
+    GetMetrics: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetMetricsRequest, _inference_pb2.GetMetricsResponse]  # type: ignore[assignment]
+    """Returns the server's Prometheus page, for who cannot reach its metrics port."""
+    LoadModel: _aio.UnaryUnaryMultiCallable[_inference_pb2.LoadModelRequest, _inference_pb2.LoadModelResponse]  # type: ignore[assignment]
+    """Loads a model and serves it under a name; requests that run on an older version finish on it."""
+    UnloadModel: _aio.UnaryUnaryMultiCallable[_inference_pb2.UnloadModelRequest, _inference_pb2.UnloadModelResponse]  # type: ignore[assignment]
+    """Serves a model no more; requests that run on it finish."""
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Serves models."""
@@ -88,6 +108,14 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams a continuation as it comes into being."""
 
     @_abc_1.abstractmethod
+    def Score(
+        self,
+        request: _inference_pb2.ScoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.ScoreResponse, _abc.Awaitable[_inference_pb2.ScoreResponse]]:
+        """Returns how likely each token of a text is after those before it; draws nothing."""
+
+    @_abc_1.abstractmethod
     def Tokenize(
         self,
         request: _inference_pb2.TokenizeRequest,
@@ -104,12 +132,44 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Turns token ids into text."""
 
     @_abc_1.abstractmethod
+    def Abort(
+        self,
+        request: _inference_pb2.AbortRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.AbortResponse, _abc.Awaitable[_inference_pb2.AbortResponse]]:
+        """Ends requests."""
+
+    @_abc_1.abstractmethod
     def GetModelInfo(
         self,
         request: _inference_pb2.GetModelInfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.GetModelInfoResponse, _abc.Awaitable[_inference_pb2.GetModelInfoResponse]]:
         """Describes a served model."""
+
+    @_abc_1.abstractmethod
+    def GetServerInfo(
+        self,
+        request: _inference_pb2.GetServerInfoRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.GetServerInfoResponse, _abc.Awaitable[_inference_pb2.GetServerInfoResponse]]:
+        """Describes the server and all models that it serves."""
+
+    @_abc_1.abstractmethod
+    def GetLoads(
+        self,
+        request: _inference_pb2.GetLoadsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.GetLoadsResponse, _abc.Awaitable[_inference_pb2.GetLoadsResponse]]:
+        """Says how busy each model is."""
+
+    @_abc_1.abstractmethod
+    def GetMetrics(
+        self,
+        request: _inference_pb2.GetMetricsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.GetMetricsResponse, _abc.Awaitable[_inference_pb2.GetMetricsResponse]]:
+        """Returns the server's Prometheus page, for who cannot reach its metrics port."""
 
     @_abc_1.abstractmethod
     def LoadModel(
@@ -120,11 +180,11 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Loads a model and serves it under a name; requests that run on an older version finish on it."""
 
     @_abc_1.abstractmethod
-    def Abort(
+    def UnloadModel(
         self,
-        request: _inference_pb2.AbortRequest,
+        request: _inference_pb2.UnloadModelRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_inference_pb2.AbortResponse, _abc.Awaitable[_inference_pb2.AbortResponse]]:
-        """Ends requests."""
+    ) -> _typing.Union[_inference_pb2.UnloadModelResponse, _abc.Awaitable[_inference_pb2.UnloadModelResponse]]:
+        """Serves a model no more; requests that run on it finish."""
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,174 @@
+"""Errors as OpenAI's clients expect them: `{"error": {message, type, param, code}}` and a status.
+
+`PUT /yuan` has a form of its own, also for what goes wrong before it is reached.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from yuan_events import YuanError, one_line
+from yuan_gateway.yuan_errors import YUAN_PATH, yuan_failure
+from yuan_rpc import RpcFailed, StatusCode
+from yuan_rpc.errors import InvalidArgument, RpcError
+
+_STATUSES = {
+    StatusCode.INVALID_ARGUMENT: 400,
+    StatusCode.OUT_OF_RANGE: 400,
+    StatusCode.ALREADY_EXISTS: 409,
+    StatusCode.NOT_FOUND: 404,
+    StatusCode.UNAUTHENTICATED: 401,
+    StatusCode.PERMISSION_DENIED: 403,
+    StatusCode.RESOURCE_EXHAUSTED: 429,
+    StatusCode.FAILED_PRECONDITION: 503,
+    StatusCode.UNAVAILABLE: 503,
+    StatusCode.DEADLINE_EXCEEDED: 504,
+    StatusCode.UNIMPLEMENTED: 501,
+    StatusCode.CANCELLED: 499,
+}
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    501: "not_implemented_error",
+}
+
+
+class ErrorFacts(BaseModel):
+    """What is wrong."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorBody(BaseModel):
+    """The body of every answer that is an error."""
+
+    error: ErrorFacts
+
+
+class Refused(Exception):
+    """A request that the gateway itself refuses.
+
+    Attributes:
+        status: of HTTP.
+        param: the field that is wrong.
+        code: a word for programs.
+    """
+
+    def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.param = param
+        self.code = code
+
+
+def body_of(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    """Returns the body of an error."""
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def facts_of(error: Exception) -> tuple[int, dict[str, Any], Mapping[str, str]]:
+    """Returns status, body and headers of an error of the service behind, or of our own."""
+    if isinstance(error, Refused):
+        return error.status, body_of(error.status, str(error), error.param, error.code), {}
+    if isinstance(error, RpcFailed | RpcError):
+        return _of_rpc(error)
+    if isinstance(error, YuanError):
+        return 500, body_of(500, one_line(error)), {}
+    return 500, body_of(500, "the gateway failed unexpectedly; its log says why"), {}
+
+
+def _of_rpc(error: RpcFailed | RpcError) -> tuple[int, dict[str, Any], Mapping[str, str]]:
+    status = _STATUSES.get(error.code, 500)
+    violations = error.violations if isinstance(error, RpcFailed | InvalidArgument) else {}
+    field = next(iter(violations), None)
+    param = None if field is None else param_of(field)
+    message = str(error)
+    if field is not None and param is not None:
+        message = message.replace(f"{field}:", f"{param}:", 1)
+    code = None
+    if isinstance(error, RpcFailed) and error.code is StatusCode.NOT_FOUND and error.resource:
+        code, param = f"{error.resource[0]}_not_found", "model"
+    if status == 401:
+        code = "invalid_api_key"
+    if status == 429:
+        code = "rate_limit_exceeded"
+    headers: dict[str, str] = {}
+    retry = getattr(error, "retry_after", None)
+    if retry is not None:
+        headers["retry-after"] = str(max(1, round(retry)))
+    if status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return status, body_of(status, message, param, code), headers
+
+
+def param_of(field: str) -> str:
+    """Returns the name that a field of the gRPC request has here."""
+    name = field.removeprefix("sampling_params.")
+    renamed = {"prompt_token_ids": "prompt", "prompt_logprobs": "logprobs"}
+    return renamed.get(name, "response_format" if name.startswith("structured_outputs") else name)
+
+
+def answer_of(request: Request, error: Exception) -> JSONResponse:
+    """Returns an error as the route's clients expect it."""
+    status, body, headers = facts_of(error)
+    if request.url.path == YUAN_PATH:
+        return JSONResponse(yuan_failure(body["error"]["message"], bad_input=status < 500), status, dict(headers))
+    return JSONResponse(body, status, dict(headers))
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Makes every error of the application one of these."""
+
+    def expected(request: Request, error: Exception) -> JSONResponse:
+        return answer_of(request, error)
+
+    def invalid(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)  # noqa: S101 - what it is registered for
+        return answer_of(request, refused_of(error))
+
+    def of_http(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)  # noqa: S101 - as above
+        message = str(error.detail)
+        if error.status_code == 404:
+            message = f"there is nothing at {request.method} {request.url.path[:100]}"
+        answer = answer_of(request, Refused(message, status=error.status_code))
+        for key, value in (error.headers or {}).items():
+            answer.headers[key] = value
+        return answer
+
+    for kind in (Refused, RpcFailed, RpcError, YuanError):
+        app.add_exception_handler(kind, expected)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, of_http)
+
+
+def refused_of(error: RequestValidationError) -> Refused:
+    """Returns what is wrong with a body, in one line."""
+    first = error.errors()[0]
+    place = [str(part) for part in first.get("loc", ()) if part not in ("body", "query", "path")]
+    # Of alternatives (text or list) pydantic names each by its type.
+    names = [part for part in place if "[" not in part and part not in _BRANCHES]
+    param = ".".join(names) or None
+    if first["type"] == "json_invalid":
+        return Refused("the body is no JSON", code="invalid_json")
+    if first["type"] == "extra_forbidden":
+        return Refused(f"{param}: unknown field", param=param, code="unknown_field")
+    if first["type"] == "missing" and param is None:
+        return Refused("the body is empty; expected a JSON object", code="invalid_json")
+    message = str(first["msg"])
+    return Refused(f"{param}: {message}" if param else f"the body: {message}", param=param)
+
+
+_BRANCHES = frozenset({"str", "int", "float", "constrained-str", "constrained-int"})

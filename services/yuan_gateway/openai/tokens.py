@@ -1,0 +1,38 @@
+"""`POST /tokenize` and `/detokenize`, as vLLM has them."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from yuan_gateway.authentication import Asker
+from yuan_gateway.errors import Refused
+from yuan_gateway.openai.conversation import document_of
+from yuan_gateway.openai.schemas import DetokenizeRequest, TokenizeRequest
+from yuan_gateway.operations import gateway_of
+from yuan_rpc.inference.v1 import inference_pb2
+
+router = APIRouter(tags=["tokens"])
+
+
+@router.post("/tokenize")
+async def tokenize(request: Request, body: TokenizeRequest, asker: Asker) -> dict[str, Any]:
+    """Returns the token ids that a model would see."""
+    if (body.prompt is None) == (body.messages is None):
+        raise Refused("prompt: expected either prompt or messages", param="prompt")
+    text = body.prompt if body.messages is None else document_of(body.messages)
+    message = inference_pb2.TokenizeRequest(model=body.model, text=text)
+    answer = await gateway_of(request).backend.call("Tokenize", message, asker.token)
+    found: dict[str, Any] = {
+        "count": len(answer.token_ids),
+        "max_model_len": answer.max_model_len,
+        "tokens": list(answer.token_ids),
+    }
+    return {**found, "token_strs": list(answer.pieces)} if body.return_token_strs else found
+
+
+@router.post("/detokenize")
+async def detokenize(request: Request, body: DetokenizeRequest, asker: Asker) -> dict[str, Any]:
+    """Returns the text of token ids."""
+    message = inference_pb2.DetokenizeRequest(model=body.model, token_ids=body.tokens)
+    answer = await gateway_of(request).backend.call("Detokenize", message, asker.token)
+    return {"prompt": answer.text}

@@ -1,0 +1,139 @@
+"""What is to be served: loading and unloading models, with the registry's deployments and devices told of it."""
+
+import asyncio
+import logging
+
+from yuan_events import InputError, YuanError, one_line
+from yuan_inference.engine import EngineOptions
+from yuan_inference.loaded import DTYPES
+from yuan_inference.served import Served, ServedModels, Wanted
+from yuan_jobs.artifacts import ArtifactStore
+from yuan_jobs.deployments import deployments, remove_deployment, set_deployment_state
+from yuan_jobs.records import DeploymentRecord
+from yuan_jobs.references import NAME_RULE, Reference, is_name
+from yuan_jobs.slots import release_deployment, take_for_deployment
+from yuan_jobs.states import DeploymentState
+from yuan_manifest.values import shown
+from yuan_rpc import InvalidArgument
+from yuan_rpc.inference.v1 import inference_pb2
+
+_LOGGER = logging.getLogger("yuan_inference.deploying")
+
+
+class Deploying:
+    """Loads the models of one store into one server."""
+
+    def __init__(self, models: ServedModels, store: ArtifactStore, *, cuda_devices: int = 0) -> None:
+        """Args: models: where they are served. store: where they are. cuda_devices: as of `InferenceServicer`."""
+        self._models = models
+        self._store = store
+        self.cuda_devices = cuda_devices
+
+    async def load_asked(self, request: inference_pb2.LoadModelRequest) -> Served:
+        """Loads what a call asks for.
+
+        Raises:
+            InvalidArgument: if a field is wrong.
+            YuanError: if the model cannot be loaded.
+        """
+        wrong = _wrong_of(request)
+        if wrong:
+            first = next(iter(wrong))
+            raise InvalidArgument(f"{first}: {wrong[first]}", wrong)
+        options = EngineOptions(
+            max_batch=request.max_batch or EngineOptions.max_batch,
+            kv_tokens=request.kv_tokens or None,
+            max_waiting=request.max_waiting or EngineOptions.max_waiting,
+        )
+        name = request.name or Reference.parse(request.artifact, "model").name
+        return await self._load(name, request.artifact, request.dtype or None, options)
+
+    async def unload(self, name: str) -> Served:
+        """Serves a model no more, now and after a start.
+
+        Raises:
+            RpcError: if none is served under that name.
+        """
+        served = await self._models.unload(name)
+        try:
+            await asyncio.to_thread(remove_deployment, self._store.registry, name)
+        except YuanError as error:
+            _LOGGER.warning("the registry was not told that model %s is served no more: %s", name, one_line(error))
+        if self.cuda_devices:
+            await asyncio.to_thread(release_deployment, self._store.registry, name)
+        return served
+
+    async def load_deployments(self) -> None:
+        """Loads what the registry says is to be served, one after the other; what cannot be is told there."""
+        try:
+            wanted = await asyncio.to_thread(deployments, self._store.registry)
+        except YuanError as error:
+            _LOGGER.error("deployments cannot be read: %s", one_line(error))
+            return
+        self._models.announce(record.name for record in wanted)
+        for record in wanted:
+            try:
+                await self._load_deployment(record)
+            except Exception as error:  # noqa: BLE001 - one that cannot be loaded is no reason not to load the others
+                _LOGGER.debug("deployment %s: %s", record.name, one_line(error))
+
+    async def _load_deployment(self, record: DeploymentRecord) -> None:
+        serving = record.serving
+        options = EngineOptions(
+            max_batch=serving.get("max_batch") or EngineOptions.max_batch,
+            kv_tokens=serving.get("kv_tokens"),
+            max_waiting=serving.get("max_waiting") or EngineOptions.max_waiting,
+        )
+        try:
+            await self._load(record.name, record.artifact, serving.get("dtype"), options)
+        except Exception as error:
+            self._models.tell_failed(record.name, one_line(error))
+            raise
+
+    async def _load(self, name: str, artifact: str, dtype: str | None, options: EngineOptions) -> Served:
+        """Loads a model and says how that went to the deployment of that name and artifact, if there is one."""
+
+        def prepare() -> Wanted:
+            handle = self._store.open_artifact(artifact, "model")
+            if self.cuda_devices:
+                take_for_deployment(self._store.registry, name, 1, self.cuda_devices)
+            return Wanted(name, handle.reference, handle.path, dtype, options)
+
+        try:
+            served = await self._models.load(name, prepare)
+        except Exception as error:
+            if self.cuda_devices and name not in self._models.names:
+                await asyncio.to_thread(release_deployment, self._store.registry, name)
+            # A name that nobody deployed is no deployment that failed: who asks for it is told that there is none.
+            if await self._tell(name, artifact, DeploymentState.FAILED, one_line(error)):
+                self._models.tell_failed(name, one_line(error))
+            raise
+        await self._tell(name, served.wanted.artifact, DeploymentState.READY)
+        return served
+
+    async def _tell(self, name: str, artifact: str, state: DeploymentState, reason: str | None = None) -> bool:
+        """Returns whether there is such a deployment."""
+        try:
+            return await asyncio.to_thread(set_deployment_state, self._store.registry, name, artifact, state, reason)
+        except YuanError as error:
+            _LOGGER.warning("the registry was not told of model %s: %s", name, one_line(error))
+            return False
+
+
+def _wrong_of(request: inference_pb2.LoadModelRequest) -> dict[str, str]:
+    wrong: dict[str, str] = {}
+    if not request.artifact:
+        wrong["artifact"] = "empty; expected [model/]NAME[@VERSION]"
+    else:
+        try:
+            Reference.parse(request.artifact, "model")
+        except InputError as error:
+            wrong["artifact"] = one_line(error).removeprefix("artifact ")
+    if request.name and not is_name(request.name):
+        wrong["name"] = f"{shown(request.name)} cannot be a name; use {NAME_RULE}"
+    if request.dtype and request.dtype not in DTYPES:
+        wrong["dtype"] = f"expected one of {', '.join(DTYPES)}, found {request.dtype[:50]}"
+    for field in ("max_batch", "kv_tokens", "max_waiting"):
+        if getattr(request, field) < 0:
+            wrong[field] = f"expected at least 0 (0: the default), found {getattr(request, field)}"
+    return wrong
