@@ -1,7 +1,7 @@
 """What is asked of a model and what it answered, kept so that nothing is asked twice: by run, by model for all runs.
 
-The key of an answer is the hash of the model, the prompt and the sampling; a run that was killed finds its own answers
-in its journal, another run of the same model finds them in the home's cache.
+The key of an answer is the hash of the model, the prompt and the sampling (or the continuation whose likelihood it is).
+A run that was killed finds its own answers in its journal, another run of this model finds them in the home's cache.
 """
 
 import hashlib
@@ -66,6 +66,23 @@ class Ask:
 
 
 @dataclass(frozen=True)
+class Likelihood:
+    """Another request: how likely a continuation is after a text; nothing is drawn."""
+
+    prompt: str
+    continuation: str
+
+    def key(self, model: str) -> str:
+        """Returns the hash of model, prompt and continuation."""
+        text = json.dumps([model, "likelihood", self.prompt, self.continuation], ensure_ascii=False)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+Asked = Ask | Likelihood
+"""What a model is asked."""
+
+
+@dataclass(frozen=True)
 class Reply:
     """What came back.
 
@@ -74,6 +91,7 @@ class Reply:
         cut: whether it had become too long.
         tokens: that it has.
         prompt_tokens: that the prompt has.
+        logprob: of the continuation whose likelihood was asked for, a natural logarithm; None where none was.
         error: why there is none; empty where there is one.
     """
 
@@ -81,6 +99,7 @@ class Reply:
     cut: bool = False
     tokens: int = 0
     prompt_tokens: int = 0
+    logprob: float | None = None
     error: str = ""
 
 
@@ -114,7 +133,7 @@ class AnswerStore:
                 self._known[key] = Reply(**row)
         self.resumed = len(self._known)
 
-    def find(self, ask: Ask) -> Reply | None:
+    def find(self, ask: Asked) -> Reply | None:
         """Returns what was answered before."""
         key = ask.key(self._model)
         reply = self._known.get(key)
@@ -126,7 +145,7 @@ class AnswerStore:
                 self._note(key, reply)
         return reply
 
-    def keep(self, ask: Ask, reply: Reply) -> None:
+    def keep(self, ask: Asked, reply: Reply) -> None:
         """Writes an answer down at once."""
         key = ask.key(self._model)
         self._note(key, reply)

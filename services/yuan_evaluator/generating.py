@@ -1,10 +1,11 @@
-"""Many requests in flight over the inference service's stream, so that its batch stays full.
+"""Many requests in flight to the inference service, texts and likelihoods, so that its batch stays full.
 
 A service that goes away is waited for, longer from try to try; one that is full is asked again. What is wrong with one
 request (a prompt that is too long) is the answer to that one.
 """
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable, Iterable
@@ -13,7 +14,7 @@ from typing import Any
 
 import grpc
 
-from yuan_evaluator.asking import Ask, Reply
+from yuan_evaluator.asking import Asked, Likelihood, Reply
 from yuan_events import Interrupted, WorkFailed, YuanError
 from yuan_rpc import Connection, RpcFailed
 from yuan_rpc.inference.v1 import inference_pb2, inference_pb2_grpc
@@ -42,7 +43,7 @@ class Telling:
         should_stop: asked several times a second; true ends it all.
     """
 
-    answered: Callable[[Ask, Reply], None]
+    answered: Callable[[Asked, Reply], None]
     away: Callable[[str], None] = lambda reason: None
     should_stop: Callable[[], bool] = lambda: False
 
@@ -73,7 +74,7 @@ class _Weather:
 def generate_all(
     connect: Callable[[], Connection],
     model: str,
-    asks: Iterable[Ask],
+    asks: Iterable[Asked],
     telling: Telling,
     *,
     in_flight: int,
@@ -100,7 +101,7 @@ def generate_all(
 async def _generate_all(
     connect: Callable[[], Connection],
     model: str,
-    asks: Iterable[Ask],
+    asks: Iterable[Asked],
     weather: _Weather,
     in_flight: int,
 ) -> None:
@@ -129,14 +130,17 @@ async def _generate_all(
             await asyncio.gather(*workers, return_exceptions=True)
 
 
-async def _answer(connection: Connection, stub: Any, model: str, ask: Ask, weather: _Weather) -> Reply:
+async def _answer(connection: Connection, stub: Any, model: str, ask: Asked, weather: _Weather) -> Reply:
     pause, failed = _FIRST_PAUSE, 0
-    request = inference_pb2.GenerateRequest(
-        model=model, prompt=_utf8(ask.prompt), sampling_params=ask.sampling.message()
-    )
     while True:
         try:
-            reply = await _stream(stub, request)
+            if isinstance(ask, Likelihood):
+                reply = await _score(stub, model, ask)
+            else:
+                prompt, sampling = _utf8(ask.prompt), ask.sampling.message()
+                reply = await _stream(
+                    stub, inference_pb2.GenerateRequest(model=model, prompt=prompt, sampling_params=sampling)
+                )
         except grpc.RpcError as error:
             failure = connection.failure(error)
             code = failure.code.name
@@ -171,6 +175,25 @@ async def _stream(stub: Any, request: inference_pb2.GenerateRequest) -> Reply:
         return Reply(error="the request was aborted")
     cut = last.finish_reason == inference_pb2.FINISH_REASON_LENGTH
     return Reply("".join(parts), cut, last.usage.completion_tokens, last.usage.prompt_tokens)
+
+
+async def _score(stub: Any, model: str, ask: Likelihood) -> Reply:
+    """Sums the log-probabilities of the tokens behind the prompt's.
+
+    The text is cut into tokens as a whole. Where the prompt's last tokens are cut otherwise there, they count with the
+    continuation: its first characters are in them.
+    """
+
+    async def tokens(text: str) -> list[int]:
+        answer = await stub.Tokenize(inference_pb2.TokenizeRequest(model=model, text=_utf8(text)))
+        return list(answer.token_ids)
+
+    head, whole = await asyncio.gather(tokens(ask.prompt), tokens(ask.prompt + ask.continuation))
+    scored = await stub.Score(inference_pb2.ScoreRequest(model=model, prompt_token_ids=whole))
+    same = next((at for at, (one, other) in enumerate(zip(head, whole, strict=False)) if one != other), len(head))
+    # Before the first token of all there is nothing that it could follow.
+    logprob = math.fsum(one.logprob for one in scored.logprobs[max(1, same) :])
+    return Reply(prompt_tokens=len(whole), logprob=logprob)
 
 
 def _utf8(text: str) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from yuan_evaluator.asking import Reply
 from yuan_evaluator.task import Choices
 
 
@@ -18,13 +19,15 @@ class Judged:
         right: whether it is a right one (acc, MC1).
         right_by_length: the same with each divided by its length in characters (acc_norm).
         share: of the probability over all choices that the right ones have (MC2); None where only one is right.
+        error: why it was not answered, which counts as wrong; empty where it was.
     """
 
     logprobs: tuple[float, ...]
-    chosen: int
+    chosen: int | None
     right: bool
     right_by_length: bool
     share: float | None = None
+    error: str = ""
 
     def plain(self) -> dict[str, Any]:
         """Returns it as JSON's types."""
@@ -34,7 +37,23 @@ class Judged:
             "right": self.right,
             "right_by_length": self.right_by_length,
         }
-        return found if self.share is None else found | {"share": self.share}
+        extras = {"share": self.share, "error": self.error or None}
+        return found | {name: value for name, value in extras.items() if value is not None}
+
+
+def judge_replies(choices: Choices, replies: Sequence[Reply], all_replies: Sequence[Reply] = ()) -> Judged:
+    """Compares what the model answered.
+
+    Args:
+        choices: what the answers belong to.
+        replies: of `choices.continuations`.
+        all_replies: of `choices.all_continuations`.
+    """
+    for reply in (*replies, *all_replies):
+        if reply.logprob is None:
+            return Judged((), None, False, False, 0.0 if all_replies else None, reply.error or "not answered")
+    logprobs, all_logprobs = ([reply.logprob or 0.0 for reply in found] for found in (replies, all_replies))
+    return judge(choices, logprobs, all_logprobs)
 
 
 def judge(choices: Choices, logprobs: Sequence[float], all_logprobs: Sequence[float] = ()) -> Judged:

@@ -12,15 +12,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from yuan_evaluator import scores
-from yuan_evaluator.asking import AnswerStore, Ask, Reply, Sampling
+from yuan_evaluator.asking import AnswerStore, Ask, Asked, Likelihood, Reply, Sampling
 from yuan_evaluator.benchmark_data import TaskData
 from yuan_evaluator.endpoint import Endpoint
 from yuan_evaluator.generating import Telling, generate_all
+from yuan_evaluator.likelihood import Judged, judge_replies
 from yuan_evaluator.sandbox.limits import Limits
 from yuan_evaluator.sandbox.pool import Sandbox
-from yuan_evaluator.task import Answer, Item, Rules, Task
+from yuan_evaluator.task import Answer, Choices, Item, Rules, Task
 from yuan_events import EventSink, Message, Progress
-from yuan_manifest.schema import EvaluateSection
+from yuan_manifest.schema import Answering, EvaluateSection
 
 _TELL_SECONDS = 0.5
 IN_FLIGHT = 64
@@ -62,6 +63,8 @@ class Question:
         samples: its answers, in order.
         chosen: index of the one that stands for them all (majority, unit tests); None: none does.
         unit_tests: what the model wrote as tests.
+        choices: what is compared by likelihood; None: the model writes.
+        judged: what that came to, once it is answered.
     """
 
     item: Item
@@ -69,11 +72,20 @@ class Question:
     samples: list[Sample] = field(default_factory=list[Sample])
     chosen: int | None = None
     unit_tests: list[str] = field(default_factory=list[str])
+    choices: Choices | None = None
+    judged: Judged | None = None
 
     @property
     def share(self) -> float:
-        """Part of its samples that are right."""
+        """Part of its samples that are right; chosen by likelihood it is right or not."""
+        if self.judged is not None:
+            return float(self.judged.right)
         return sum(sample.right for sample in self.samples) / len(self.samples)
+
+    @property
+    def has_own_examples(self) -> bool:
+        """Whether its prompt begins with examples that belong to it."""
+        return self.choices is not None and self.choices.has_examples
 
     @property
     def chosen_right(self) -> float:
@@ -93,6 +105,9 @@ class Question:
         }
         if self.item.choices:
             found["choices"] = list(self.item.choices)
+        if self.judged is not None:
+            gold = " / ".join(self.item.choices[index] for index in sorted(self.item.right))
+            found |= {"gold": gold, "likelihood": self.judged.plain()}
         if len(self.samples) > 1:
             found["chosen"] = self.chosen
             found["chosen_right"] = self.chosen_right
@@ -112,14 +127,23 @@ class Plan:
     rules: Rules
     vocabulary: int
 
-    def asks(self) -> Iterator[tuple[Question, list[Ask]]]:
-        """Yields every question with its requests."""
-        for question in self.questions:
-            yield question, [self._ask(question, index) for index in range(self.section.samples)]
+    @property
+    def by_likelihood(self) -> bool:
+        """Whether answers are chosen by likelihood instead of written."""
+        return _by_likelihood(self.task, self.section)
 
-    def test_asks(self) -> Iterator[tuple[Question, list[Ask]]]:
+    def asks(self) -> Iterator[tuple[Question, list[Asked]]]:
+        """Yields every question with its requests; by likelihood one for each text that is compared."""
+        for question in self.questions:
+            if question.choices is None:
+                yield question, [self._ask(question, index) for index in range(self.section.samples)]
+            else:
+                texts = (*question.choices.continuations, *question.choices.all_continuations)
+                yield question, [Likelihood(question.prompt, text) for text in texts]
+
+    def test_asks(self) -> Iterator[tuple[Question, list[Asked]]]:
         """Yields what asks for unit tests, where candidates are chosen by them."""
-        if self.task.unit_tests is None:
+        if self.task.unit_tests is None or self.by_likelihood:
             return
         for question in self.questions:
             prompt = self.task.unit_tests.prompt(question.item)
@@ -167,9 +191,20 @@ def plan(task: Task, data: TaskData, section: EvaluateSection, vocabulary: int) 
     everything = [task.prepare(item, rules) for item in data.items]
     items = everything if section.limit is None else everything[: section.limit]
     questions = [
-        Question(item, _shots(task, item, everything, section, rules) + task.prompt(item, rules)) for item in items
+        _question(task, item, _shots(task, item, everything, section, rules), section, rules) for item in items
     ]
     return Plan(task, data, questions, section, rules, vocabulary)
+
+
+def _by_likelihood(task: Task, section: EvaluateSection) -> bool:
+    return section.answering == Answering.likelihood and task.likelihood is not None
+
+
+def _question(task: Task, item: Item, shots: str, section: EvaluateSection, rules: Rules) -> Question:
+    if task.likelihood is None or not _by_likelihood(task, section):
+        return Question(item, shots + task.prompt(item, rules))
+    choices = task.likelihood(item, rules)
+    return Question(item, choices.prompt if choices.has_examples else shots + choices.prompt, choices=choices)
 
 
 def _shots(task: Task, item: Item, everything: Sequence[Item], section: EvaluateSection, rules: Rules) -> str:
@@ -194,7 +229,7 @@ def ask_all(
     """
     totals = {plan.task.name: sum(1 for _ in _flat(plan)) for plan in plans}
     done = dict.fromkeys(totals, 0)
-    pending: dict[str, tuple[Ask, list[str]]] = {}
+    pending: dict[str, tuple[Asked, list[str]]] = {}
     for plan in plans:
         for ask in _flat(plan):
             if store.find(ask) is not None:
@@ -211,7 +246,7 @@ def ask_all(
     began = time.monotonic()
     told = 0.0
 
-    def answered(ask: Ask, reply: Reply) -> None:
+    def answered(ask: Asked, reply: Reply) -> None:
         nonlocal told
         store.keep(ask, reply)
         names = pending[ask.key("")][1]
@@ -222,7 +257,8 @@ def ask_all(
         now = time.monotonic()
         if now - told > _TELL_SECONDS or any(done[name] == totals[name] for name in names):
             told = now
-            rate = f"{facts['tokens'] / (now - began):.0f} tokens/s"
+            # Where nothing is written, what is read tells how fast it goes.
+            rate = f"{(facts['tokens'] or facts['prompt_tokens']) / (now - began):.0f} tokens/s"
             for name, total in totals.items():
                 sink.emit(Progress(name, done[name], total, "answers", rate))
 
@@ -242,7 +278,7 @@ def ask_all(
     return facts
 
 
-def _flat(plan: Plan) -> Iterator[Ask]:
+def _flat(plan: Plan) -> Iterator[Asked]:
     for _, asks in (*plan.asks(), *plan.test_asks()):
         yield from asks
 
@@ -250,7 +286,12 @@ def _flat(plan: Plan) -> Iterator[Ask]:
 def collect(plan: Plan, store: AnswerStore) -> None:
     """Puts the answers of a plan to its questions, and takes out of them what is scored."""
     for question, asks in plan.asks():
-        question.samples = [_extracted(plan, question, store.find(ask) or Reply(error="not answered")) for ask in asks]
+        replies = [store.find(ask) or Reply(error="not answered") for ask in asks]
+        if question.choices is None:
+            question.samples = [_extracted(plan, question, reply) for reply in replies]
+        else:
+            count = len(question.choices.continuations)
+            question.judged = judge_replies(question.choices, replies[:count], replies[count:])
     for question, asks in plan.test_asks():
         question.unit_tests = [(store.find(ask) or Reply()).text for ask in asks]
 
@@ -304,7 +345,7 @@ def _under_tests(plan: Plan, question: Question, sample: Sample) -> list[str]:
 
 def choose(plan: Plan) -> bool:
     """Chooses one of several samples of each question: by unit tests, or by majority; says whether that was done."""
-    if plan.section.samples == 1:
+    if plan.section.samples == 1 or plan.by_likelihood:
         return False
     by_tests = plan.task.program is not None and plan.section.unit_tests > 0
     if not by_tests and plan.task.vote is None:

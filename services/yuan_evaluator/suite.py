@@ -12,8 +12,6 @@ from yuan_evaluator.asking import AnswerStore
 from yuan_evaluator.batch_meter import BatchMeter
 from yuan_evaluator.benchmark_data import TaskData, read_task
 from yuan_evaluator.endpoint import Endpoint, endpoint
-from yuan_evaluator.likelihood import Judged
-from yuan_evaluator.likelihood_asking import judge_all
 from yuan_evaluator.report.page import browser
 from yuan_evaluator.running import Plan, ask_all, categories, choose, collect, plan, run_programs
 from yuan_evaluator.sandbox.limits import Limits
@@ -21,7 +19,7 @@ from yuan_evaluator.sandbox.pool import Sandbox, open_sandbox
 from yuan_evaluator.task import Task
 from yuan_events import Message
 from yuan_jobs import WorkContext
-from yuan_manifest.schema import Answering, EvaluateJob, EvaluateSection, as_plain
+from yuan_manifest.schema import EvaluateJob, EvaluateSection, as_plain
 
 ITEMS = "items"
 """Folder of a report with a file a task: every prompt, answer, extraction and verdict."""
@@ -43,23 +41,21 @@ def run_suite(context: WorkContext[EvaluateJob], tasks: Sequence[Task]) -> dict[
     for name, found in data.items():
         if found.malformed:
             context.sink.emit(Message(f"{name}: {found.malformed_summary}", level="warning"))
-    by_likelihood = [task for task in tasks if section.answering == Answering.likelihood and task.likelihood]
-    generated = [task for task in tasks if task not in by_likelihood]
-    with _sandbox_for(context, generated) as sandbox, endpoint(context) as place:
+    with _sandbox_for(context, tasks) as sandbox, endpoint(context) as place:
         store = AnswerStore(
             context.run / "answers.jsonl",
             context.cache / "answers.sqlite" if context.cache is not None and section.cache else None,
             context.inputs["model"].digest,
         )
         try:
-            plans = [plan(task, data[task.name], section, place.vocabulary) for task in generated]
+            plans = [plan(task, data[task.name], section, place.vocabulary) for task in tasks]
+            for one in plans:
+                if section.few_shot and any(question.has_own_examples for question in one.questions):
+                    text = f"{one.task.name}: few_shot is not used, its prompt has examples of its own"
+                    context.sink.emit(Message(text, level="warning"))
             generation = _asked(context, plans, place, store)
             for one in plans:
                 collect(one, store)
-            judged = {
-                task.name: judge_all(context, place, plan(task, data[task.name], section, place.vocabulary))
-                for task in by_likelihood
-            }
         finally:
             store.close()
         limits = _limits(section)
@@ -70,26 +66,8 @@ def run_suite(context: WorkContext[EvaluateJob], tasks: Sequence[Task]) -> dict[
     shares: dict[str, dict[str, float]] = {}
     records: dict[str, list[dict[str, Any]]] = {}
     for one in plans:
-        suite[one.task.name], shares[one.task.name] = _scored(one)
+        suite[one.task.name], shares[one.task.name] = (_scored_by_likelihood if one.by_likelihood else _scored)(one)
         records[one.task.name] = [question.plain() for question in one.questions]
-    for task in by_likelihood:
-        found = plan(task, data[task.name], section, 0)
-        suite[task.name], shares[task.name] = _scored_by_likelihood(found, judged[task.name])
-        records[task.name] = [
-            {
-                "item": question.item.id,
-                "category": question.item.category,
-                "question": question.item.question,
-                "gold": " / ".join(question.item.choices[index] for index in sorted(question.item.right)),
-                "choices": list(question.item.choices),
-                "prompt": one.prompt,
-                "samples": [],
-                "likelihood": verdict.plain(),
-                "right": float(verdict.right),
-            }
-            for question, (one, verdict) in zip(found.questions, judged[task.name], strict=True)
-        ]
-    suite = {task.name: suite[task.name] for task in tasks}
     _look_for_seen(context, {task.name: data[task.name] for task in tasks}, suite, shares)
     _compare(context, suite, shares)
     _write_items(context.output / ITEMS, suite, records)
@@ -161,24 +139,31 @@ def _scored(one: Plan) -> tuple[dict[str, Any], dict[str, float]]:
         }
     samples = [sample for question in one.questions for sample in question.samples]
     errors = Counter(sample.reply.error for sample in samples if sample.reply.error)
-    found["not_answered"], found["not_answered_why"] = errors.total(), errors.most_common(1)[0][0] if errors else ""
+    found |= _missing(errors)
     found["cut"] = sum(sample.reply.cut for sample in samples)
     found["nothing_extracted"] = sum(sample.extracted is None for sample in samples)
     found["categories"] = _categories([(q.item.category, shares[q.item.id]) for q in one.questions], section)
     return found, shares
 
 
-def _scored_by_likelihood(one: Plan, judged: Sequence[tuple[Any, Judged]]) -> tuple[dict[str, Any], dict[str, float]]:
+def _scored_by_likelihood(one: Plan) -> tuple[dict[str, Any], dict[str, float]]:
     section = one.section
-    verdicts = {question.item.id: verdict for question, (_, verdict) in zip(one.questions, judged, strict=True)}
-    shares = {name: float(verdict.right) for name, verdict in verdicts.items()}
+    shares = {question.item.id: question.share for question in one.questions}
+    judged = [question.judged for question in one.questions if question.judged is not None]
     found = _head(one) | {"how": "likelihood", "samples": 1, "score": _estimate(shares.values(), section)}
-    found["normalized"] = _estimate([float(verdict.right_by_length) for verdict in verdicts.values()], section)
-    several = [verdict.share for verdict in verdicts.values() if verdict.share is not None]
+    found["normalized"] = _estimate([float(verdict.right_by_length) for verdict in judged], section)
+    several = [verdict.share for verdict in judged if verdict.share is not None]
     if several:
         found["mc2"] = _estimate(several, section)
+    errors = Counter(verdict.error for verdict in judged if verdict.error)
+    found |= _missing(errors)
     found["categories"] = _categories([(q.item.category, shares[q.item.id]) for q in one.questions], section)
     return found, shares
+
+
+def _missing(errors: Counter[str]) -> dict[str, Any]:
+    """Returns how many answers there are not, and why most of them."""
+    return {"not_answered": errors.total(), "not_answered_why": errors.most_common(1)[0][0] if errors else ""}
 
 
 def _head(one: Plan) -> dict[str, Any]:

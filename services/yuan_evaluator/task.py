@@ -176,7 +176,10 @@ class Choices:
     Attributes:
         prompt: the text before.
         continuations: one for each of the item's choices.
-        several: whether several are right, so that their share of the probability counts too (MC2).
+        right: indices of the right ones.
+        all_continuations: right and wrong ones whose shares of the probability are compared (MC2); empty: none are.
+        all_right: indices of the right ones among these.
+        has_examples: whether the prompt begins with examples of its own, so that none are put before it.
     """
 
     prompt: str
@@ -184,3 +187,4 @@ class Choices:
     right: frozenset[int]
     all_continuations: tuple[str, ...] = ()
     all_right: frozenset[int] = frozenset()
+    has_examples: bool = False

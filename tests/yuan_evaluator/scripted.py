@@ -109,6 +109,13 @@ class EvaluatorHome:
         self.manifest: ClusterManifest = load_cluster(folder / "cluster.yaml")
         self.sink = RecordingSink()
 
+    @classmethod
+    def of_stack(cls, file: Path) -> "EvaluatorHome":
+        """Returns the home of a cluster's file that is there already, with a sink of its own."""
+        home = cls.__new__(cls)
+        home.folder, home.manifest, home.sink = file.parent, load_cluster(file), RecordingSink()
+        return home
+
     def publish(self, name: str, files: dict[str, str] | Path, **inputs: str) -> None:
         """Publishes a model of some files; `datasets`: those it says that it was trained on."""
 

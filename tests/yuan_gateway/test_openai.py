@@ -210,6 +210,15 @@ def test_token_ids_and_text_go_both_ways(stack: HttpStack) -> None:
     assert stack.ask("/detokenize", {"tokens": [10**6]}).status == 400
 
 
+def test_a_client_without_a_tokenizer_learns_which_token_ends_a_document(stack: HttpStack) -> None:
+    info = stack.ask("/tokenizer_info").json
+    assert (info["eos_token"], info["bos_token"], info["model_max_length"]) == ("<eod>", None, CONTEXT)
+    body = {"prompt": info["eos_token"], "add_special_tokens": False}
+    assert stack.ask("/tokenize", body).json["tokens"] == [info["eos_token_id"]]
+    assert stack.ask("/tokenizer_info?model=other").status == 404
+    assert stack.ask("/tokenizer_info", token=None).status == 401
+
+
 def test_curl_streams_a_completion(stack: HttpStack) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")

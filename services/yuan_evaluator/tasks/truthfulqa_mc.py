@@ -83,6 +83,7 @@ def _likelihood(item: Item, rules: Rules) -> Choices:
         item.right,
         tuple(f" {text}" for text in several),
         frozenset(item.more["several_right"]),
+        has_examples=True,
     )
 
 

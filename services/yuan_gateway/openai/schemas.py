@@ -139,6 +139,8 @@ class TokenizeRequest(Body):
     prompt: Text | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)] | None = None
     return_token_strs: bool | None = None
+    # Of vLLM; here a text has no special tokens but those that stand in it.
+    add_special_tokens: bool | None = None
 
 
 class DetokenizeRequest(Body):

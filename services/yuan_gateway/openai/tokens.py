@@ -1,8 +1,11 @@
-"""`POST /tokenize` and `/detokenize`, as vLLM has them."""
+"""`POST /tokenize`, `/detokenize` and `GET /tokenizer_info`, as vLLM has them.
 
-from typing import Any
+With these three a client needs no tokenizer of its own: lm-evaluation-harness' `tokenizer_backend: remote` asks them.
+"""
 
-from fastapi import APIRouter, Request
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
 
 from yuan_gateway.authentication import Asker
 from yuan_gateway.errors import Refused
@@ -36,3 +39,24 @@ async def detokenize(request: Request, body: DetokenizeRequest, asker: Asker) ->
     message = inference_pb2.DetokenizeRequest(model=body.model, token_ids=body.tokens)
     answer = await gateway_of(request).backend.call("Detokenize", message, asker.token)
     return {"prompt": answer.text}
+
+
+@router.get("/tokenizer_info")
+async def tokenizer_info(
+    request: Request, asker: Asker, model: Annotated[str, Query(max_length=300)] = ""
+) -> dict[str, Any]:
+    """Returns what a client must know of a model's tokenizer: which token ends a document; none begins one."""
+    backend = gateway_of(request).backend
+    info = await backend.call("GetModelInfo", inference_pb2.GetModelInfoRequest(model=model), asker.token)
+    end = int(info.config["eod_token_id"])
+    answer = await backend.call(
+        "Detokenize", inference_pb2.DetokenizeRequest(model=info.model, token_ids=[end]), asker.token
+    )
+    return {
+        "model": info.model,
+        "bos_token": None,
+        "eos_token": answer.text,
+        "eos_token_id": end,
+        "vocab_size": info.vocab_size,
+        "model_max_length": info.max_model_len,
+    }
