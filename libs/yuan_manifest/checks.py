@@ -301,6 +301,11 @@ def _evaluate_section(section: schema.EvaluateSection) -> Iterator[Problem]:
         yield "temperature", f"0 gives {section.samples} samples that are all the same; raise it, or set samples=1"
     if section.unit_tests and section.samples == 1:
         yield "unit_tests", f"{section.unit_tests} sets choose among candidates, but samples is 1; raise samples"
+    if section.examples and not section.few_shot:
+        yield "few_shot", "is 0, but examples are given; set how many stand before each question"
+    for name, file in section.examples.items():
+        if not file.strip():
+            yield ("examples", name), "is empty text; expected a file"
     yield from rules.seed(section, rules.LARGEST_SHUFFLE_SEED)
 
 

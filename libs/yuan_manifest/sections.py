@@ -510,6 +510,9 @@ class EvaluateSection:
         answering: `generate`, or `likelihood` of each choice (tasks that have choices; others are generated).
         limit: items of each task, the first ones; null: all.
         few_shot: worked examples before each question.
+        examples: by task the file that they are taken from: below `inputs.data`, or a path or URL of its own, with rows
+            as the task's own file has them (GSM8K: also its published `train.jsonl`, with the steps). Tasks that
+            are not named take other questions of their own.
         samples: answers to each question; more than 1 are drawn (temperature) and voted on.
         unit_tests: sets of unit tests that the model writes for each HumanEval problem, by which candidates are chosen.
         temperature: null: 0 for one sample, 0.5 for more (0.8 for HumanEval).
@@ -529,6 +532,7 @@ class EvaluateSection:
     answering: Answering = Answering.generate
     limit: int | None = None
     few_shot: int = 0
+    examples: dict[str, str] = field(default_factory=dict[str, str])
     samples: int = 1
     unit_tests: int = 0
     temperature: float | None = None

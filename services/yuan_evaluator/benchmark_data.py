@@ -6,8 +6,9 @@ A file that is missing or another version is refused, with its hash; a line that
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from yuan_corpus.errors import TextError
@@ -26,11 +27,13 @@ class TaskData:
         items: the questions.
         sha256: of each file that was read, by its path.
         malformed: lines that are no question: `FILE:LINE: why`.
+        examples: worked examples of a file of their own; empty: other questions are.
     """
 
     items: tuple[Item, ...]
     sha256: dict[str, str]
     malformed: tuple[str, ...] = ()
+    examples: tuple[Item, ...] = ()
 
     @property
     def malformed_summary(self) -> str:
@@ -46,13 +49,17 @@ def read_file(folder: str, path: str) -> bytes:
 
     Args:
         folder: a path or a URL.
-        path: below it.
+        path: below it; or a URL, or a whole path, which does without the folder.
 
     Raises:
         FileNotFoundError: if there is none.
         InputError: if it cannot be read.
     """
-    place = RemoteFile(f"{folder.rstrip('/')}/{path}") if is_url(folder) else Path(folder).expanduser() / path
+    place: RemoteFile | Path
+    if is_url(path) or (is_url(folder) and not Path(path).is_absolute()):
+        place = RemoteFile(path if is_url(path) else f"{folder.rstrip('/')}/{path}")
+    else:
+        place = Path(folder).expanduser() / Path(path).expanduser()
     try:
         with open_source(place) as file:
             return file.read()
@@ -107,20 +114,57 @@ def read_task(task: Task, folder: str, *, other: bool = False) -> TaskData:
     """
     files = files_of(task, folder, other=other)
     first = task.files[0].path
-    items: list[Item] = []
-    malformed: list[str] = []
-    for number, (place, row) in enumerate(_rows(files[first], first)):
-        try:
-            if isinstance(row, BadRow):
-                raise row
-            items.append(task.read(row, number, files))
-        except BadRow as error:
-            malformed.append(f"{place}: {error}")
+    items, malformed = _items(files[first], first, lambda line, number: task.read(line, number, files))
     if not items:
         why = f" ({malformed[0]})" if malformed else ""
         raise InputError(f"inputs.data: {first} has no question of {task.name}{why}")
     digests = {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
     return TaskData(tuple(items), digests, tuple(malformed))
+
+
+def with_examples(found: TaskData, task: Task, folder: str, path: str, count: int) -> TaskData:
+    """Returns a task's data with worked examples of a file.
+
+    Args:
+        found: what was read for the task.
+        task: whose examples.
+        folder: `inputs.data`.
+        path: of the file, as `read_file` takes it.
+        count: that stand before each question.
+
+    Raises:
+        InputError: if the file is missing, or has fewer examples than that.
+    """
+    field = f"evaluate.examples.{task.name}"
+    try:
+        data = read_file(folder, path)
+    except FileNotFoundError:
+        raise InputError(f"{field}: {path} is not there (below {folder}, or a whole path or URL)") from None
+    read = task.read_example or (lambda line, number: task.read(line, number, {}))
+    examples, malformed = _items(data, path, read)
+    if len(examples) < count:
+        why = f" ({malformed[0]})" if malformed else ""
+        raise InputError(f"{field}: {path} has {len(examples)} examples, evaluate.few_shot is {count}{why}")
+    return replace(
+        found,
+        examples=tuple(examples),
+        malformed=found.malformed + tuple(malformed),
+        sha256=found.sha256 | {path: hashlib.sha256(data).hexdigest()},
+    )
+
+
+def _items(data: bytes, name: str, read: Callable[[str, int], Item]) -> tuple[list[Item], list[str]]:
+    """Returns the items of a file, and which of its rows are none."""
+    items: list[Item] = []
+    malformed: list[str] = []
+    for number, (place, row) in enumerate(_rows(data, name)):
+        try:
+            if isinstance(row, BadRow):
+                raise row
+            items.append(read(row, number))
+        except BadRow as error:
+            malformed.append(f"{place}: {error}")
+    return items, malformed
 
 
 def _rows(data: bytes, name: str) -> Iterator[tuple[str, str | BadRow]]:
@@ -147,8 +191,14 @@ def _rows(data: bytes, name: str) -> Iterator[tuple[str, str | BadRow]]:
         yield f"{name}:{number}", text
 
 
-def fingerprint_of(tasks: list[Task], folder: str, *, other: bool) -> str:
+def fingerprint_of(tasks: list[Task], folder: str, examples: Mapping[str, str], *, other: bool) -> str:
     """Returns a digest of all files that tasks read; for a job's identity.
+
+    Args:
+        tasks: that are asked.
+        folder: `inputs.data`.
+        examples: by task the file of its worked examples, which is looked for when it is read.
+        other: also take versions that are not known.
 
     Raises:
         InputError: as `files_of`.
@@ -157,4 +207,7 @@ def fingerprint_of(tasks: list[Task], folder: str, *, other: bool) -> str:
     for task in tasks:
         for path, data in sorted(files_of(task, folder, other=other).items()):
             digest.update(path.encode() + b"\0" + hashlib.sha256(data).digest())
+        if task.name in examples:
+            with suppress(FileNotFoundError):
+                digest.update(hashlib.sha256(read_file(folder, examples[task.name])).digest())
     return digest.hexdigest()

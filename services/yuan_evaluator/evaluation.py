@@ -55,7 +55,11 @@ def known_tasks(job: EvaluateJob) -> list[Task]:
     for index, name in enumerate(job.suite):
         for key, problem in one_of(f"suite[{index}]", name, (SUITE, PERPLEXITY, *all_tasks())):
             raise InputError(f"{job.name}: {key}: {problem}")
-    return tasks_of(job.suite)
+    tasks = tasks_of(job.suite)
+    for name in job.evaluate.examples:
+        for key, problem in one_of(f"evaluate.examples.{name}", name, [task.name for task in tasks]):
+            raise InputError(f"{job.name}: {key}: {problem}")
+    return tasks
 
 
 def fingerprint(job: EvaluateJob) -> Mapping[str, str]:
@@ -67,7 +71,8 @@ def fingerprint(job: EvaluateJob) -> Mapping[str, str]:
     tasks = known_tasks(job)
     if not tasks:
         return {}
-    return {"data": fingerprint_of(tasks, str(job.inputs.data), other=job.evaluate.other_data)}
+    section = job.evaluate
+    return {"data": fingerprint_of(tasks, str(job.inputs.data), section.examples, other=section.other_data)}
 
 
 def _write(context: WorkContext[EvaluateJob], report: Mapping[str, Any]) -> None:

@@ -189,9 +189,11 @@ def plan(task: Task, data: TaskData, section: EvaluateSection, vocabulary: int) 
     """Returns a task's questions as they will be asked, with their few-shot examples."""
     rules = Rules(section.profile, section.seed)
     everything = [task.prepare(item, rules) for item in data.items]
+    examples = [task.prepare(item, rules) for item in data.examples]
     items = everything if section.limit is None else everything[: section.limit]
     questions = [
-        _question(task, item, _shots(task, item, everything, section, rules), section, rules) for item in items
+        _question(task, item, _shots(task, item, examples or everything, section, rules), section, rules)
+        for item in items
     ]
     return Plan(task, data, questions, section, rules, vocabulary)
 
@@ -207,11 +209,11 @@ def _question(task: Task, item: Item, shots: str, section: EvaluateSection, rule
     return Question(item, choices.prompt if choices.has_examples else shots + choices.prompt, choices=choices)
 
 
-def _shots(task: Task, item: Item, everything: Sequence[Item], section: EvaluateSection, rules: Rules) -> str:
-    """Returns worked examples: other items of the task, which ones depends on seed and item alone."""
+def _shots(task: Task, item: Item, among: Sequence[Item], section: EvaluateSection, rules: Rules) -> str:
+    """Returns worked examples: which ones depends on seed and item alone; the question itself is none of them."""
     if not section.few_shot:
         return ""
-    others = [other for other in everything if other.id != item.id and other.question != item.question]
+    others = [other for other in among if other.question != item.question]
     chosen = rules.random("few-shot", task.name, item.id).sample(others, min(section.few_shot, len(others)))
     return "".join(f"{task.example(other, rules)}\n\n" for other in chosen)
 

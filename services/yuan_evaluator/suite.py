@@ -10,7 +10,7 @@ from typing import Any
 from yuan_evaluator import contamination, scores
 from yuan_evaluator.asking import AnswerStore
 from yuan_evaluator.batch_meter import BatchMeter
-from yuan_evaluator.benchmark_data import TaskData, read_task
+from yuan_evaluator.benchmark_data import TaskData, read_task, with_examples
 from yuan_evaluator.endpoint import Endpoint, endpoint
 from yuan_evaluator.report.page import browser
 from yuan_evaluator.running import Plan, ask_all, categories, choose, collect, plan, run_programs
@@ -38,6 +38,9 @@ def run_suite(context: WorkContext[EvaluateJob], tasks: Sequence[Task]) -> dict[
     section = context.job.evaluate
     folder = str(context.job.inputs.data)
     data = {task.name: read_task(task, folder, other=section.other_data) for task in tasks}
+    for task in tasks:
+        if file := section.examples.get(task.name):
+            data[task.name] = with_examples(data[task.name], task, folder, file, section.few_shot)
     for name, found in data.items():
         if found.malformed:
             context.sink.emit(Message(f"{name}: {found.malformed_summary}", level="warning"))

@@ -123,6 +123,7 @@ class Task:
         score: whether that is right; for a task of programs it is not called.
         max_tokens: of an answer.
         example: an item with its answer, as it stands in few-shot prompts.
+        read_example: a line of a file of worked examples, and its number, to an item; None: as `read` does.
         vote: what answers must share to be the same answer; None: they are not voted on.
         program: a task of programs: the program that passes where the answer is right.
         unit_tests: prompt that asks the model for unit tests, and the program of a candidate under them.
@@ -141,6 +142,7 @@ class Task:
     max_tokens: int
     items: int
     example: Callable[[Item, Rules], str]
+    read_example: Callable[[str, int], Item] | None = None
     vote: Callable[[str], str] | None = None
     program: Callable[[Item, str], str] | None = None
     unit_tests: "UnitTests | None" = None

@@ -35,12 +35,15 @@ class Scripted(inference_pb2_grpc.InferenceServiceServicer):
         answer: the text of a request.
         fail: called first; may abort the call through the context.
         seconds: that an answer takes.
+        requests: for text, in the order in which they came.
+        scored: texts whose likelihood was asked for.
     """
 
     answer: Answering
     fail: Callable[[int, Any], None] = lambda number, context: None
     seconds: float = 0.0
     requests: list[inference_pb2.GenerateRequest] = field(default_factory=list)
+    scored: list[str] = field(default_factory=list)
     running: int = 0
     most_running: int = 0
     loaded: list[str] = field(default_factory=list)
@@ -67,6 +70,20 @@ class Scripted(inference_pb2_grpc.InferenceServiceServicer):
         finally:
             with self.lock:
                 self.running -= 1
+
+    def Tokenize(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return inference_pb2.TokenizeResponse(token_ids=[ord(character) for character in request.text])
+
+    def Score(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Gives each character the negative of its code as its log-probability."""
+        ids = request.prompt_token_ids
+        with self.lock:
+            self.scored.append("".join(map(chr, ids)))
+            number = len(self.scored)
+        self.fail(number, context)
+        logprobs = [inference_pb2.TokenLogprob(token_id=ids[0])]
+        logprobs += [inference_pb2.TokenLogprob(token_id=token, logprob=-token) for token in ids[1:]]
+        return inference_pb2.ScoreResponse(logprobs=logprobs, sum=-sum(ids[1:]))
 
     def GetModelInfo(self, request: Any, context: Any) -> Any:  # noqa: N802
         if request.model not in self.loaded:

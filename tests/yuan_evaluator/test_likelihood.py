@@ -3,21 +3,23 @@
 import json
 import math
 import shutil
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import torch
 from tests.http_stack import HttpStack, http_stack
 from tests.tiny_models import make_model, make_tokenizer, write_text
-from tests.yuan_evaluator.scripted import EvaluatorHome
+from tests.yuan_evaluator.scripted import EvaluatorHome, Scripted, serving
 
 from yuan_corpus import Tokenizer
 from yuan_evaluator.likelihood import judge
 from yuan_evaluator.task import Choices
-from yuan_events import Message
+from yuan_events import Interrupted, Message
 from yuan_model import load_model
 
 QUESTIONS = [
@@ -129,6 +131,42 @@ def test_a_likelihood_is_not_asked_for_twice(served: Served) -> None:
     assert second.report["generation"]["requests"] == 0
     assert "12 of 12 answers are known already (12 of them in the cache)" in second.told
     assert (second.items, second.report["suite"]) == (first.items, first.report["suite"])
+
+
+def test_a_job_that_was_stopped_goes_on_with_the_next_likelihood(tmp_path: Path) -> None:
+    folder = tmp_path / "yuan-datasets/AGIEval-Math"
+    folder.mkdir(parents=True)
+    (folder / "mathqa.txt").write_text("\n".join(f"{number}+1=?[SEP]答案：A" for number in range(20)))
+    stop, go_on = threading.Event(), threading.Event()
+
+    def fail(number: int, context: Any) -> None:
+        if number == 20:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "away")
+        if number >= 40:
+            stop.set()
+            go_on.wait(60)
+
+    servicer = Scripted(lambda request: "", fail)
+    tree: dict[str, Any] = {
+        "inputs": {"model": "oracle", "data": str(tmp_path)},
+        "suite": ["mathqa"],
+        "evaluate": {"answering": "likelihood", "other_data": True, "in_flight": 4, "cache": False},
+    }
+    with serving(servicer) as port:
+        home = EvaluatorHome(tmp_path, port)
+        home.publish("oracle", {"config.json": "{}"})
+        with pytest.raises(Interrupted):
+            home.evaluate(**tree, stop=stop.is_set)
+        go_on.set()
+        assert len(servicer.scored) < 60
+        done = home.evaluate(**tree)
+    assert done.summary["scores"] == {"mathqa": 1.0}  # A has the smallest code
+    # All 80 texts, the one that was refused, and four that may have been under way.
+    assert len(set(servicer.scored)) == 80
+    assert len(servicer.scored) <= 85
+    told = [event.text for event in home.sink.events if isinstance(event, Message)]
+    assert "the inference service answers again" in told
+    assert any("of this job's earlier attempt" in text for text in told)
 
 
 def test_a_question_that_is_longer_than_the_context_is_named_and_counts_as_wrong(

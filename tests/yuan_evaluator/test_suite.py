@@ -11,7 +11,7 @@ import grpc
 import pytest
 from tests.yuan_evaluator.scripted import EvaluatorHome, Scripted, serving
 
-from yuan_evaluator.benchmark_data import read_task
+from yuan_evaluator.benchmark_data import read_task, with_examples
 from yuan_evaluator.task import Profile, Rules
 from yuan_evaluator.tasks import ORIGINAL, all_tasks
 from yuan_events import InputError, Interrupted, Message, WorkFailed
@@ -294,6 +294,54 @@ def test_few_shot_examples_are_other_items_and_the_same_in_every_run(home: Calla
         assert prompt.count("答案是") == 3
         question = prompt.rpartition("详细分析并求解以下数学问题。\n")[2].removesuffix("<sep>")
         assert prompt.count(question) == 1
+
+
+TRAIN = """{"question": "Two and two?", "answer": "2+2 = <<2+2=4>>4\\n#### 4"}
+{"question": "一共多少？", "answer": "#### 5"}
+{"question": "none", "answer": "no number"}
+十加十？[SEP]20
+"""
+
+
+def test_worked_examples_of_a_file_have_its_steps_and_never_the_question_itself(
+    home: Callable[[int], EvaluatorHome], tmp_path: Path
+) -> None:
+    own = tmp_path / "data/yuan-datasets/GSM8K"
+    own.mkdir(parents=True)
+    (own / "gsm8k_Cn.txt").write_text("一共多少？[SEP]5\n三减一？[SEP]2\n")
+    (tmp_path / "data/train.jsonl").write_text(TRAIN)
+    tree: dict[str, Any] = {"inputs": {"model": "oracle", "data": str(tmp_path / "data")}, "suite": ["gsm8k"]}
+    section: dict[str, Any] = {"few_shot": 2, "other_data": True, "examples": {"gsm8k": "train.jsonl"}}
+    servicer = Scripted(lambda request: "答案是5")
+    with serving(servicer) as port:
+        here = home(port)
+        report = json.loads((here.evaluate(**tree, evaluate=section).path / "report.json").read_text())
+        with pytest.raises(InputError, match=r"evaluate.examples.gsm8k: train.jsonl has 3 examples, .*few_shot is 4"):
+            here.evaluate(**tree, evaluate=section | {"few_shot": 4})
+        with pytest.raises(InputError, match=r"evaluate.examples.gsm8k: no.jsonl is not there"):
+            here.evaluate(**tree, evaluate=section | {"examples": {"gsm8k": "no.jsonl"}})
+        with pytest.raises(InputError, match=r"evaluate.examples.mathqa.*gsm8k"):
+            here.evaluate(**tree, evaluate=section | {"examples": {"mathqa": "train.jsonl"}})
+    first, second = (
+        next(request.prompt for request in servicer.requests if request.prompt.endswith(f"{question}<sep>"))
+        for question in ("一共多少？", "三减一？")
+    )
+    instruction = "详细分析并求解以下数学问题。\n"
+    steps = f"{instruction}Two and two?\n2+2 = 4\n答案是4。\n\n"
+    short = f"{instruction}十加十？\n答案是20。\n\n"
+    assert first in {f"{one}{other}{instruction}一共多少？<sep>" for one, other in ((steps, short), (short, steps))}
+    assert second.count("答案是") == 2
+    found = report["suite"]["gsm8k"]
+    assert found["malformed"].startswith("1 malformed rows left out: train.jsonl:3: expected question[SEP]answer, or")
+    assert "train.jsonl" in report["settings"]["data"]["gsm8k"]
+
+
+@needs_data
+def test_every_problem_of_the_published_training_part_is_a_worked_example() -> None:
+    task = all_tasks()["gsm8k_en"]
+    found = with_examples(read_task(task, str(DATA)), task, str(DATA), "gsm8k/train.jsonl", 8)
+    assert (len(found.examples), found.malformed) == (7473, ())
+    assert not any("<<" in task.example(item, Rules()) for item in found.examples)
 
 
 @needs_data

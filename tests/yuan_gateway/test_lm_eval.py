@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import venv
 from collections.abc import Iterator
@@ -12,8 +13,10 @@ from typing import Any
 import pytest
 from tests.http_stack import HttpStack, http_stack
 
+from yuan_checkpoint import write_hugging_face
 from yuan_evaluator.asking import Ask, Asked, Likelihood, Reply, Sampling
 from yuan_evaluator.generating import Telling, generate_all
+from yuan_model import load_model
 from yuan_rpc import connect
 from yuan_rpc.inference.v1 import inference_pb2 as pb
 
@@ -49,7 +52,7 @@ def lm_eval(request: pytest.FixtureRequest) -> Path:
     tool = folder / "bin" / "lm_eval"
     if not tool.exists():
         venv.create(folder, with_pip=True, clear=True)
-        command = [folder / "bin" / "pip", "install", "-q", "lm_eval[api]>=0.4.9"]
+        command = [folder / "bin" / "pip", "install", "-q", "lm_eval[api]>=0.4.9", "transformers", "sentencepiece"]
         made = subprocess.run(command, check=False, capture_output=True, text=True)
         if made.returncode:
             pytest.skip(f"pip cannot install lm_eval: {made.stderr.strip().splitlines()[-1]}")
@@ -106,16 +109,26 @@ def tasks(tmp_path_factory: pytest.TempPathFactory, served: HttpStack) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("tokenized", [True, False], ids=["token arrays", "texts"])
+@pytest.fixture
+def how(request: pytest.FixtureRequest, model_folder: Path, tmp_path: Path) -> dict[str, Any]:
+    """Whose tokenizer the harness takes: the gateway's, or that of the exported folder."""
+    if request.param != "exported tokenizer":
+        return {"tokenizer_backend": "remote", "tokenized_requests": request.param == "token arrays"}
+    model, export = load_model(model_folder), tmp_path / "export"
+    write_hugging_face(export, model.config, model.named_parameters(), tokenizer=model_folder / "tokenizer")
+    shutil.copy(model_folder / "tokenizer/tokenizer.model", export)
+    return {"tokenizer_backend": "huggingface", "tokenizer": export, "trust_remote_code": True}
+
+
+@pytest.mark.parametrize("how", ["token arrays", "texts", "exported tokenizer"], indirect=True)
 def test_the_harness_gets_our_likelihoods_and_our_texts(
-    lm_eval: Path, served: HttpStack, tasks: Path, tmp_path: Path, tokenized: bool
+    lm_eval: Path, served: HttpStack, tasks: Path, tmp_path: Path, how: dict[str, Any]
 ) -> None:
     arguments = {
+        **how,
         "model": "tiny",
         "base_url": f"{served.url}/v1/completions",
         "auth_token": served.token(),
-        "tokenizer_backend": "remote",
-        "tokenized_requests": tokenized,
         "num_concurrent": 4,
         "max_length": 64,
     }

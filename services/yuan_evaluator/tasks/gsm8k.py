@@ -62,9 +62,27 @@ def _prompt(item: Item, rules: Rules) -> str:
     return f"{_INSTRUCTION}{item.question}{INSTRUCTED}"
 
 
+def _read_example(line: str, number: int) -> Item:
+    """Reads a worked example: of the published training part, with its steps, or as the questions are."""
+    if not line.lstrip().startswith("{"):
+        return _read(line, number, {})
+    try:
+        row = json.loads(line)
+        question, (steps, gold) = str(row["question"]), str(row["answer"]).rsplit("####", 1)
+    except (ValueError, KeyError, TypeError):
+        raise BadRow(
+            "expected question[SEP]answer, or an object with question and answer (steps #### number)"
+        ) from None
+    if equality.number(gold.strip()) is None:
+        raise BadRow(f"the answer {gold.strip()[:40]!r} is no number")
+    # <<48/2=24>> is for a calculator that the benchmark's authors gave their model.
+    return Item(str(number), question, gold.strip(), more={"steps": re.sub(r"<<.*?>>", "", steps).strip()})
+
+
 def _example(item: Item, rules: Rules) -> str:
     del rules
-    return f"{_INSTRUCTION}{item.question}\n答案是{item.gold}。"
+    steps = f"{item.more['steps']}\n" if item.more.get("steps") else ""
+    return f"{_INSTRUCTION}{item.question}\n{steps}答案是{item.gold}。"
 
 
 def _extract(item: Item, answer: Answer, rules: Rules) -> Extracted:
@@ -107,6 +125,7 @@ TASK = Task(
     max_tokens=1023,
     items=1319,
     example=_example,
+    read_example=_read_example,
     vote=_vote,
 )
 
