@@ -78,8 +78,7 @@ inline Floats add_pairs(Floats acc, uint32_t a, Words weights) {
 #endif
 
 inline Words bytes_as_pairs(const int8_t *from) {  // whole numbers up to 256 are exact in bfloat16
-    Floats low = __builtin_convertvector(load<Bytes>(from), Floats);
-    Floats high = __builtin_convertvector(load<Bytes>(from + 16), Floats);
+    Floats low = widen(from), high = widen(from + LANES);
 #if defined(__AVX512BF16__)
     return (Words)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
 #else

@@ -34,14 +34,24 @@ inline float to_float(float x) { return x; }
 inline void put(float *to, float x) { *to = x; }
 inline void put(bf16 *to, float x) { *to = to_bf16(x); }
 inline Floats widen(const float *from) { return load<Floats>(from); }
-inline Floats widen(const bf16 *from) {
-    return (Floats)(__builtin_convertvector(load<Halves>(from), Words) << 16);
+#if defined(__AVX512F__)  // the compiler's own conversions between widths go element by element
+inline Floats widen(const bf16 *from) { return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(load<__m256i>(from)), 16); }
+inline Floats widen(const int8_t *from) { return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load<__m128i>(from))); }
+#else
+inline Floats widen(const bf16 *from) { return (Floats)(__builtin_convertvector(load<Halves>(from), Words) << 16); }
+inline Floats widen(const int8_t *from) {
+    return __builtin_convertvector(__builtin_convertvector(load<Bytes>(from), Ints), Floats);
 }
+#endif
 inline void narrow(float *to, Floats v) { store(to, v); }
 inline void narrow(bf16 *to, Floats v) {
     Words bits = (Words)v;
     bits = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+#if defined(__AVX512F__)
+    store(to, _mm512_cvtepi32_epi16((__m512i)bits));
+#else
     store(to, __builtin_convertvector(bits, Halves));
+#endif
 }
 inline float sum(Floats v) {
     float parts[LANES]; store(parts, v);
