@@ -15,29 +15,18 @@ than a clock's. The first and the last way must come to the same bytes, or this 
 with two workers on the text `--times` over, by the clock, the start of the processes in it: wants two free cores.
 """
 
+import argparse
+import json
+import subprocess
 import sys
-
-# This file has the name of a module of the standard library, which must not find this one in its place. To the files
-# beside it, where this folder comes first, it hands that one.
-_path = list(sys.path)
-sys.path[:] = [folder for folder in sys.path if not folder.endswith("benchmarks")]
-if __name__ == "tokenize":
-    del sys.modules["tokenize"]
-    import tokenize  # noqa: F401
-
-    sys.path[:] = _path
-
-import argparse  # noqa: E402
-import json  # noqa: E402
-import subprocess  # noqa: E402
-import sysconfig  # noqa: E402
-import tarfile  # noqa: E402
-import tempfile  # noqa: E402
-import time  # noqa: E402
-import zipfile  # noqa: E402
-from collections.abc import Callable, Iterator  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import sysconfig
+import tarfile
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 ADDED = [
     "<sep>",

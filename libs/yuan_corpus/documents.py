@@ -540,6 +540,19 @@ class _LongLine(Exception):
     """A slice ends with a line that is too long. args: the error, where its first line begins, what is before."""
 
 
+def _line(file: IO[bytes], most: int) -> bytes:
+    """Reads to the end of a line, but not more than so many bytes, which fsspec's `readline` cannot be told."""
+    line: list[bytes] = []
+    while most and (block := file.read(min(most, 1 << 16))):
+        end = block.find(_NEWLINE) + 1
+        line.append(block[:end] if end else block)
+        if end:
+            file.seek(file.tell() - len(block) + end)
+            break
+        most -= len(block)
+    return b"".join(line)
+
+
 def _whole_file(part: TextSlice, file: IO[bytes]) -> bytes:
     compression = compression_of(part.path.name)
     pieces = decompressed(file, compression) if compression else iter(lambda: file.read(1 << 20), b"")
@@ -576,13 +589,13 @@ def _read(part: TextSlice) -> tuple[int, bytes]:
                 # A line that begins right at the slice's start belongs to it, so look at the byte before. A line that
                 # goes on beyond the slice is another one's affair.
                 file.seek(part.start - 1)
-                if not file.readline(part.stop - part.start + 1).endswith(_NEWLINE):
+                if not _line(file, part.stop - part.start + 1).endswith(_NEWLINE):
                     return part.stop, b""
                 start = file.tell()
             data = file.read(max(0, part.stop - start))
             if data and not data.endswith(_NEWLINE):
                 last = len(data) - data.rfind(_NEWLINE) - 1
-                rest = file.readline(LONGEST_DOCUMENT - last + 1)
+                rest = _line(file, LONGEST_DOCUMENT - last + 1)
                 if last + len(rest) > LONGEST_DOCUMENT and not rest.endswith(_NEWLINE):
                     error = _too_long(part.path, f"the line at byte {start + len(data) - last}")
                     raise _LongLine(error, start, data[: len(data) - last])
