@@ -24,7 +24,7 @@ from yuan_jobs.queries import lease_holder, queued_by_service
 from yuan_jobs.reconciler import LEASE
 from yuan_jobs.records import WorkerRecord
 from yuan_jobs.registry import Registry
-from yuan_rpc import VERSION, RpcFailed, connect
+from yuan_rpc import HTTP_SERVICES, VERSION, HttpServer, RpcFailed, connect, health_of
 from yuan_stack.broker import client, valkey_server
 from yuan_stack.doctor.findings import Finding, note, ok, refused, wrong
 from yuan_stack.doctor.places import write_and_remove
@@ -46,18 +46,20 @@ class Observed:
 
     Attributes:
         state: what a supervisor here tells; None: there is none.
+        elsewhere: somebody else runs the cluster's services.
         ahead: seconds by which other clocks are ahead of ours, by what they are.
         others: versions that are not ours, by what they are of.
     """
 
     state: StackState | None = None
+    elsewhere: bool = False
     ahead: dict[str, float] = field(default_factory=dict[str, float])
     others: dict[str, str] = field(default_factory=dict[str, str])
 
 
 def look_at_what_runs(stack: Stack) -> Iterator[Finding]:
     """Looks at a stack, one part after another."""
-    seen = Observed()
+    seen = Observed(elsewhere=runs_elsewhere(stack))
     yield from _supervisor(stack, seen)
     yield _broker(stack, seen)
     registry, finding = _registry(stack.manifest.cluster.registry, seen)
@@ -159,8 +161,14 @@ def _server(stack: Stack, process: ProcessPlan, seen: Observed) -> Finding:
     check = f"{process.service} server"
     ours = own_ports(seen.state)
     to_start = stack.plan.embedded_broker and not process.ports <= ours
+    if to_start and process.service in HTTP_SERVICES and not seen.elsewhere:
+        return _not_ours(stack, process, seen)  # whose it is cannot be asked: the port tells
     try:
-        with connect(process.service, stack.manifest.cluster) as connection:
+        with health_of(process.service, stack.manifest.cluster) as connection:
+            if isinstance(connection, HttpServer):
+                serving = connection.is_serving(timeout=_ANSWER_S)
+                text = f"{process.address} says that it does not serve"
+                return ok(check, f"{process.address} serves") if serving else wrong(check, text, _RESTART)
             facts = connection.facts(timeout=_ANSWER_S)
             connection.check_token(timeout=_ANSWER_S)
     except RpcFailed as error:
@@ -202,7 +210,7 @@ def runs_elsewhere(stack: Stack) -> bool:
         if holder_of(stack.folder) is not None:
             return False
     for process in stack.plan.processes:
-        if process.role is Role.server:
+        if process.role is Role.server and process.service not in HTTP_SERVICES:
             with suppress(YuanError), connect(process.service, stack.manifest.cluster) as connection:
                 connection.check_token(timeout=_ANSWER_S)
                 return True
