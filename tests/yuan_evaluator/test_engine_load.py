@@ -85,3 +85,13 @@ def test_an_evaluation_on_the_queue_whose_worker_is_killed_goes_on_and_repeats_n
         assert {row["model"] for row in listed if row["published"]} >= {"Yuan2.0-102B", "Yuan2.0-102B-SC"}
     finally:
         yuan(cluster, "down")
+
+
+@needs_data
+def test_likelihoods_without_a_stack_are_asked_of_a_server_of_ones_own(cluster: Path) -> None:
+    arguments = ["evaluate", "tiny", "--suite", "mathqa", "--data", str(DATA), "--report", "likely", "--foreground"]
+    ended = yuan(cluster, *arguments, "--likelihood", "--limit", "5")
+    assert ended.returncode == 0, ended.stderr
+    report = report_of(cluster, "likely")
+    assert (report["suite"]["mathqa"]["how"], report["suite"]["mathqa"]["not_answered"]) == ("likelihood", 0)
+    assert report["generation"]["requests"] == 4 * 5

@@ -327,6 +327,7 @@ OTHER_KINDS = {
     "no dataset": ("kind: evaluate\ninputs: {model: a}\nsuite: [perplexity]\noutputs: {report: a}", "x.yaml:4: inputs.dataset: missing; perplexity is measured on a dataset's validation part"),
     "equal samples": ("kind: evaluate\ninputs: {model: a, data: d}\nsuite: [gsm8k]\nevaluate: {samples: 4, temperature: 0}\noutputs: {report: a}", "x.yaml:6: evaluate.temperature: 0 gives 4 samples that are all the same; raise it, or set samples=1"),
     "tests for one": ("kind: evaluate\ninputs: {model: a, data: d}\nsuite: [gsm8k]\nevaluate: {unit_tests: 4}\noutputs: {report: a}", "x.yaml:6: evaluate.unit_tests: 4 sets choose among candidates, but samples is 1; raise samples"),
+    "examples of none": ("kind: evaluate\ninputs: {model: a, data: d}\nsuite: [gsm8k]\nevaluate: {examples: {gsm8k: t}}\noutputs: {report: a}", "x.yaml:6: evaluate.few_shot: is 0, but examples are given; set how many stand before each question"),
     "sandbox": ("kind: evaluate\ninputs: {model: a, data: d}\nsuite: [gsm8k]\nevaluate: {sandbox: {memory_mib: 1}}\noutputs: {report: a}", "x.yaml:6: evaluate.sandbox.memory_mib: expected at least 64, found 1"),
     "suite twice": ("kind: evaluate\ninputs: {model: a, dataset: b}\nsuite: [perplexity, perplexity]\noutputs: {report: a}", "x.yaml:5: suite[1]: perplexity stands there twice"),
     "samples": ("kind: evaluate\ninputs: {model: a, dataset: b}\nsamples: 0\noutputs: {report: a}", "x.yaml:5: samples: expected at least 1, found 0"),
