@@ -510,8 +510,8 @@ class EvaluateSection:
         answering: `generate`, or `likelihood` of each choice (tasks that have choices; others are generated).
         limit: items of each task, the first ones; null: all.
         few_shot: worked examples before each question.
-        examples: by task the file that they are taken from: below `inputs.data`, or a path or URL of its own, with rows
-            as the task's own file has them (GSM8K: also its published `train.jsonl`, with the steps). Tasks that
+        examples: by task the file that they are taken from: below `inputs.data`, or a whole path or URL, with rows as
+            the task's own file has them (GSM8K: also its published `train.jsonl`, with the steps). Tasks that
             are not named take other questions of their own.
         samples: answers to each question; more than 1 are drawn (temperature) and voted on.
         unit_tests: sets of unit tests that the model writes for each HumanEval problem, by which candidates are chosen.

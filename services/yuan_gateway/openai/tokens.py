@@ -48,14 +48,16 @@ async def tokenizer_info(
     """Returns what a client must know of a model's tokenizer: which token ends a document; none begins one."""
     backend = gateway_of(request).backend
     info = await backend.call("GetModelInfo", inference_pb2.GetModelInfoRequest(model=model), asker.token)
-    end = int(info.config["eod_token_id"])
-    answer = await backend.call(
-        "Detokenize", inference_pb2.DetokenizeRequest(model=info.model, token_ids=[end]), asker.token
-    )
+    found = dict(info.config).get("eod_token_id")
+    end = None if found is None else int(found)
+    text = None
+    if end is not None:
+        message = inference_pb2.DetokenizeRequest(model=info.model, token_ids=[end])
+        text = (await backend.call("Detokenize", message, asker.token)).text
     return {
         "model": info.model,
         "bos_token": None,
-        "eos_token": answer.text,
+        "eos_token": text,
         "eos_token_id": end,
         "vocab_size": info.vocab_size,
         "model_max_length": info.max_model_len,
