@@ -36,8 +36,9 @@ class IndexedDatasetWriter:
         self._temporary_data = data_path(self.prefix).with_name(self.prefix.name + ".bin.tmp")
         self._temporary_index = index_path(self.prefix).with_name(self.prefix.name + ".idx.tmp")
         self._file = self._temporary_data.open("wb")
-        self._lengths: list[npt.NDArray[np.int64]] = []
-        self._documents: list[npt.NDArray[np.int64]] = [np.zeros(1, np.int64)]
+        self._lengths: list[npt.NDArray[np.int32]] = []
+        # Where documents end, as ranges of items: where each is one item, as most are, a range is many documents.
+        self._documents: list[range] = [range(1)]
         self.item_count = 0
         self.token_count = 0
 
@@ -52,7 +53,7 @@ class IndexedDatasetWriter:
 
     def end_document(self) -> None:
         """Ends the document that the last items belong to."""
-        self._documents.append(np.array([self.item_count], np.int64))
+        self._documents.append(range(self.item_count, self.item_count + 1))
 
     def add_document(self, ids: npt.ArrayLike) -> None:
         """Appends a document that is one item."""
@@ -75,7 +76,7 @@ class IndexedDatasetWriter:
             raise ValueError(f"lengths add up to {int(counts.sum())} where there are {len(ids)} ids")
         first = self.item_count
         self._append(ids, counts)
-        self._documents.append(np.arange(first + 1, self.item_count + 1, dtype=np.int64))
+        self._documents.append(range(first + 1, self.item_count + 1))
 
     def _append(self, ids: npt.NDArray[Any], lengths: npt.NDArray[np.int64]) -> None:
         if len(ids):
@@ -91,22 +92,25 @@ class IndexedDatasetWriter:
                 f"{LONGEST_ITEM}; cut it into several"
             )
         self._file.write(np.ascontiguousarray(ids, self.dtype).data)
-        self._lengths.append(lengths)
+        self._lengths.append(lengths.astype(np.int32))
         self.item_count += len(lengths)
         self.token_count += len(ids)
 
     def finish(self) -> None:
         """Writes the index, makes both files durable and gives them their names."""
-        lengths = np.concatenate(self._lengths) if self._lengths else np.zeros(0, np.int64)
-        documents = np.concatenate(self._documents)
-        offsets = np.zeros(len(lengths), np.int64)
-        np.cumsum(lengths[:-1] * self.dtype.itemsize, out=offsets[1:])
         code = CODE_OF_DTYPE[self.dtype]
+        documents = sum(map(len, self._documents))
         with self._temporary_index.open("wb") as index:
-            index.write(HEADER.pack(MAGIC, VERSION, code, len(lengths), len(documents)))
-            index.write(lengths.astype("<i4").data)
-            index.write(offsets.astype("<i8").data)
-            index.write(documents.astype("<i8").data)
+            index.write(HEADER.pack(MAGIC, VERSION, code, self.item_count, documents))
+            for lengths in self._lengths:
+                index.write(lengths.astype("<i4").data)
+            offset = 0
+            for lengths in self._lengths:
+                ends = offset + np.cumsum(lengths, dtype=np.int64) * self.dtype.itemsize
+                index.write((ends - lengths.astype(np.int64) * self.dtype.itemsize).astype("<i8").data)
+                offset = int(ends[-1]) if len(ends) else offset
+            for ended in self._documents:
+                index.write(np.arange(ended.start, ended.stop, dtype="<i8").data)
         self._file.close()
         replace_durably(self._temporary_data, data_path(self.prefix))
         replace_durably(self._temporary_index, index_path(self.prefix))

@@ -146,8 +146,9 @@ private:
         while (true) {
             for (int spins = 0; spins < SPINS && begun_.load(std::memory_order_acquire) == seen; spins++) pause();
             begun_.wait(seen, std::memory_order_acquire);
-            if (ending_) return;
+            // In this order: the end moves begun_ too, to a number that is no run's, and is told before.
             seen = begun_.load(std::memory_order_acquire);
+            if (ending_) return;
             program_({number, seen});
         }
     }
