@@ -11,7 +11,7 @@ from yuan_parallel.cost import embedding_parameters, layer_parameters, lora_para
 from yuan_parallel.schedule import micro_batches_in_flight
 from yuan_parallel.training import Division, Training
 
-BLOCK_LOGITS = 1 << 26
+BLOCK_LOGITS = 1 << 25
 """Numbers in one block's logits where a manifest asks for no size, as `yuan_model.loss` has it."""
 
 FLOAT = 4
