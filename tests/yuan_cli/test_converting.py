@@ -91,7 +91,9 @@ def test_foreground_and_queue_make_the_same_bytes(tmp_path: Path) -> None:
     home, file = tmp_path / "home", tmp_path / "cluster.yaml"
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    services = f"data: null, trainer: null, inference: null, converter: {{port: {port}}}"
+    services = (
+        f"data: null, trainer: null, inference: null, evaluator: null, gateway: null, converter: {{port: {port}}}"
+    )
     file.write_text(f"version: 1\ncluster: {{home: '{home}', services: {{{services}}}}}\n")
     arguments = ("./model", "--to", "megatron", "--tensor", "2", "--stages", "1,1", "-f", str(file))
     assert yuan(home, "convert", *arguments, "--out", "./here").returncode == 0
