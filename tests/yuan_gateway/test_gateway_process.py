@@ -28,7 +28,7 @@ from yuan_rpc.inference.v1 import inference_pb2_grpc
 pytestmark = pytest.mark.slow
 
 CONTEXT = 32768
-TOKENS = 4000
+TOKENS = 1500
 ENDLESS = 30000
 
 

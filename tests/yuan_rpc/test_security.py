@@ -240,7 +240,7 @@ def manifest(token: Security, tls: TlsSection | None = None) -> Cluster:
         probe.bind(("127.0.0.1", 0))
         data = ServiceSection(port=probe.getsockname()[1], metrics_port=0)
     security = SecuritySection(token_file=str(token.token_file), tls=tls)
-    return Cluster(services=Services(data=data, converter=None), security=security)
+    return Cluster(services=Services(data=data, converter=None, evaluator=None), security=security)
 
 
 @pytest.mark.parametrize("mutual", [None, False, True])
@@ -259,7 +259,7 @@ def test_a_cluster_manifest_means_both_ends_of_a_connection(token: Security, tls
 
 @pytest.mark.parametrize("name", ["converter", "evaluator"])
 def test_a_service_that_a_cluster_does_not_have_is_told_with_those_that_it_has(token: Security, name: str) -> None:
-    with pytest.raises(InputError, match=f"no {name} service; it has: data, trainer, inference"):
+    with pytest.raises(InputError, match=f"no {name} service; it has: data, trainer, inference, gateway"):
         connect(name, manifest(token))
 
 
