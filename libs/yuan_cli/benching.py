@@ -12,6 +12,7 @@ from typing import Any
 
 import typer
 
+from yuan_cli.pictures import check_picture
 from yuan_client import AsyncClient, Retry, Sampling
 from yuan_client.asking import Prompt
 from yuan_client.load import LoadPlan, LoadResult, run_load
@@ -19,8 +20,6 @@ from yuan_events import InputError, WorkFailed
 from yuan_manifest import Cluster, load_cluster
 from yuan_rpc import connect
 from yuan_stack.tables import aligned
-
-SUFFIXES = (".png", ".svg", ".pdf")
 
 _MOST_DOCUMENTS = 1000
 
@@ -62,7 +61,7 @@ def bench_serve(wanted: ServeBench, cluster_path: Path | None, *, as_json: bool)
         if getattr(wanted, name) < 1:
             raise InputError(f"--{name.replace('_', '-')}: expected at least 1, found {getattr(wanted, name)}")
     if wanted.plot is not None:
-        _check_picture(wanted.plot)
+        check_picture("--plot", wanted.plot)
     cluster = load_cluster(cluster_path).cluster
     prompts = _prompts(wanted, cluster)
     results = asyncio.run(_measure(wanted, cluster, prompts, rates))
@@ -171,13 +170,6 @@ def table(results: Sequence[LoadResult]) -> list[str]:
         for code, count in result.failed.items():
             lines.append(f"rate {result.rate or math.inf:g}: {count} failed with {code}")
     return lines
-
-
-def _check_picture(path: Path) -> None:
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"--plot {path}: expected a name that ends in {', '.join(SUFFIXES)}")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"--plot {path}: there is no folder {path.absolute().parent}")
 
 
 def draw(results: Sequence[LoadResult], path: Path) -> None:

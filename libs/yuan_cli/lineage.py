@@ -9,10 +9,9 @@ from typing import Any
 import typer
 
 from yuan_cli.artifacts import ArtifactView, artifact_views
+from yuan_cli.pictures import check_picture
 from yuan_events import InputError
 from yuan_manifest import load_cluster
-
-PICTURES = (".png", ".svg", ".pdf")
 
 _COLUMN, _ROW = 3.4, 0.9
 
@@ -67,7 +66,7 @@ def lineage_of(name: str, find: Callable[[str], ArtifactView]) -> Lineage:
 def print_lineage(name: str, cluster: Path | None, *, picture: Path | None, as_json: bool) -> int:
     """Prints the tree, or JSON; with a picture's name, draws it, too."""
     if picture is not None:
-        _check_picture(picture)
+        check_picture("--picture", picture)
     with artifact_views(load_cluster(cluster).cluster) as find:
         lineage = lineage_of(name, find)
     if as_json:
@@ -115,13 +114,6 @@ def _branches(
         if not again:
             said.add(reference)
             yield from _branches(below(reference), below, said, f"{indent}{'    ' if last else '│   '}")
-
-
-def _check_picture(path: Path) -> None:
-    if path.suffix.lower() not in PICTURES:
-        raise InputError(f"--picture {path}: expected a name that ends in {', '.join(PICTURES)}")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"--picture {path}: there is no folder {path.absolute().parent}")
 
 
 def draw_lineage(lineage: Lineage, path: Path) -> None:
