@@ -12,6 +12,10 @@
 #include <immintrin.h>
 #endif
 
+#ifndef YUAN_BETWEEN_STORES  // a test sleeps there, as a machine may let a thread do
+#define YUAN_BETWEEN_STORES
+#endif
+
 namespace yuan {
 
 constexpr int LANES = 16;
@@ -123,13 +127,14 @@ public:
             if (int(done_.fetch_add(1, std::memory_order_acq_rel)) + 1 == items) {
                 done_.store(0, std::memory_order_relaxed);
                 next_.store(uint64_t(phase + 1) << 32, std::memory_order_release);
+                YUAN_BETWEEN_STORES;
                 now_.store(phase + 1, std::memory_order_release);
                 now_.notify_all();
                 return;
             }
             seen = next_.load(std::memory_order_acquire);
         }
-        if (uint32_t(seen >> 32) != phase) return;
+        // Not before now_ says so, though next_ may have moved on: who went ahead would take the next phase for over.
         for (int spins = 0; spins < SPINS && now_.load(std::memory_order_acquire) == phase; spins++) pause();
         while (now_.load(std::memory_order_acquire) == phase) now_.wait(phase, std::memory_order_acquire);
     }
