@@ -1,4 +1,4 @@
-"""The threads of a compiled step do every item of a phase once, and none of the next before, however they are delayed."""
+"""The threads of a compiled step do all of a phase once and nothing of the next before, however they are delayed."""
 
 import shutil
 import subprocess
@@ -41,7 +41,7 @@ def test_a_thread_that_sleeps_at_the_end_of_a_phase_lets_nobody_into_the_next_bu
     if compiler is None:
         pytest.skip("no g++ is installed")
     (tmp_path / "team.cpp").write_text(PROGRAM, encoding="utf-8")
-    flags = [
+    flags = ["-O1", "-Wno-psabi", "-std=c++20", "-pthread", "-include", "chrono", f"-I{HEADERS}"]
         "-O1",
         "-Wno-psabi",
         "-std=c++20",
@@ -51,6 +51,7 @@ def test_a_thread_that_sleeps_at_the_end_of_a_phase_lets_nobody_into_the_next_bu
         "-include",
         "chrono",
     ]
-    subprocess.run([compiler, *flags, str(tmp_path / "team.cpp"), "-o", str(tmp_path / "team")], check=True)
+    command = [compiler, *flags, f"-DYUAN_BETWEEN_STORES={PAUSE}", str(tmp_path / "team.cpp"), "-o", str(tmp_path / "team")]
+    subprocess.run(command, check=True)
     done = subprocess.run([tmp_path / "team"], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "0"
