@@ -40,18 +40,10 @@ def test_a_thread_that_sleeps_at_the_end_of_a_phase_lets_nobody_into_the_next_bu
     compiler = shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         pytest.skip("no g++ is installed")
-    (tmp_path / "team.cpp").write_text(PROGRAM, encoding="utf-8")
     flags = ["-O1", "-Wno-psabi", "-std=c++20", "-pthread", "-include", "chrono", f"-I{HEADERS}"]
-        "-O1",
-        "-Wno-psabi",
-        "-std=c++20",
-        "-pthread",
-        f"-I{HEADERS}",
-        f"-DYUAN_BETWEEN_STORES={PAUSE}",
-        "-include",
-        "chrono",
-    ]
-    command = [compiler, *flags, f"-DYUAN_BETWEEN_STORES={PAUSE}", str(tmp_path / "team.cpp"), "-o", str(tmp_path / "team")]
+    source, program = tmp_path / "team.cpp", tmp_path / "team"
+    source.write_text(PROGRAM, encoding="utf-8")
+    command = [compiler, *flags, f"-DYUAN_BETWEEN_STORES={PAUSE}", str(source), "-o", str(program)]
     subprocess.run(command, check=True)
-    done = subprocess.run([tmp_path / "team"], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "0"
