@@ -89,7 +89,7 @@ class Engine:
             self._metrics,
             self._tell,
         )
-        self._adapters = Adapters(self._stepper.runner, loaded.model.config)
+        self._adapters = Adapters(self._stepper.runner, loaded.config)
         self._numbers = count()
         # What other threads say, until the engine's thread looks: guarded by the condition, as is `_known`.
         self._changed = threading.Condition()
@@ -153,7 +153,7 @@ class Engine:
             InputError: if it is none, or belongs to another model.
             EngineStopped: if the engine has ended.
         """
-        layers = read_adapter(folder, self.loaded.model.config)
+        layers = read_adapter(folder, self.loaded.config)
         self.between_steps(lambda: self._adapters.put(name, layers, self._used_adapters()))
 
     def unload_adapter(self, name: str) -> bool:

@@ -75,7 +75,7 @@ class EngineLoad:
 
 def scored_tokens(loaded: LoadedModel, options: EngineOptions) -> int:
     """Returns of how many tokens of prompts a step may give log-probabilities."""
-    return max(16, min(options.step_tokens, _SCORED_BYTES // (4 * loaded.model.config.vocab_size)))
+    return max(16, min(options.step_tokens, _SCORED_BYTES // (4 * loaded.config.vocab_size)))
 
 
 def pool_size(loaded: LoadedModel, options: EngineOptions) -> PoolSize:
@@ -91,13 +91,13 @@ def pool_size(loaded: LoadedModel, options: EngineOptions) -> PoolSize:
 
 
 def _blocks(loaded: LoadedModel, options: EngineOptions) -> int:
-    config = loaded.model.config
+    config, weights = loaded.config, loaded.weights
     context = blocks_needed(loaded.context)
     if options.kv_tokens is not None:
         return max(1, blocks_needed(options.kv_tokens))
     wanted = options.max_batch * context
-    memory = _memory_bytes(loaded.model.embed_tokens.weight.device) // 4
-    fitting = memory // (BLOCK_TOKENS * bytes_per_token(config, loaded.model.embed_tokens.weight.dtype))
+    memory = _memory_bytes(weights.device) // 4
+    fitting = memory // (BLOCK_TOKENS * bytes_per_token(config, weights.dtype))
     return max(context, min(wanted, fitting))
 
 
