@@ -146,13 +146,13 @@ class ModelFolder:
         rows = self._shapes[name][0] // len(stored)
         parts: list[Tensor] = []
         for number, one in enumerate(stored):
-            # Where a matrix is stored as several, their rows lie one behind the other.
-            first, last = (max(0, start - number * rows), min(rows, stop - number * rows)) if dimension == 0 else (0, 0)
-            if dimension == 0 and first >= last:
+            if dimension == 1:
+                parts.append(self._read(one, (slice(None), slice(start, stop))))
                 continue
-            parts.append(
-                self._read(one, (slice(first, last),) if dimension == 0 else (slice(None), slice(start, stop)))
-            )
+            # Where a matrix is stored as several, their rows lie one behind the other.
+            first, last = max(0, start - number * rows), min(rows, stop - number * rows)
+            if first < last:
+                parts.append(self._read(one, (slice(first, last),)))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def dtype(self, name: str) -> torch.dtype:

@@ -5,7 +5,7 @@ Shape suffixes: b batch, s new tokens, k all tokens (past and new), h hidden, v 
 """
 
 from collections.abc import Iterable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,8 @@ class Decoder(nn.Module):
         super().__init__()
         # Not drawn: it is set anyway, and drawing numbers for a network without memory has torch import its compiler.
         rows = torch.empty(config.vocab_size, config.hidden_size)
-        self.embed_tokens = nn.Embedding.from_pretrained(rows, freeze=False)
+        embedding: nn.Embedding = cast("Any", nn.Embedding).from_pretrained(rows, freeze=False)
+        self.embed_tokens = embedding
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 

@@ -1,4 +1,4 @@
-"""Weights by their native names, one at a time: of a network in memory, or of a folder, where only what is asked is read.
+"""Weights by their native names, one at a time: of a network in memory, or of a folder, read as they are asked for.
 
 Who packs weights goes from one to the next and keeps none, so that a model is never in memory twice. A rank of several
 reads its part alone; which dimension of what is divided is `yuan_parallel`'s to say.

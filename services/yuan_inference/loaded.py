@@ -1,5 +1,6 @@
 """A model together with the tokenizer that it was trained on, from an artifact or a folder."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -50,6 +51,12 @@ class LoadedModel:
     def weights(self) -> Weights:
         """Its weights, one at a time."""
         return NetworkWeights(self.source) if isinstance(self.source, Yuan) else self.source
+
+    def watched(self, watch: Callable[[float], None] | None) -> "LoadedModel":
+        """Returns the same model; a function is called with the part of its weights that has been read."""
+        if isinstance(self.source, FolderWeights):
+            self.source.watch = watch
+        return self
 
     @property
     def config(self) -> YuanConfig:

@@ -108,6 +108,8 @@ def info_of(served: Served) -> inference_pb2.GetModelInfoResponse:
         max_batch=engine.options.max_batch,
         max_waiting=engine.options.max_waiting,
         adapters=engine.adapters,
+        tensor=engine.options.tensor,
+        healthy=engine.healthy,
     )
     json_format.ParseDict(config.to_dict(), info.config)
     return info

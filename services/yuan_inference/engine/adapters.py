@@ -9,10 +9,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
 
 from yuan_events import InputError
 from yuan_model import AdapterRunner, Factors, Runner, YuanConfig

@@ -38,7 +38,8 @@ class EngineOptions:
         prefix_cache: blocks of texts are kept for later requests that begin alike.
         prompt_lookup: tokens a step that are guessed from the text before (speculative decoding, the same outputs); 0:
             none.
-        tensor: processes that share the model's matrices between them; only 1 so far.
+        tensor: processes (ranks) that share the model's matrices between them; 1: the server's own has them.
+        step_seconds: of several ranks, one that has not answered for so long is taken for dead.
     """
 
     max_batch: int = 16
@@ -48,6 +49,7 @@ class EngineOptions:
     prefix_cache: bool = True
     prompt_lookup: int = 0
     tensor: int = 1
+    step_seconds: float = 60.0
 
 
 @dataclass(frozen=True)
