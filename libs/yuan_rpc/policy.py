@@ -11,6 +11,7 @@ from yuan_manifest.schema import Role
 
 IDEMPOTENT: dict[str, tuple[str, ...]] = {
     "yuan.converter.v1.ConverterService": ("InspectCheckpoint",),
+    "yuan.cotraining.v1.CotrainingService": ("Get", "List"),
     "yuan.data.v1.DataService": ("DescribeDataset", "Tokenize", "Detokenize"),
     "yuan.inference.v1.InferenceService": (
         "Tokenize",
@@ -25,6 +26,7 @@ IDEMPOTENT: dict[str, tuple[str, ...]] = {
 """Methods by service that change nothing."""
 
 ROLES: dict[str, Role] = {
+    "/yuan.cotraining.v1.CotrainingService/Review": Role.operator,
     "/yuan.inference.v1.InferenceService/LoadModel": Role.operator,
     "/yuan.inference.v1.InferenceService/UnloadModel": Role.operator,
 }
