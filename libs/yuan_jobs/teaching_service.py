@@ -1,7 +1,7 @@
 """`yuan.cotraining.v1.CotrainingService`: teaching requests of the one registry, on every job server.
 
 Thin: what filing and reviewing mean is in `teaching_registry.py`, which blocks, so every call works in a thread.
-Whoever may call files and reads; reviewing is for operators (`yuan_rpc.policy`), as is editing what others filed.
+Whoever may call files and reads; reviewing is for operators (`yuan_rpc.access`), as is editing what others filed.
 """
 
 import asyncio
