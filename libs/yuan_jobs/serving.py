@@ -71,7 +71,7 @@ def run_server(
     mounts: Mounts | None = None,
     jobs: bool = True,
     end_at_drain: Sequence[str] = (),
-    tenants: bool = False,
+    traced: bool = False,
 ) -> int:
     """Serves until SIGTERM or SIGINT, then drains.
 
@@ -82,7 +82,7 @@ def run_server(
         mounts: the service's own calls.
         jobs: whether there are a JobService and a reconciler.
         end_at_drain: full names of own streams that end when the server drains.
-        tenants: the cluster's tenants may call it, too, and its calls are traced.
+        traced: its calls are traced, where the cluster says where to.
 
     Returns:
         0.
@@ -95,10 +95,10 @@ def run_server(
     logging.getLogger("alembic").setLevel(logging.WARNING)
     home = Home.of(manifest.cluster)
     store = ArtifactStore.open(home)
-    tracing = Tracing(service, manifest.cluster.observability.traces if tenants else None)
+    tracing = Tracing(service, manifest.cluster.observability.traces if traced else None)
     context = ServerContext(service, manifest, home, store, AsyncExitStack(), tracing=tracing)
     try:
-        asyncio.run(_serve(context, works, mounts, jobs=jobs, end_at_drain=end_at_drain, tenants=tenants))
+        asyncio.run(_serve(context, works, mounts, jobs=jobs, end_at_drain=end_at_drain))
     finally:
         tracing.close()
         store.registry.close()
@@ -112,7 +112,6 @@ async def _serve(
     *,
     jobs: bool,
     end_at_drain: Sequence[str],
-    tenants: bool,
 ) -> None:
     async with context.closing:
         servicers = list(mounts(context)) if mounts is not None else []
@@ -127,7 +126,6 @@ async def _serve(
             servicers,
             translations=TRANSLATIONS,
             end_at_drain=endless,
-            tenants=tenants,
             tracing=context.tracing,
         )
 

@@ -63,16 +63,16 @@ class Gateway:
         security = security_of(cluster.security)
         # Callers' own tokens go there.
         security.check_client("inference", section.host)
-        token = security.token()
         tracing = Tracing("gateway", cluster.observability.traces)
         bare = Security(tls=security.tls, plaintext=security.plaintext)
-        backend = Backend(section.host, section.port, bare, tracing, own_token=token)
-        callers = Callers("gateway", token, tenants_of(cluster.security))
+        source = security.token_source()
+        backend = Backend(section.host, section.port, bare, tracing, own_token=source)
+        callers = Callers("gateway", security, tenants_of(cluster.security))
         console = None
         if cluster.services.gateway is not None and cluster.services.gateway.console:
             from yuan_gateway.console.shell import Console  # noqa: PLC0415 - a gateway without one starts without it
 
-            console = Console(manifest, token)
+            console = Console(manifest, source)
         return cls(backend, callers, RequestLog("gateway", cluster.observability), tracing, console=console)
 
     @contextmanager

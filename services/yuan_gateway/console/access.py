@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import secrets
 from base64 import urlsafe_b64encode
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import parse_qs
@@ -18,8 +19,8 @@ from fastapi import Depends, Request, Response
 
 from yuan_gateway.authentication import User
 from yuan_gateway.errors import Refused
-from yuan_manifest.schema import Role
-from yuan_rpc import PermissionDenied, Unauthenticated
+from yuan_rpc import Unauthenticated
+from yuan_rpc.access import rule_of
 from yuan_rpc.security import bearer
 
 SESSION_COOKIE, SEED_COOKIE = "yuan_console", "yuan_console_seed"
@@ -29,8 +30,8 @@ PATH = "/console"
 SESSION_SECONDS = 12 * 3600
 _YEAR_SECONDS = 365 * 24 * 3600
 
-ROLE_OF = {"cancel": Role.operator, "resume": Role.operator}
-"""What needs more than looking; the services check it again."""
+METHOD_OF = {"cancel": "/yuan.jobs.v1.JobService/Cancel", "resume": "/yuan.jobs.v1.JobService/Resume"}
+"""The calls behind what needs more than looking: who may make them is in the table that the services go by, too."""
 
 
 class LoginNeeded(Exception):
@@ -38,27 +39,33 @@ class LoginNeeded(Exception):
 
 
 class Sessions:
-    """Makes and reads sessions."""
+    """Makes and reads sessions; they end when the stack's own token is replaced."""
 
-    def __init__(self, token: str | None) -> None:
-        """Args: token: the stack's own; None: it has none, and a session means nothing."""
-        self._key = hashlib.sha256(b"yuan console session:" + (token or secrets.token_hex()).encode()).digest()
-        self._box = Fernet(urlsafe_b64encode(self._key))
+    def __init__(self, token: Callable[[], str | None]) -> None:
+        """Args: token: says the stack's own as it is now; None: it has none, and a session means nothing."""
+        self._token = token
+        self._without = secrets.token_hex()
 
     def make(self, token: str) -> str:
         """Returns the session of who has a token."""
-        return self._box.encrypt(token.encode()).decode()
+        return self._box().encrypt(token.encode()).decode()
 
     def token_of(self, session: str) -> str | None:
         """Returns the token of a session; None: it is none of ours, or too old."""
         try:
-            return self._box.decrypt(session.encode(), ttl=SESSION_SECONDS).decode()
+            return self._box().decrypt(session.encode(), ttl=SESSION_SECONDS).decode()
         except (InvalidToken, UnicodeEncodeError):
             return None
 
     def proof(self, seed: str, session: str) -> str:
         """Returns what a form must carry that was sent to the browser with these cookies."""
-        return hmac.new(self._key, f"{seed}\0{session}".encode(), hashlib.sha256).hexdigest()
+        return hmac.new(self._key(), f"{seed}\0{session}".encode("utf-8", "replace"), hashlib.sha256).hexdigest()
+
+    def _key(self) -> bytes:
+        return hashlib.sha256(b"yuan console session:" + (self._token() or self._without).encode()).digest()
+
+    def _box(self) -> Fernet:
+        return Fernet(urlsafe_b64encode(self._key()))
 
 
 @dataclass(frozen=True)
@@ -85,8 +92,8 @@ class Visitor:
         return self.user.token if self.user else None
 
     def may(self, action: str) -> bool:
-        """Returns whether they may do something of `ROLE_OF`."""
-        return self.user is not None and self.user.caller.may(ROLE_OF[action])
+        """Returns whether they may do something of `METHOD_OF`."""
+        return self.user is not None and self.user.caller.may(rule_of(METHOD_OF[action]).role)
 
 
 def anybody(request: Request) -> Visitor:
@@ -153,15 +160,15 @@ def _check(request: Request, found: Visitor, proof: str) -> None:
 
 
 def require(found: Visitor, action: str) -> None:
-    """Lets only those go on who may do something of `ROLE_OF`.
+    """Lets only those go on who may do something of `METHOD_OF`.
 
     Raises:
+        LoginNeeded: if nobody is logged in.
         PermissionDenied: if they may not.
     """
-    if not found.may(action):
-        caller = found.user.caller if found.user else None
-        who = f"{caller.name} has {caller.role}" if caller else "you are not logged in"
-        raise PermissionDenied(f"{action} is for the role {ROLE_OF[action]} and above; {who}")
+    if found.user is None:
+        raise LoginNeeded
+    found.user.caller.require(rule_of(METHOD_OF[action]).role, action)
 
 
 def set_cookie(request: Request, response: Response, name: str, value: str, *, lasting: bool = False) -> None:

@@ -1,5 +1,6 @@
 """The console as a part of the gateway: its routes, its files, login, and errors as pages."""
 
+from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -33,8 +34,8 @@ _LONGEST_TOKEN = 1000
 class Console:
     """What all pages share; `close` it."""
 
-    def __init__(self, manifest: ClusterManifest, token: str | None) -> None:
-        """Args: manifest: the cluster. token: the stack's own."""
+    def __init__(self, manifest: ClusterManifest, token: Callable[[], str | None]) -> None:
+        """Args: manifest: the cluster. token: says the stack's own."""
         self.manifest = manifest
         self.stack = Stack(manifest.cluster)
         self.sessions = Sessions(token)
