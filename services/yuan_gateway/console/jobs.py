@@ -114,7 +114,7 @@ async def compare_page(
             found.append(reply.job)
         except YuanError as error:
             problems.append(str(error))
-    trees = [{"recipe": recipe_of(one), "topology": topology_of(one), "result": plain_of(one.result)} for one in found]
+    trees = [{**recipe_of(one), "topology": topology_of(one), "result": plain_of(one.result)} for one in found]
     rows: dict[str, list[Any]] = {}
     for number, tree in enumerate(trees[1:], start=1):
         for difference in differences(trees[0], tree):

@@ -32,6 +32,9 @@ HEADERS = {
     "cache-control": "no-store",
 }
 
+SECTIONS = ("jobs",)
+"""Pages of the navigation, each at its name."""
+
 _UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 _AGES = ((86_400, "days"), (3600, "hours"), (60, "minutes"))
 _SPANS = ((86_400, 3600, "d", "h"), (3600, 60, "h", "min"), (60, 1, "min", "s"))
@@ -64,6 +67,7 @@ class Pages:
         self._templates.globals |= {
             "PATH": PATH,
             "VERSION": VERSION,
+            "SECTIONS": SECTIONS,
             "KINDS": list(Kind),
             "state_name": lambda job: state_of(job.state).value,
         }

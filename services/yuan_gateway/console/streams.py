@@ -95,14 +95,15 @@ async def _messages(request: Request, sources: list[AsyncGenerator[_Item]]) -> A
 async def _events(replies: AsyncGenerator[Any], asked: str) -> AsyncGenerator[_Item]:
     async with aclosing(replies):
         async for reply in replies:
+            step = reply.step if reply.job_id != asked else ""
             if reply.HasField("job"):
-                yield {"kind": "state", "job": asked, "step": reply.step, "state": state_of(reply.job.state).value}
+                yield {"kind": "state", "job": asked, "step": step, "state": state_of(reply.job.state).value}
                 continue
             try:
                 event = event_from_json(reply.event_json)
             except ValueError:  # of a newer server
                 continue
-            head = {"job": asked, "step": reply.step}
+            head = {"job": asked, "step": step}
             if isinstance(event, Metrics):
                 yield {"kind": "metrics", **head, "at": event.step, "values": dict(event.values)}
             elif isinstance(event, Message):

@@ -62,6 +62,7 @@
   // --- curves -----------------------------------------------------------------------------------------------------
   const FIRST = ["loss", "learning_rate", "tokens_per_second", "memory_gib", "gradient_norm", "mfu"];
   const ABOVE = { validation_loss: "loss" };
+  const HIDDEN = new Set(["seconds_left"]);
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const short = (value) => {
     if (value === null || value === undefined) return "–";
@@ -173,6 +174,7 @@
     function measured(item) {
       hide("#no-curves");
       for (const [name, value] of Object.entries(item.values)) {
+        if (HIDDEN.has(name)) continue;
         const panel = ABOVE[name] || name;
         const key = item.step ? `${item.step}: ${panel}` : panel;
         if (!charts.has(key)) charts.set(key, new Chart(host, `${item.step ? `${item.step} · ` : ""}${words[panel] || panel}`, words));
