@@ -17,7 +17,7 @@ from yuan_inference.engine.scheduler import Scheduler, Turn
 from yuan_inference.engine.sequence import Sequence
 from yuan_inference.engine.task import Task
 from yuan_inference.ranks import RankLost
-from yuan_model import BLOCK_TOKENS, Chunk, Runner
+from yuan_model import Chunk, Runner
 
 _LOGGER = logging.getLogger("yuan_inference.engine")
 _NOTHING = torch.empty(0, 0)
@@ -148,11 +148,12 @@ class Stepper:
         return drawing
 
     def _register(self, sequence: Sequence) -> None:
-        full = sequence.held // BLOCK_TOKENS
-        first = sequence.registered // BLOCK_TOKENS
+        tokens = self._scheduler.blocks.tokens
+        full = sequence.held // tokens
+        first = sequence.registered // tokens
         if full > first:
             self._scheduler.blocks.register(sequence.tokens, sequence.blocks, first, full, sequence.adapter)
-            sequence.registered = full * BLOCK_TOKENS
+            sequence.registered = full * tokens
 
     def _score(self, sequence: Sequence, turn: Turn, logits: Tensor) -> None:
         """Says how probable the prompt's tokens behind the computed ones were."""
