@@ -1,6 +1,7 @@
 """A request on its way: what its continuations have in common, and what is kept back until all of them have ended."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ class Task:
     Attributes:
         request: what was asked.
         deliver: takes its outputs.
+        wake: called once behind each step in which something was delivered; None: nobody waits for that.
         number: counts requests: the lower, the older.
         branches: its continuations that have not ended.
         arrived, started, first_token: monotonic seconds; 0 until then.
@@ -32,6 +34,7 @@ class Task:
     request: Request
     deliver: Deliver
     number: int
+    wake: Callable[[], None] | None = None
     branches: list["Sequence"] = field(default_factory=list["Sequence"])
     arrived: float = field(default_factory=time.monotonic)
     started: float = 0.0
