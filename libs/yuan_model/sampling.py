@@ -64,8 +64,10 @@ def torch_places(logits_bv: Tensor, rows: Sequence[int], tokens: Sequence[int]) 
     """Returns for one token a row what its logit is above its log-probability, and its rank: 1 for the likeliest."""
     found_bv = logits_bv[list(rows)]
     chosen_b1 = found_bv.gather(1, torch.tensor(tokens)[:, None])
-    totals, ranks = found_bv.logsumexp(dim=-1).tolist(), ((found_bv > chosen_b1).sum(dim=-1) + 1).tolist()  # pyright: ignore[reportUnknownMemberType]
-    return cast("list[float]", totals), cast("list[int]", ranks)
+    totals_b, ranks_b = found_bv.logsumexp(dim=-1), (found_bv > chosen_b1).sum(dim=-1) + 1
+    totals = cast("list[float]", totals_b.tolist())  # pyright: ignore[reportUnknownMemberType]
+    ranks = cast("list[int]", ranks_b.tolist())  # pyright: ignore[reportUnknownMemberType]
+    return totals, ranks
 
 
 def draw_tokens(logits_bv: Tensor, draws: Sequence[Draw]) -> list[int]:

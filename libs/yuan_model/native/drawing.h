@@ -21,30 +21,29 @@ inline Ints bits(Floats v) { return (Ints)v; }
 inline Ints bits(int b) { return b - Ints{}; }
 inline int bits_of(float x) { int b; std::memcpy(&b, &x, 4); return b; }
 
-// The highest of n numbers; NaN if one of them is NaN.
-inline float highest_of(const float *x, int n) {
+// The place of the highest of n numbers, of equal ones the first; -1 where one is NaN or it is not finite.
+inline int highest_place(const float *x, int n) {
     Floats best = all(-std::numeric_limits<float>::infinity());
-    Ints wrong = {};
+    Ints place = {}, wrong = {}, here = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     int i = 0;
-    for (; i + LANES <= n; i += LANES) {
+    for (; i + LANES <= n; i += LANES, here += LANES) {
         Floats v = load<Floats>(x + i);
+        Ints higher = v > best;
         wrong |= v != v;
-        best = v > best ? v : best;
+        best = higher ? v : best;
+        place = higher ? here : place;
     }
-    float most = highest(best);
-    for (int lane = 0; lane < LANES; lane++)
-        if (wrong[lane]) return NAN;
+    float most = -std::numeric_limits<float>::infinity();
+    int found = 0, wrongs = 0;
+    for (int lane = 0; lane < LANES; lane++) {
+        wrongs |= wrong[lane];
+        if (best[lane] > most || (best[lane] == most && place[lane] < found)) most = best[lane], found = place[lane];
+    }
     for (; i < n; i++) {
-        if (x[i] != x[i]) return NAN;
-        most = std::max(most, x[i]);
+        wrongs |= x[i] != x[i];
+        if (x[i] > most) most = x[i], found = i;
     }
-    return most;
-}
-
-inline int first_equal(const float *x, int n, float value) {
-    for (int i = 0; i < n; i++)
-        if (x[i] == value) return i;
-    return n - 1;
+    return wrongs || !std::isfinite(most) ? -1 : found;
 }
 
 // Sums work(i), 16 numbers from i on, over n numbers, a multiple of STRETCH.
@@ -97,7 +96,7 @@ inline void restrict_to(float *e, int n, const Draw &draw) {
     if (draw.top_p < 1) {
         int tied = std::min(equal, equals(least));
         double wanted = draw.top_p * (total_from(e, n, least + 1) + tied * double(value(least)));
-        if (total_from(e, n, least + 1) >= wanted) {
+        if (least < one && total_from(e, n, least + 1) >= wanted) {
             least = last_enough(least + 1, one, [&](int b) { return total_from(e, n, b) >= wanted; });
             tied = equals(least);
         }
@@ -129,15 +128,15 @@ inline int inverted(const float *e, int n, double uniform) {
     for (int i = begin; i < begin + STRETCH && before <= wanted; i++)
         if (e[i] > 0) found = i, before += e[i];
     // Rounding may have carried the sum past the last that has a part.
-    while (found < 0) found = e[--begin] > 0 ? begin : -1;
-    return found;
+    while (found < 0 && begin > 0) found = e[--begin] > 0 ? begin : -1;
+    return std::max(found, 0);
 }
 
 // A token, or -1 where logits are no numbers (NaN, infinite, or all of them minus infinity).
 inline int draw_token(const float *x, int n, const Draw *draw, float *e) {
-    float most = highest_of(x, n);
-    if (!std::isfinite(most)) return -1;
-    if (!draw || draw->temperature == 0) return first_equal(x, n, most);
+    int likeliest = highest_place(x, n);
+    if (likeliest < 0 || !draw || draw->temperature == 0) return likeliest;
+    const float most = x[likeliest];
     int size = padded(n), whole = n / LANES * LANES;
     std::memset(e + whole, 0, (size - whole) * sizeof(float));
     auto raised = [&](Floats v) { return exponential((v - most) / draw->temperature); };
@@ -149,8 +148,9 @@ inline int draw_token(const float *x, int n, const Draw *draw, float *e) {
 
 // The logarithm of the sum of the exponentials, by which a logit becomes a log-probability.
 inline float log_total(const float *x, int n) {
-    float most = highest_of(x, n);
-    if (!std::isfinite(most)) return NAN;
+    int likeliest = highest_place(x, n);
+    if (likeliest < 0) return NAN;
+    const float most = x[likeliest];
     int whole = n / STRETCH * STRETCH;
     double total = total_of(whole, [&](int i) { return exponential(load<Floats>(x + i) - most); });
     for (int i = whole; i < n; i++) total += exponential(all(x[i] - most))[0];

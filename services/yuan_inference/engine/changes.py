@@ -17,14 +17,15 @@ class TokenCounts:
     def __init__(self) -> None:
         """Begins with none."""
         self._places: dict[int, int] = {}
-        self._ids = np.zeros(64, np.int64)
-        self._times = np.zeros(64, np.float32)
+        self._ids: npt.NDArray[np.int64] = np.zeros(64, np.int64)
+        self._times: Logits = np.zeros(64, np.float32)
 
     def add(self, token: int) -> None:
         """Counts a token."""
         place = self._places.setdefault(token, len(self._places))
         if place == len(self._ids):
-            self._ids, self._times = (np.concatenate((one, np.zeros_like(one))) for one in (self._ids, self._times))
+            self._ids = np.concatenate((self._ids, np.zeros_like(self._ids)))
+            self._times = np.concatenate((self._times, np.zeros_like(self._times)))
         self._ids[place] = token
         self._times[place] += 1
 
@@ -63,8 +64,9 @@ class LogitChanges:
         changes = cls(sampling)
         if changes._seen is None and changes._drawn is None and not sampling.logit_bias and not changes._never_after:
             return None
-        for token in prompt if changes._seen is not None else ():
-            changes._seen.add(token)
+        if changes._seen is not None:
+            for token in prompt:
+                changes._seen.add(token)
         return changes
 
     def copy(self) -> "LogitChanges":

@@ -86,9 +86,9 @@ class Engine:
             make_runner(loaded, size),
             self._scheduler,
             Sampler(loaded.tokenizer.vocab_size, loaded.end_ids),
-            self._metrics,
-            self._tell,
-            self._wake,
+            metrics=self._metrics,
+            tell=self._tell,
+            wake=self._wake,
         )
         self._adapters = Adapters(self._stepper.runner, loaded.model.config)
         self._numbers = count()

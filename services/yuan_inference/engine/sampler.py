@@ -66,13 +66,12 @@ class Sampler:
         first = draws and [LIKELIEST if one.changes_logits else draws[place] for place, one in enumerate(sequences)]
         drawn = Drawn(self._draw(logits_bv, rows, first))
         if changed:
-            self._draw_changed(logits_bv, rows, sequences, changed, draws, drawn)
+            copies_bv = logits_bv[[rows[place] for place in changed]]
+            self._draw_changed(copies_bv, changed, sequences, draws, drawn)
         for place, token in enumerate(drawn.tokens):
             if token < 0:
                 drawn.errors.setdefault(place, FloatingPointError("the model computed no finite numbers for it"))
-        asked = [
-            place for place, one in enumerate(sequences) if one.task.wants_score and place not in drawn.errors
-        ]
+        asked = [place for place, one in enumerate(sequences) if one.task.wants_score and place not in drawn.errors]
         if asked:
             told = self.logprobs(
                 logits_bv,
@@ -84,27 +83,20 @@ class Sampler:
         return drawn
 
     def _draw_changed(
-        self,
-        logits_bv: Tensor,
-        rows: list[int],
-        sequences: Many[Sequence],
-        changed: list[int],
-        draws: list[Draw] | None,
-        drawn: Drawn,
+        self, logits_bv: Tensor, changed: list[int], sequences: Many[Sequence], draws: list[Draw] | None, drawn: Drawn
     ) -> None:
-        """Draws again for those who change their logits, and writes into `drawn`."""
-        copies_bv = logits_bv[[rows[place] for place in changed]].numpy()
+        """Draws again for those who change their logits, of which copies are given, and writes into `drawn`."""
         finite: list[int] = []
         for copy, place in enumerate(changed):
             if drawn.tokens[place] < 0:
                 continue
             try:
-                self._change(copies_bv[copy], sequences[place])
+                self._change(logits_bv[copy].numpy(), sequences[place])
                 finite.append(copy)
             except Exception as error:  # noqa: BLE001 - only this sequence's
                 drawn.errors[place] = error
         places = [changed[copy] for copy in finite]
-        tokens = self._draw(torch.from_numpy(copies_bv), finite, draws and [draws[place] for place in places])
+        tokens = self._draw(logits_bv, finite, draws and [draws[place] for place in places])
         for place, token in zip(places, tokens, strict=True):
             drawn.tokens[place] = token
 
@@ -151,6 +143,8 @@ class Sampler:
             tokens: whose log-probability is wanted.
             tops: how many of the likeliest are told with it.
         """
+        if not tokens:
+            return []
         logits_bv = logits_bv[:, : self._vocabulary]
         totals, ranks = self._places(logits_bv, rows, tokens)
         values_bv = logits_bv.numpy()

@@ -47,6 +47,7 @@ class Stepper:
         runner: Runner,
         scheduler: Scheduler,
         sampler: Sampler,
+        *,
         metrics: ModelMetrics,
         tell: Callable[[Task, Output], None],
         wake: Callable[[], None],
@@ -136,34 +137,34 @@ class Stepper:
     def _see(self, turns: list[Turn], logits: Tensor) -> list[_Drawing]:
         """Takes what was computed as held, and returns who draws."""
         drawing: list[_Drawing] = []
+        begun: list[Sequence] = []
         row = 0
         for turn in turns:
             sequence, first_row = turn.sequence, row
             row += turn.outputs
             share = turn.stop - len(turn.guesses)
-            prompt = min(share, sequence.prompt_length) - sequence.held
-            if prompt > 0:
-                self._metrics.prompt_tokens.inc(prompt)
+            if sequence.held < sequence.prompt_length:
+                self._metrics.prompt_tokens.inc(min(share, sequence.prompt_length) - sequence.held)
             sequence.held = share
-            self._register(sequence)
-            if sequence.scores_prompt:
+            if share - sequence.registered >= BLOCK_TOKENS:
+                self._register(sequence)
+            if sequence.task.scores_prompt and sequence.scores_prompt:
                 self._score(sequence, turn, logits, first_row)
             if share == len(sequence.tokens):
-                first = row - 1 - len(turn.guesses)
-                drawing.append(_Drawing(sequence, first, turn.guesses))
+                drawing.append(_Drawing(sequence, row - 1 - len(turn.guesses), turn.guesses))
                 if turn.guesses:
                     self._metrics.guessed_tokens.inc(len(turn.guesses))
-        for one in drawing:
-            if one.sequence.new_tokens == 0:
-                self._begin_branches(one.sequence)
+                if share == sequence.prompt_length:
+                    begun.append(sequence)
+        for sequence in begun:
+            self._begin_branches(sequence)
         return drawing
 
     def _register(self, sequence: Sequence) -> None:
-        full = sequence.held // BLOCK_TOKENS
-        first = sequence.registered // BLOCK_TOKENS
-        if full > first:
-            self._scheduler.blocks.register(sequence.tokens, sequence.blocks, first, full, sequence.adapter)
-            sequence.registered = full * BLOCK_TOKENS
+        """Makes blocks that have become full known to the prefix cache."""
+        first, full = sequence.registered // BLOCK_TOKENS, sequence.held // BLOCK_TOKENS
+        self._scheduler.blocks.register(sequence.tokens, sequence.blocks, first, full, sequence.adapter)
+        sequence.registered = full * BLOCK_TOKENS
 
     def _score(self, sequence: Sequence, turn: Turn, logits: Tensor, first_row: int) -> None:
         """Says how probable the prompt's tokens behind the computed ones were; their logits begin at a row."""
@@ -200,6 +201,7 @@ class Stepper:
                 error = drawn.errors.get(place)
                 if self._take(one, drawn.tokens[place], error, drawn.logprobs.get(place), now):
                     again.append(one)
+            self._metrics.tokens_drawn()
         for one in searching:
             self._search(one.sequence, logits[one.row])
         return again
@@ -235,26 +237,31 @@ class Stepper:
         if output.finish_reason is not None:
             self._finish(sequence, output)
             return False
-        for told in task.tell(output):
-            self._tell(task, told)
+        if task.keeps_back:
+            task.tell(output)  # kept there until all have ended
+        else:
+            self._tell(task, task.marked(output))
         if one.right < len(one.guesses) and one.guesses[one.right] == token:
             one.right += 1
             one.row += 1
             sequence.held += 1
             self._metrics.right_guesses.inc()
-            self._register(sequence)
+            if sequence.held - sequence.registered >= BLOCK_TOKENS:
+                self._register(sequence)
             return True
         return False
 
     def _time(self, sequence: Sequence, now: float) -> None:
-        task, metrics = sequence.task, self._metrics
-        metrics.generation_tokens.inc()
+        metrics = self._metrics
         if sequence.last_token:
-            metrics.between_tokens.observe(now - sequence.last_token)
-        elif not task.first_token:
-            task.first_token = now
-            metrics.first_token.observe(now - task.arrived)
-            metrics.prefill.observe(now - task.started)
+            metrics.gap(now - sequence.last_token)
+        else:
+            metrics.gap(None)
+            task = sequence.task
+            if not task.first_token:
+                task.first_token = now
+                metrics.first_token.observe(now - task.arrived)
+                metrics.prefill.observe(now - task.started)
         sequence.last_token = now
 
     def _search(self, sequence: Sequence, logits: Tensor) -> None:
@@ -269,6 +276,7 @@ class Stepper:
             followed = task.search.advance(task.branches)
             now = time.monotonic()
             self._time(sequence, now)
+            self._metrics.tokens_drawn()
             if followed:
                 self._follow(task, followed)
                 return
@@ -308,6 +316,7 @@ class Stepper:
         task = sequence.task
         sequence.finished = True
         self._scheduler.remove(sequence)
+        self._metrics.tokens_drawn()
         for told in task.tell(output):
             self._tell(task, told)
 

@@ -57,19 +57,23 @@ class Task:
 
     def tell(self, output: Output) -> list[Output]:
         """Returns the outputs that can be told now that a continuation has come this far; the last one is marked."""
-        if not self.begun and not self.keeps_back:
-            self.begun = True
-            output.cached_tokens = self.cached_tokens
-            output.prompt_logprobs = tuple(self.prompt_logprobs)
         if output.finish_reason is not None:
             self.left -= 1
         if not self.keeps_back:
-            output.last = self.left == 0
-            return [output]
+            return [self.marked(output)]
         self._kept.setdefault(output.index, []).append(output)
         if output.finish_reason is not None:
             self.ended.append((_mean(output, self._kept[output.index]), _joined(self._kept.pop(output.index))))
         return self.best() if self.left == 0 else []
+
+    def marked(self, output: Output) -> Output:
+        """Returns an output with what the first and the last one say besides."""
+        if not self.begun:
+            self.begun = True
+            output.cached_tokens = self.cached_tokens
+            output.prompt_logprobs = tuple(self.prompt_logprobs)
+        output.last = self.left == 0
+        return output
 
     def best(self) -> list[Output]:
         """Returns the best of those that were kept back."""
