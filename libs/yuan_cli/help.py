@@ -33,6 +33,8 @@ COMMAND_NAMES = (
     "schedule",
     "schedules",
     "unschedule",
+    "token",
+    "audit",
     "version",
 )
 
@@ -59,6 +61,7 @@ What became of it:
   yuan lineage ARTIFACT, yuan diff J J  where it comes from; in what two jobs differ
   yuan gc --dry-run                     what is not kept any longer
   yuan doctor                           what is wrong with this machine or its stack, and the mend
+  yuan token new NAME, yuan audit       who else may call, with which role; who did what
 
 \b
 Without a stack, in the foreground:

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from yuan_gateway.backend import Backend
 from yuan_gateway.metrics import GatewayMetrics
 from yuan_manifest import ClusterManifest
-from yuan_rpc import Callers, Security, security_of, service_of, tenants_of
+from yuan_rpc import AuditLog, Callers, Security, audit_of, security_of, service_of, tenants_of
 from yuan_rpc.request_log import RequestLog
 from yuan_rpc.tracing import Tracing
 
@@ -17,11 +17,22 @@ from yuan_rpc.tracing import Tracing
 class Gateway:
     """One gateway; `close` it."""
 
-    def __init__(self, backend: Backend, callers: Callers, log: RequestLog, tracing: Tracing) -> None:
-        """Args: backend: what answers. callers: who may ask. log: where requests are told of. tracing: their spans."""
+    def __init__(
+        self, backend: Backend, callers: Callers, log: RequestLog, tracing: Tracing, audit: AuditLog | None = None
+    ) -> None:
+        """Describes it.
+
+        Args:
+            backend: what answers.
+            callers: who may ask.
+            log: where requests are told of.
+            tracing: their spans.
+            audit: where refusals are told of; None: nowhere.
+        """
         self.backend = backend
         self.callers = callers
         self.log = log
+        self.audit = audit
         self.tracing = tracing
         self.registry = CollectorRegistry()
         self.metrics = GatewayMetrics(self.registry)
@@ -46,7 +57,7 @@ class Gateway:
         bare = Security(tls=security.tls, plaintext=security.plaintext)
         backend = Backend(section.host, section.port, bare, tracing, own_token=security.token_source())
         callers = Callers("gateway", security, tenants_of(cluster.security))
-        return cls(backend, callers, RequestLog("gateway", cluster.observability), tracing)
+        return cls(backend, callers, RequestLog("gateway", cluster.observability), tracing, audit_of(cluster.security))
 
     @contextmanager
     def running(self) -> Generator[None]:
