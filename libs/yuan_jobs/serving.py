@@ -18,6 +18,8 @@ from yuan_jobs.context import Work
 from yuan_jobs.home import Home
 from yuan_jobs.job_service import ENDLESS, TRANSLATIONS, job_service
 from yuan_jobs.registry import Registry
+from yuan_jobs.teaching_service import TRANSLATIONS as TEACHING_TRANSLATIONS
+from yuan_jobs.teaching_service import teaching_service
 from yuan_manifest import ClusterManifest, Kind
 from yuan_rpc import Mount, RpcServer, server_of
 from yuan_rpc.tracing import OFF, Tracing
@@ -118,13 +120,14 @@ async def _serve(
         endless = list(end_at_drain)
         if jobs:
             servicers.append(job_service(context, list(works)))
+            servicers.append(teaching_service(context.registry))
             endless.extend(ENDLESS)
             context.on_ready.append(lambda server: _start_reconciler(context))
         server = server_of(
             context.service,
             context.manifest.cluster,
             servicers,
-            translations=TRANSLATIONS,
+            translations={**TRANSLATIONS, **TEACHING_TRANSLATIONS},
             end_at_drain=endless,
             tracing=context.tracing,
         )

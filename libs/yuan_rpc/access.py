@@ -54,6 +54,14 @@ _SERVICES: dict[str, dict[str, Rule]] = {
         "CollectGarbage": Rule(Role.admin, changes=True, about=("dry_run",)),
         "GetStatus": _READ,
     },
+    "yuan.cotraining.v1.CotrainingService": {
+        # Anybody may ask; what somebody else asked for is edited by operators alone.
+        "File": Rule(Role.viewer, changes=True, about=("request.id",)),
+        "Edit": Rule(Role.viewer, changes=True, about=("request.id",)),
+        "Review": Rule(Role.operator, changes=True, about=("request.id", "accept")),
+        "Get": _READ,
+        "List": _READ,
+    },
     "yuan.data.v1.DataService": {
         "DescribeDataset": _READ,
         "SampleDataset": _READ,

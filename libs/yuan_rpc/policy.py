@@ -9,6 +9,7 @@ import json
 
 IDEMPOTENT: dict[str, tuple[str, ...]] = {
     "yuan.converter.v1.ConverterService": ("InspectCheckpoint",),
+    "yuan.cotraining.v1.CotrainingService": ("Get", "List"),
     "yuan.data.v1.DataService": ("DescribeDataset", "Tokenize", "Detokenize"),
     "yuan.inference.v1.InferenceService": (
         "Tokenize",
