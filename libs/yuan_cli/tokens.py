@@ -68,7 +68,7 @@ def print_tokens(cluster_path: Path | None, *, as_json: bool) -> int:
         {"id": None, "name": name, "role": str(one.role), "created": None, "expires": one.expires}
         for name, one in cluster.security.tenants.items()
     ]
-    rows = [*issued, *tenants]
+    rows: list[dict[str, Any]] = [*issued, *tenants]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return 0

@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -113,7 +113,7 @@ class AuditLog:
             return
         self._written += 1
         omitted, self._omitted = self._omitted, 0
-        self._write(Stream.refusals, AuditEntry(**{**asdict(entry), "omitted": omitted}) if omitted else entry)
+        self._write(Stream.refusals, replace(entry, omitted=omitted))
 
     def _write(self, stream: Stream, entry: AuditEntry) -> None:
         facts = {key: _short(value) for key, value in asdict(entry).items() if value or key in {"object", "role"}}
