@@ -12,7 +12,17 @@ from tests.tiny_models import CONTEXT
 from tests.yuan_inference.engines import Asked, Gate, Watched, alone, wait_for
 from torch import Tensor
 
-from yuan_inference.engine import Engine, EngineOptions, EngineStopped, Failure, FinishReason, QueueFull
+from yuan_inference.engine import (
+    Engine,
+    EngineOptions,
+    EngineStopped,
+    Failure,
+    FinishReason,
+    Output,
+    QueueFull,
+    Request,
+    Sampling,
+)
 from yuan_inference.loaded import LoadedModel
 from yuan_model import Chunk, PagedRunner, Runner
 
@@ -258,3 +268,25 @@ def test_blocks_may_have_another_size(loaded: LoadedModel, monkeypatch: pytest.M
         assert again.tokens == alone(loaded, again)
         assert again.received[0].cached_tokens == 8
         assert engine.used_blocks == 0
+
+
+def test_whoever_listens_is_woken_once_a_step_for_all_requests(loaded: LoadedModel) -> None:
+    with Engine("woken", loaded, EngineOptions(max_batch=8)) as engine:
+        gate = Gate(engine, steps=0)
+        delivered: list[Output] = []
+        seen: list[int] = []
+        ended = threading.Event()
+
+        def wake() -> None:
+            seen.append(len(delivered))
+            if sum(output.last for output in delivered) == 4:
+                ended.set()
+
+        for number in range(4):
+            request = Request(f"r{number}", (5, 6, 7 + number), Sampling(max_tokens=5, ignore_eos=True))
+            engine.submit(request, delivered.append, wake)
+        gate.open()
+        assert ended.wait(60)
+    assert len(delivered) == 20
+    assert len(seen) <= len(gate.sizes)
+    assert seen == sorted(set(seen))
