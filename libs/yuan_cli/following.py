@@ -18,7 +18,7 @@ from yuan_jobs.client import JobClient
 from yuan_jobs.messages import plain_of, state_of
 from yuan_jobs.planning import check_order
 from yuan_jobs.requests import request_of
-from yuan_jobs.states import NOT_BEGUN, JobState
+from yuan_jobs.states import NOT_BEGUN, NOTHING, JobState
 from yuan_jobs.terminal import TerminalSink
 from yuan_manifest import load_cluster, load_job, split_overrides
 from yuan_rpc.jobs.v1 import jobs_pb2
@@ -189,6 +189,8 @@ def _of_step(event: Event, step: str) -> Event:
 def _made(job: jobs_pb2.Job) -> str:
     result = plain_of(job.result)
     made = made_by(job)
+    if NOTHING in result:
+        return f"nothing to do: {result[NOTHING]}"
     if "reused_job" in result:
         return f"done before, nothing has changed: {made}"
     return f"made {made}" if made else "done"

@@ -18,6 +18,7 @@ from yuan_jobs.registry import Registry, StaleAttemptError, now
 from yuan_jobs.states import ACTIVE, JobState
 from yuan_jobs.teaching import RequestState, TeachingRequest
 from yuan_jobs.teaching_registry import note, record_of
+from yuan_manifest.schema import Job, Kind
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,11 @@ class CycleBook:
             )
 
 
+def fingerprint_of_requests(job: Job, registry: Registry, job_id: str = "") -> dict[str, str]:
+    """Returns what of the requests makes a job another one: of one that gathers them, which wait; else nothing."""
+    return {"waiting": digest_of_waiting(registry, job_id)} if job.kind == Kind.gather else {}
+
+
 def digest_of_waiting(registry: Registry, job_id: str = "") -> str:
     """Returns the sha256 (hex) of which requests, in which revisions, a cycle would take up now.
 
@@ -159,7 +165,7 @@ def _waiting(session: Session, job_id: str) -> list[TeachingRequestRow]:
     """Returns the requests that a gathering job takes: accepted ones, its own, and those that an ended cycle left."""
     gatherer, pipeline = aliased(JobRow), aliased(JobRow)
     query = (
-        select(TeachingRequestRow, gatherer.state, pipeline.state)
+        select(TeachingRequestRow, gatherer, pipeline)
         .outerjoin(gatherer, gatherer.id == TeachingRequestRow.cycle)
         .outerjoin(pipeline, pipeline.id == gatherer.parent_id)
         .where(TeachingRequestRow.state.in_((RequestState.ACCEPTED, RequestState.IN_CYCLE)))
@@ -167,7 +173,9 @@ def _waiting(session: Session, job_id: str) -> list[TeachingRequestRow]:
     )
     found: list[TeachingRequestRow] = []
     for row, own, whole in session.execute(query):
-        at_work = (whole or own) in ACTIVE
+        # One of the foreground that looks at work here is one that died: the home's lock lets in one at a time.
+        works = whole if whole is not None else own if own is not None and own.queue is not None else None
+        at_work = works is not None and works.state in ACTIVE
         if row.state == RequestState.ACCEPTED or row.cycle == job_id or not at_work:
             found.append(row)
     return found
