@@ -165,17 +165,17 @@ def _waiting(session: Session, job_id: str) -> list[TeachingRequestRow]:
     """Returns the requests that a gathering job takes: accepted ones, its own, and those that an ended cycle left."""
     gatherer, pipeline = aliased(JobRow), aliased(JobRow)
     query = (
-        select(TeachingRequestRow, gatherer, pipeline)
+        select(TeachingRequestRow, gatherer.state, gatherer.queue, pipeline.state)
         .outerjoin(gatherer, gatherer.id == TeachingRequestRow.cycle)
         .outerjoin(pipeline, pipeline.id == gatherer.parent_id)
         .where(TeachingRequestRow.state.in_((RequestState.ACCEPTED, RequestState.IN_CYCLE)))
         .order_by(TeachingRequestRow.id)
     )
     found: list[TeachingRequestRow] = []
-    for row, own, whole in session.execute(query):
-        # One of the foreground that looks at work here is one that died: the home's lock lets in one at a time.
-        works = whole if whole is not None else own if own is not None and own.queue is not None else None
-        at_work = works is not None and works.state in ACTIVE
+    for row, state, queue, whole in session.execute(query):
+        # One of the foreground (it has no queue) that looks at work is one that died, or that waits beside this stack
+        # for nobody: its answers count only while the requests are its own.
+        at_work = (whole or (state if queue is not None else None)) in ACTIVE
         if row.state == RequestState.ACCEPTED or row.cycle == job_id or not at_work:
             found.append(row)
     return found
