@@ -46,7 +46,9 @@ def _requests(requests: Sequence[Mapping[str, Any]], answers: Mapping[str, Any])
         right = sum(example["right"] for example in kept)
         counts = (str(len(said) - len(kept)), f"{right} of {len(kept)}")
         rows.append((one["id"], _short(one["scenario"]), one["author"], one["reviewer"], *counts))
-    return table(("request", "scenario", "author", "accepted by", "examples learned", "held out, right now"), rows)
+    return table(
+        ("request", "scenario", "author", "accepted by", "examples learned", "held out, right now"), rows, texts=4
+    )
 
 
 def _request(request: Mapping[str, Any], said: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -55,7 +57,7 @@ def _request(request: Mapping[str, Any], said: Sequence[Mapping[str, Any]]) -> I
     kept = [example for example in said if example["held_out"]]
     rows = [tuple(_short(_told(one[name])) for name in ("input", "wanted", "before", "now")) for one in kept]
     if rows:
-        yield table(("held-out input", "wanted", "before", "now"), rows)
+        yield table(("held-out input", "wanted", "before", "now"), rows, texts=4)
 
 
 def _told(text: str | None) -> str:
@@ -97,7 +99,7 @@ def _hashes(handles: Sequence[ArtifactHandle]) -> str:
         rows.append(
             (handle.reference, sources or "–", str(handle.metadata.get("job", {}).get("id", "–")), handle.digest)
         )
-    return table(("artifact", "made from", "by job", "sha256 of its files"), rows)
+    return table(("artifact", "made from", "by job", "sha256 of its files"), rows, texts=4)
 
 
 def _short(text: str) -> str:
