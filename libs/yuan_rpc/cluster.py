@@ -124,6 +124,8 @@ def server_of(
         security_of(cluster.security),
         servicers,
         metrics_port=section.metrics_port,
+        metrics_bind=section.metrics_bind,
+        metrics_readers=tenants_of(cluster.security) if section.metrics_port is not None else (),
         drain_seconds=drain_seconds,
         translations=translations,
         end_at_drain=end_at_drain,

@@ -23,7 +23,8 @@ from yuan_rpc.addresses import check_port, join_address
 from yuan_rpc.callers import Callers, Tenant
 from yuan_rpc.errors import Translations
 from yuan_rpc.interceptor import CallGuard
-from yuan_rpc.metrics import CallMetrics, MetricsPage
+from yuan_rpc.metrics import CallMetrics
+from yuan_rpc.metrics_page import LOOPBACK, MetricsPage
 from yuan_rpc.options import SERVER_OPTIONS
 from yuan_rpc.security import Security, server_credentials
 from yuan_rpc.tracing import OFF, Tracing
@@ -69,6 +70,8 @@ class RpcServer:
         servicers: Iterable[Mount | tuple[Callable[[Any, Any], None], object, str]],
         *,
         metrics_port: int | None = None,
+        metrics_bind: str = LOOPBACK,
+        metrics_readers: Sequence[Tenant] = (),
         drain_seconds: float = 30.0,
         translations: Translations | None = None,
         end_at_drain: Sequence[str] = (),
@@ -83,7 +86,9 @@ class RpcServer:
             port: 0: any free one.
             security: what callers must bring.
             servicers: what is served.
-            metrics_port: of Prometheus metrics on 127.0.0.1; None: none, 0: any free one.
+            metrics_port: of Prometheus metrics; None: none, 0: any free one.
+            metrics_bind: address that they are served on; beyond loopback for those with a token alone.
+            metrics_readers: who may read them besides the owner of the stack's token.
             drain_seconds: how long running calls may go on once the server is asked to stop.
             translations: what errors of other layers mean on the wire.
             end_at_drain: full names (`/yuan.jobs.v1.JobService/Watch`) of streams that may never end by themselves:
@@ -99,6 +104,8 @@ class RpcServer:
         self._security = security
         self._mounts = [Mount(*mount) for mount in servicers]
         self._metrics_port = metrics_port
+        self._metrics_bind = metrics_bind
+        self._metrics_readers = tuple(metrics_readers)
         self.drain_seconds = drain_seconds
         self._translations = translations or {}
         self._end_at_drain = (*_ENDLESS, *end_at_drain)
@@ -131,7 +138,7 @@ class RpcServer:
         key = f"cluster.services.{self.name}"
         check_port(self.bind, self.port, service=self.name, port_key=f"{key}.port", bind_key=f"{key}.bind")
         server = self._assemble(token)
-        page = None if self._metrics_port is None else MetricsPage(self.registry, self.name, self._metrics_port)
+        page = None if self._metrics_port is None else self._page_of(self._metrics_port, token)
         try:
             self.port = (
                 server.add_secure_port(self.address, credentials)
@@ -148,6 +155,12 @@ class RpcServer:
         await server.start()
         self._server, self._page = server, page
         _LOGGER.info("%s listens on %s%s", self.name, self.address, " (TLS)" if credentials else "")
+
+    def _page_of(self, port: int, token: str | None) -> MetricsPage:
+        self._security.check_server(f"metrics of {self.name}", self._metrics_bind)
+        callers = Callers(self.name, token, self._metrics_readers)
+        bind, tls = self._metrics_bind, self._security.tls
+        return MetricsPage(self.registry, self.name, port, bind, callers=callers, tls=tls)
 
     def _assemble(self, token: str | None) -> aio.Server:
         guard = CallGuard(

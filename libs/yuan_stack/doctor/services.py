@@ -16,7 +16,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from yuan_events import InputError, YuanError
-from yuan_jobs.broker import EMBEDDED
+from yuan_jobs.broker import EMBEDDED, server_url
 from yuan_jobs.claims import workers as known_workers
 from yuan_jobs.database import look_at
 from yuan_jobs.migrations import HEAD
@@ -108,6 +108,11 @@ def _broker(stack: Stack, seen: Observed) -> Finding:
         url, mend = "", "see HOME/stack/logs/broker.log; the stack starts it again by itself"
         with suppress(OSError):
             url = stack.folder.broker_url.read_text(encoding="ascii").strip()
+    else:
+        try:
+            url = server_url(stack.manifest.cluster)
+        except InputError as error:
+            return refused("broker", error)
     place = url.rpartition("@")[2].rpartition("//")[2]
     try:
         with client(url) as connection:
