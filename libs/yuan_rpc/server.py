@@ -71,7 +71,6 @@ class RpcServer:
         *,
         metrics_port: int | None = None,
         metrics_bind: str = LOOPBACK,
-        metrics_readers: Sequence[Tenant] = (),
         drain_seconds: float = 30.0,
         translations: Translations | None = None,
         end_at_drain: Sequence[str] = (),
@@ -88,12 +87,11 @@ class RpcServer:
             servicers: what is served.
             metrics_port: of Prometheus metrics; None: none, 0: any free one.
             metrics_bind: address that they are served on; beyond loopback for those with a token alone.
-            metrics_readers: who may read them besides the owner of the stack's token.
             drain_seconds: how long running calls may go on once the server is asked to stop.
             translations: what errors of other layers mean on the wire.
             end_at_drain: full names (`/yuan.jobs.v1.JobService/Watch`) of streams that may never end by themselves:
                 they end with UNAVAILABLE as soon as the server is asked to stop.
-            tenants: who is let in besides the owner of the stack's token.
+            tenants: who is let in besides the owner of the stack's token and holders of issued ones.
             tracing: makes a span of each call.
         """
         self.name = name
@@ -105,7 +103,6 @@ class RpcServer:
         self._mounts = [Mount(*mount) for mount in servicers]
         self._metrics_port = metrics_port
         self._metrics_bind = metrics_bind
-        self._metrics_readers = tuple(metrics_readers)
         self.drain_seconds = drain_seconds
         self._translations = translations or {}
         self._end_at_drain = (*_ENDLESS, *end_at_drain)
@@ -133,12 +130,12 @@ class RpcServer:
                 protection than there is.
         """
         self._security.check_server(self.name, self.bind)
-        token = self._security.token()
         credentials = server_credentials(self._security.tls) if self._security.tls else None
         key = f"cluster.services.{self.name}"
         check_port(self.bind, self.port, service=self.name, port_key=f"{key}.port", bind_key=f"{key}.bind")
-        server = self._assemble(token)
-        page = None if self._metrics_port is None else self._page_of(self._metrics_port, token)
+        callers = Callers(self.name, self._security, self._tenants)
+        server = self._assemble(callers)
+        page = None if self._metrics_port is None else self._page_of(self._metrics_port, callers)
         try:
             self.port = (
                 server.add_secure_port(self.address, credentials)
@@ -156,16 +153,15 @@ class RpcServer:
         self._server, self._page = server, page
         _LOGGER.info("%s listens on %s%s", self.name, self.address, " (TLS)" if credentials else "")
 
-    def _page_of(self, port: int, token: str | None) -> MetricsPage:
+    def _page_of(self, port: int, callers: Callers) -> MetricsPage:
         self._security.check_server(f"metrics of {self.name}", self._metrics_bind)
-        callers = Callers(self.name, token, self._metrics_readers)
         bind, tls = self._metrics_bind, self._security.tls
         return MetricsPage(self.registry, self.name, port, bind, callers=callers, tls=tls)
 
-    def _assemble(self, token: str | None) -> aio.Server:
+    def _assemble(self, callers: Callers) -> aio.Server:
         guard = CallGuard(
             self.name,
-            Callers(self.name, token, self._tenants),
+            callers,
             CallMetrics(self.registry),
             translations=self._translations,
             draining=self.draining,

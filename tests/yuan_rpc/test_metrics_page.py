@@ -47,14 +47,14 @@ def registry() -> CollectorRegistry:
 
 @pytest.fixture
 def callers(tmp_path: Path) -> Callers:
-    for name in ("prometheus", "old"):
+    for name in ("the-stack's", "prometheus", "old"):
         (tmp_path / name).write_text(f"{name}-token\n")
         (tmp_path / name).chmod(0o600)
     tenants = [
         Tenant(Caller("prometheus"), tmp_path / "prometheus"),
         Tenant(Caller("old"), tmp_path / "old", datetime(2001, 1, 1, tzinfo=UTC)),
     ]
-    return Callers("data", "the-stack's", tenants)
+    return Callers("data", Security(token_file=tmp_path / "the-stack's"), tenants)
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_from_elsewhere_metrics_are_for_those_with_a_token_that_holds(page: Metr
         status, text = read(url, token)
         assert status == 401, token
         assert "yuan_test" not in text
-    for token in ("prometheus-token", "the-stack's"):
+    for token in ("prometheus-token", "the-stack's-token"):
         status, text = read(url, token)
         assert status == 200, token
         assert "yuan_test_total 3.0" in text
