@@ -379,7 +379,6 @@ STACKS = {
     "port out of range": ("services: {data: {port: 0}}", "services.data.port: expected 1 to 65535, found 0"),
     "port too large": ("services: {data: {port: 65536}}", "services.data.port: expected 1 to 65535, found 65536"),
     "a password for an embedded broker": ("broker_password_file: /x", "broker_password_file: an embedded broker makes its own; expected null"),
-    "two passwords for a broker": ("{broker: 'redis://:x@h:1', broker_password_file: /x}", "broker_password_file: cluster.broker has one already; expected null"),
     "a metrics address that is none": ("services: {data: {metrics_bind: a b}}", "services.data.metrics_bind: expected the name or address of a host, found 'a b'"),
     "no port of metrics": ("services: {data: {metrics_port: -1}}", "services.data.metrics_port: expected 1 to 65535, found -1"),
     "two services on one port": ("services: {data: {port: 7102}}", "services.trainer.port: 7102 is cluster.services.data.port already; expected a port of its own"),
