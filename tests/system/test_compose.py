@@ -268,14 +268,15 @@ def test_generated_programs_run_in_a_container_without_network_and_come_to_nothi
     assert output_of("docker", "inspect", "--format", "{{.HostConfig.ReadonlyRootfs}}", sandbox) == "true"
     attacks = (repository / "tests/yuan_evaluator/attacks.py").read_bytes()
     subprocess.run(["docker", "exec", "-i", worker, "sh", "-c", "cat > /tmp/attacks.py"], check=True, input=attacks)
-    found = json.loads(output_of("docker", "exec", worker, "python", "/tmp/attacks.py", "/run/sandbox/socket"))
+    command = "python /tmp/attacks.py /run/sandbox/socket"
+    found = json.loads(output_of("docker", "exec", worker, "sh", "-c", command))
     came_to_nothing(found)
 
 
 def test_generated_programs_come_to_nothing_in_a_pod_whose_containers_share_a_network(
     stack: Composed, repository: Path
 ) -> None:
-    """As deploy/kubernetes/evaluator.yaml has it: network and IPC are the worker's, volumes are everybody's to write."""
+    """As deploy/kubernetes/evaluator.yaml has it: the network is the worker's, volumes are everybody's to write."""
     worker = stack.container("evaluator-worker")
     image = f"yuan-evaluator:{stack.environment['YUAN_TAG']}"
     volume = f"{stack.project}_pod"
@@ -286,7 +287,7 @@ def test_generated_programs_come_to_nothing_in_a_pod_whose_containers_share_a_ne
     output_of(*opened, "chmod", "777", "/run/sandbox")
     command = ["python", "-m", "yuan_evaluator", "sandbox", "--socket", "/run/sandbox/socket", "--deny-network"]
     rights = ["--user", "root", "--cap-add", "SETUID", "--cap-add", "SETGID", "--cap-add", "KILL"]
-    rights += ["--tmpfs", "/tmp:size=256m,mode=777", "--tmpfs", "/dev/shm:size=1m,mode=777"]
+    rights += ["--tmpfs", "/tmp:size=256m,mode=777", "--tmpfs", "/dev/shm:size=1m,mode=777"]  # noqa: S108
     sandbox = output_of("docker", "run", "--detach", "--init", *pod, *rights, image, *command)
     try:
         end = time.monotonic() + 120
@@ -296,7 +297,7 @@ def test_generated_programs_come_to_nothing_in_a_pod_whose_containers_share_a_ne
         # The network that programs may not use is there.
         assert output_of("docker", "exec", sandbox, "ls", "/sys/class/net") != "lo"
         script = f"{repository / 'tests/yuan_evaluator/attacks.py'}:/attacks.py:ro"
-        client = ["docker", "run", "--rm", *pod, "--tmpfs", "/tmp", "-v", script, image]
+        client = ["docker", "run", "--rm", *pod, "--tmpfs", "/tmp", "-v", script, image]  # noqa: S108
         came_to_nothing(json.loads(output_of(*client, "python", "/attacks.py", "/run/sandbox/socket")))
     finally:
         subprocess.run(["docker", "rm", "--force", sandbox], check=True, stdout=subprocess.DEVNULL)
