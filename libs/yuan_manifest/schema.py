@@ -303,6 +303,17 @@ class ServiceSection:
 
 
 @dataclass
+class GatewaySection(ServiceSection):
+    """The gateway.
+
+    Attributes:
+        console: pages for a browser under `/console`, for whoever has a token.
+    """
+
+    console: bool = True
+
+
+@dataclass
 class Services:
     """The services that `yuan up` starts, and where clients find them; null: not part of this stack."""
 
@@ -311,7 +322,7 @@ class Services:
     converter: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7103))
     evaluator: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7104))
     inference: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7105, workers=0))
-    gateway: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7100, workers=0))
+    gateway: GatewaySection | None = field(default_factory=lambda: GatewaySection(port=7100, workers=0))
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
@@ -13,16 +14,36 @@ from yuan_rpc import Callers, Security, security_of, service_of, tenants_of
 from yuan_rpc.request_log import RequestLog
 from yuan_rpc.tracing import Tracing
 
+if TYPE_CHECKING:
+    from yuan_gateway.console.shell import Console
+
 
 class Gateway:
     """One gateway; `close` it."""
 
-    def __init__(self, backend: Backend, callers: Callers, log: RequestLog, tracing: Tracing) -> None:
-        """Args: backend: what answers. callers: who may ask. log: where requests are told of. tracing: their spans."""
+    def __init__(
+        self,
+        backend: Backend,
+        callers: Callers,
+        log: RequestLog,
+        tracing: Tracing,
+        *,
+        console: "Console | None" = None,
+    ) -> None:
+        """Describes it.
+
+        Args:
+            backend: what answers.
+            callers: who may ask.
+            log: where requests are told of.
+            tracing: their spans.
+            console: pages for a browser; None: there are none.
+        """
         self.backend = backend
         self.callers = callers
         self.log = log
         self.tracing = tracing
+        self.console = console
         self.registry = CollectorRegistry()
         self.metrics = GatewayMetrics(self.registry)
         self.draining = False
@@ -44,9 +65,15 @@ class Gateway:
         security.check_client("inference", section.host)
         tracing = Tracing("gateway", cluster.observability.traces)
         bare = Security(tls=security.tls, plaintext=security.plaintext)
-        backend = Backend(section.host, section.port, bare, tracing, own_token=security.token_source())
+        source = security.token_source()
+        backend = Backend(section.host, section.port, bare, tracing, own_token=source)
         callers = Callers("gateway", security, tenants_of(cluster.security))
-        return cls(backend, callers, RequestLog("gateway", cluster.observability), tracing)
+        console = None
+        if cluster.services.gateway is not None and cluster.services.gateway.console:
+            from yuan_gateway.console.shell import Console  # noqa: PLC0415 - a gateway without one starts without it
+
+            console = Console(manifest, source)
+        return cls(backend, callers, RequestLog("gateway", cluster.observability), tracing, console=console)
 
     @contextmanager
     def running(self) -> Generator[None]:
@@ -75,4 +102,6 @@ class Gateway:
     async def close(self) -> None:
         """Closes the connection and sends what is left of the traces."""
         await self.backend.close()
+        if self.console is not None:
+            await self.console.close()
         await asyncio.to_thread(self.tracing.close)
