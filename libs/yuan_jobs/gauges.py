@@ -71,7 +71,8 @@ class JobGauges(Collector):
         running = select(JobRow.kind, func.min(JobRow.started)).where(
             JobRow.state == JobState.RUNNING, JobRow.started.is_not(None), JobRow.kind != "pipeline"
         )
-        longest = ((kind, _seconds_since(started)) for kind, started in session.execute(running.group_by(JobRow.kind)))
+        starts = session.execute(running.group_by(JobRow.kind))
+        longest = ((kind, _seconds_since(started)) for kind, started in starts if started is not None)
         yield _gauge("_longest_running_seconds", "Since the first start of the longest running.", ("kind",), longest)
         attempts = CounterMetricFamily(f"{PREFIX}_attempts", "Attempts that ended, by how.", labels=("outcome",))
         ended = select(AttemptRow.outcome, func.count()).where(AttemptRow.outcome.is_not(None))

@@ -11,7 +11,8 @@ from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from yuan_events import InputError
 from yuan_rpc.addresses import check_port, is_loopback, join_address
@@ -68,7 +69,7 @@ class MetricsPage:
             self._server.socket = context.wrap_socket(
                 self._server.socket, server_side=True, do_handshake_on_connect=False
             )
-        self._server.set_app(_guarded(make_wsgi_app(registry), callers))
+        self._server.set_app(_page(registry, callers))
         self.port = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
         self._thread.start()
@@ -103,7 +104,7 @@ class _Handler(WSGIRequestHandler):
         del format, arguments
 
 
-def _guarded(page: Callable[..., Iterable[bytes]], callers: Callers | None) -> Callable[..., Iterable[bytes]]:
+def _page(registry: CollectorRegistry, callers: Callers | None) -> Callable[[dict[str, Any], _Start], Iterable[bytes]]:
     def answer(environment: dict[str, Any], start: _Start) -> Iterable[bytes]:
         if not is_loopback(str(environment.get("REMOTE_ADDR", ""))):
             try:
@@ -113,7 +114,9 @@ def _guarded(page: Callable[..., Iterable[bytes]], callers: Callers | None) -> C
             except Unauthenticated as error:
                 start("401 Unauthorized", [("Content-Type", "text/plain"), ("WWW-Authenticate", "Bearer")])
                 return [f"{error}\n".encode()]
-        return page(environment, start)
+        body = generate_latest(registry)
+        start("200 OK", [("Content-Type", CONTENT_TYPE_LATEST), ("Content-Length", str(len(body)))])
+        return [body]
 
     return answer
 
