@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import grpc
 
@@ -214,8 +214,11 @@ def server_credentials(tls: Tls) -> grpc.ServerCredentials:
         before, used = used, watched.get()
         return None if used is before else used
 
+    # gRPC takes None for "as before"; its type stubs do not know.
     return grpc.dynamic_ssl_server_credentials(
-        first, fetch, require_client_authentication=tls.client_authority is not None
+        first,
+        cast("Callable[[], grpc.ServerCertificateConfiguration]", fetch),
+        require_client_authentication=tls.client_authority is not None,
     )
 
 
