@@ -151,7 +151,7 @@ def test_a_url_that_the_cluster_does_not_list_is_fetched_by_nobody(job_stack: Jo
         RpcRefused, match=r"inputs.text\[0\]: http://169.254.169.254 is not among cluster.security.urls"
     ):
         client.submit(asked)
-    with pytest.raises(RpcRefused, match="is not among cluster.security.urls"):
+    with pytest.raises(RpcRefused, match=r"is not among cluster.security.urls"):
         client.put_schedule(tokenizer(job_stack, "fetched", "inputs.text=[s3://b/c]", "scheduling.cron=0 9 * * *"))
 
 
