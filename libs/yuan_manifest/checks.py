@@ -608,6 +608,9 @@ def _service(section: schema.ServiceSection) -> Iterator[Problem]:
 
 def _security(section: schema.SecuritySection) -> Iterator[Problem]:
     yield from rules.some_text(section, "token_file", "tokens")
+    for index, url in enumerate(section.urls):
+        if not re.fullmatch(r"[a-z][a-z0-9+]*://[^/\s@\\]+(/[^\s\\]*)?", url):
+            yield ("urls", index), f"expected a URL like s3://bucket/folder, found {shown(url)}"
     files = {section.token_file: "token_file"}
     if files.setdefault(section.tokens, "tokens") != "tokens":
         yield "tokens", "is cluster.security.token_file already; expected a file of its own"

@@ -403,6 +403,8 @@ class SecuritySection:
         plaintext: allow ports off the loopback interface without tls (inside a private container network).
         tenants: further callers, by name, each with a token file.
         audit: the log of who did what.
+        urls: what submitted jobs may read and write besides files and the cluster's own store: URLs, and what is below
+            them (`s3://corpora/`, `https://data.example.org/sets`); none: nothing.
         webhook_hosts: hosts that `scheduling.notify` may name (`hooks.example.org`, `*.example.org`); none: nobody is
             told.
     """
@@ -413,6 +415,7 @@ class SecuritySection:
     plaintext: bool = False
     tenants: dict[str, TenantSection] = field(default_factory=dict[str, TenantSection])
     audit: AuditSection = field(default_factory=AuditSection)
+    urls: list[str] = field(default_factory=list[str])
     webhook_hosts: list[str] = field(default_factory=list[str])
 
 
