@@ -538,6 +538,7 @@ class EvaluateSection:
         contamination: look for 13-grams of the suite in the model's training datasets.
         cache: take answers that the same model gave to the same prompt and sampling from the cache.
         other_data: also take benchmark files that are not the known versions.
+        keep_served: whether a model that the stack had to load for this stays deployed afterwards.
         sandbox: for generated programs.
     """
 
@@ -558,6 +559,7 @@ class EvaluateSection:
     contamination: bool = True
     cache: bool = True
     other_data: bool = False
+    keep_served: bool = True
     sandbox: SandboxSection = field(default_factory=SandboxSection)
 
 
