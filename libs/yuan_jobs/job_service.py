@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from yuan_events import InputError, Progress, one_line
 from yuan_jobs import claims, control, queries
 from yuan_jobs.artifacts import ArtifactDamaged, ArtifactStore
+from yuan_jobs.database import RegistryAway
 from yuan_jobs.finding import NoSuchJob, find_job
 from yuan_jobs.following import last_progress
 from yuan_jobs.garbage import collect_garbage
@@ -41,6 +42,7 @@ from yuan_rpc import (
     NotFound,
     RpcError,
     Translations,
+    Unavailable,
     join_address,
 )
 from yuan_rpc.jobs.v1 import jobs_pb2, jobs_pb2_grpc
@@ -59,6 +61,7 @@ WITHOUT_QUEUE = ("inference", "gateway")
 RECONCILER = "reconciler"
 
 _SECONDS_BETWEEN_LOOKS = 0.2
+_REGISTRY_RETRY_SECONDS = 2.0
 _PAGE, _LARGEST_PAGE = 100, 1000
 _TOKEN = re.compile(r"[0-9]{1,18}")  # of a list of artifacts; int() refuses some thousand digits
 
@@ -422,5 +425,6 @@ TRANSLATIONS: Translations = {
     ArtifactDamaged: lambda error: FailedPrecondition(one_line(error)),
     IdempotencyConflict: _of_key,
     control.WrongJobState: lambda error: FailedPrecondition(one_line(error)),
+    RegistryAway: lambda error: Unavailable(one_line(error), retry_after=_REGISTRY_RETRY_SECONDS),
 }
 """What errors of jobs and artifacts mean on the wire."""
