@@ -277,6 +277,7 @@ def _sampling(sampling: schema.SamplingSection) -> Iterator[Problem]:
 
 def _serving(serving: schema.ServingSection) -> Iterator[Problem]:
     yield from rules.at_most(serving, rules.LARGEST_COUNT, "max_batch", "max_waiting")
+    yield from rules.at_least(serving, 1, "tensor")
 
 
 def _model_input(inputs: schema.ModelInput) -> Iterator[Problem]:

@@ -27,6 +27,7 @@ class EngineMetrics:
 
         self.running = gauge("num_requests_running", "Requests in the running batch.")
         self.waiting = gauge("num_requests_waiting", "Requests that wait for a place in it.")
+        self.load_progress = gauge("model_load_progress", "Read part of a model's weights; 1 is all.")
         self.usage = gauge("kv_cache_usage_perc", "Used part of the KV cache's blocks; 1 is all.")
         self.preemptions = counter("num_preemptions_total", "Requests that gave their blocks back and began again.")
         self.prefix_queries = counter("prefix_cache_queries", "Tokens of prompts that were looked up there.")

@@ -16,6 +16,7 @@ from yuan_inference.engine.sampler import Drawn, Sampler
 from yuan_inference.engine.scheduler import Scheduler, Turn
 from yuan_inference.engine.sequence import Sequence
 from yuan_inference.engine.task import Task
+from yuan_inference.ranks import RankLost
 from yuan_model import BLOCK_TOKENS, Chunk, Runner
 
 _LOGGER = logging.getLogger("yuan_inference.engine")
@@ -89,6 +90,8 @@ class Stepper:
         """Computes all turns together, or where that fails one by one, so that only the guilty end."""
         try:
             logits = self.runner.step([_chunk(turn) for turn in turns])
+        except RankLost:
+            raise
         except Exception as error:  # noqa: BLE001 - whatever the network or its memory raises
             return self._compute_apart(turns, error)
         if self._scheduler.allowed < self._scheduler.limits.rows:
