@@ -9,6 +9,7 @@ import typer
 from yuan_events import InputError
 from yuan_jobs.backup import Backup, back_up, restore
 from yuan_manifest import Cluster, load_cluster
+from yuan_rpc import audit_of, audited
 from yuan_stack.folder import StackFolder, holder_of
 from yuan_stack.processes import with_absolute_paths
 
@@ -22,7 +23,9 @@ def write_backup(file: Path, cluster_path: Path | None, *, as_json: bool) -> int
 def restore_backup(file: Path, cluster_path: Path | None, *, force: bool, as_json: bool) -> int:
     """Restores a backup and says what is there now."""
     cluster = cluster_at_rest(cluster_path)
-    _tell("restored from", file, restore(cluster.registry, file, force=force), as_json=as_json)
+    with audited(audit_of(cluster.security), "yuan restore", {"file": str(file)}):
+        restored = restore(cluster.registry, file, force=force)
+    _tell("restored from", file, restored, as_json=as_json)
     return 0
 
 

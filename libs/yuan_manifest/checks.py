@@ -602,6 +602,9 @@ def _service(section: schema.ServiceSection) -> Iterator[Problem]:
 
 def _security(section: schema.SecuritySection) -> Iterator[Problem]:
     yield from rules.some_text(section, "token_file", "tokens")
+    for index, url in enumerate(section.urls):
+        if not re.fullmatch(r"[a-z][a-z0-9+]*://[^/\s@\\]+(/[^\s\\]*)?", url):
+            yield ("urls", index), f"expected a URL like s3://bucket/folder, found {shown(url)}"
     files = {section.token_file: "token_file"}
     if files.setdefault(section.tokens, "tokens") != "tokens":
         yield "tokens", "is cluster.security.token_file already; expected a file of its own"
@@ -612,6 +615,12 @@ def _security(section: schema.SecuritySection) -> Iterator[Problem]:
         if holder != f"tenants.{name}":
             where = ("tenants", name, "token_file")
             yield where, f"is cluster.security.{holder} already; expected a file of its own"
+
+
+def _audit(section: schema.AuditSection) -> Iterator[Problem]:
+    yield from rules.some_text(section, "folder")
+    yield from rules.at_least(section, 1, "files")
+    yield from rules.above_zero(section, "file_mib")
 
 
 def _tenant(section: schema.TenantSection) -> Iterator[Problem]:
@@ -688,6 +697,7 @@ _CHECKS: dict[type, Callable[[Any], Iterator[Problem]]] = {
     schema.ServiceSection: _service,
     schema.SecuritySection: _security,
     schema.TlsSection: _tls,
+    schema.AuditSection: _audit,
     schema.TenantSection: _tenant,
     schema.ObservabilitySection: _observability,
 }

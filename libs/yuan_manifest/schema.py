@@ -373,6 +373,21 @@ class TenantSection:
 
 
 @dataclass
+class AuditSection:
+    """The log of who did what.
+
+    Attributes:
+        folder: of its files, which all processes share and their user alone can read.
+        file_mib: a file is set aside before it grows beyond that.
+        files: how many that were set aside are kept, of changes and of refusals each.
+    """
+
+    folder: str = "${cluster.home}/audit"
+    file_mib: float = 16.0
+    files: int = 20
+
+
+@dataclass
 class SecuritySection:
     """Who may call.
 
@@ -383,6 +398,9 @@ class SecuritySection:
         tls: encryption; null: none.
         plaintext: allow ports off the loopback interface without tls (inside a private container network).
         tenants: further callers, by name, each with a token file.
+        audit: the log of who did what.
+        urls: what submitted jobs may read and write besides files and the cluster's own store: URLs, and what is below
+            them (`s3://corpora/`, `https://data.example.org/sets`); none: nothing.
         webhook_hosts: hosts that `scheduling.notify` may name (`hooks.example.org`, `*.example.org`); none: nobody is
             told.
     """
@@ -392,6 +410,8 @@ class SecuritySection:
     tls: TlsSection | None = None
     plaintext: bool = False
     tenants: dict[str, TenantSection] = field(default_factory=dict[str, TenantSection])
+    audit: AuditSection = field(default_factory=AuditSection)
+    urls: list[str] = field(default_factory=list[str])
     webhook_hosts: list[str] = field(default_factory=list[str])
 
 

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from yuan_gateway.backend import Backend
 from yuan_gateway.metrics import GatewayMetrics
 from yuan_manifest import ClusterManifest
-from yuan_rpc import Callers, Security, security_of, service_of, tenants_of
+from yuan_rpc import AuditLog, Callers, Security, audit_of, security_of, service_of, tenants_of
 from yuan_rpc.request_log import RequestLog
 from yuan_rpc.tracing import Tracing
 
@@ -28,6 +28,7 @@ class Gateway:
         log: RequestLog,
         tracing: Tracing,
         *,
+        audit: AuditLog | None = None,
         console: "Console | None" = None,
     ) -> None:
         """Describes it.
@@ -37,11 +38,13 @@ class Gateway:
             callers: who may ask.
             log: where requests are told of.
             tracing: their spans.
+            audit: where refusals are told of; None: nowhere.
             console: pages for a browser; None: there are none.
         """
         self.backend = backend
         self.callers = callers
         self.log = log
+        self.audit = audit
         self.tracing = tracing
         self.console = console
         self.registry = CollectorRegistry()
@@ -73,7 +76,8 @@ class Gateway:
             from yuan_gateway.console.shell import Console  # noqa: PLC0415 - a gateway without one starts without it
 
             console = Console(manifest, source)
-        return cls(backend, callers, RequestLog("gateway", cluster.observability), tracing, console=console)
+        log = RequestLog("gateway", cluster.observability)
+        return cls(backend, callers, log, tracing, audit=audit_of(cluster.security), console=console)
 
     @contextmanager
     def running(self) -> Generator[None]:

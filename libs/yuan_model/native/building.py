@@ -142,6 +142,8 @@ def _declare(library: ctypes.CDLL) -> None:
         ("yuan_adapter_part", None, [pointer, whole, whole, whole, pointer, pointer, whole]),
         ("yuan_adapter_free", None, [pointer, whole]),
         ("yuan_step", whole, [pointer, ctypes.POINTER(Chunks)]),
+        ("yuan_draw", None, [pointer, long, pointer, whole, whole, pointer, whole, pointer]),
+        ("yuan_places", None, [pointer, long, pointer, whole, whole, pointer, whole, pointer, pointer]),
         ("yuan_read", ctypes.c_double, [pointer, long, whole]),
     ):
         function = getattr(library, name)

@@ -11,7 +11,9 @@ import weakref
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import partial
+from itertools import accumulate, chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -135,7 +137,6 @@ class NativeRunner:
         self.tables = torch.zeros(size.rows, width, dtype=torch.int32)
         self._logits = torch.zeros(size.outputs, own[1] - own[0])
         self._embedding = weights.embedding().contiguous()
-        self._no_starts = torch.zeros(size.step_tokens, dtype=torch.int32)
         self._starts = DocumentStarts(config, size.rows)
         self._reduce_error: BaseException | None = None
         self._reduce = Reduce(self._reducer(all_reduce))
@@ -169,10 +170,7 @@ class NativeRunner:
 
     def step(self, chunks: Sequence[Chunk]) -> Tensor:
         """Computes new tokens and returns the logits that are wanted, fp32 [outputs, v], until the next step."""
-        lengths = [chunk.stop - chunk.start for chunk in chunks]
-        begins = [0]
-        for length in lengths:
-            begins.append(begins[-1] + length)
+        begins = list(accumulate((chunk.stop - chunk.start for chunk in chunks), initial=0))
         wanted = [
             end - back for chunk, end in zip(chunks, begins[1:], strict=True) for back in range(chunk.outputs, 0, -1)
         ]
@@ -184,13 +182,13 @@ class NativeRunner:
             [chunk.row for chunk in chunks],
             [chunk.adapter for chunk in chunks],
             [token for chunk in chunks for token in chunk.tokens[chunk.start : chunk.stop]],
+            self._starts.of(chunks) or [0] * begins[-1],
             wanted,
         ]
-        begins_t, positions, rows, adapters, ids, wanted_t = (torch.tensor(one, dtype=torch.int32) for one in columns)
-        starts = self._starts.of(chunks)
-        first_seen = self._no_starts if starts is None else torch.tensor(starts, dtype=torch.int32)
-        arrays = (begins_t, positions, rows, adapters, ids, first_seen, wanted_t, self._logits)
-        call = Chunks(len(chunks), begins[-1], len(wanted), *(array.data_ptr() for array in arrays))
+        # One array for all of them: a step of few tokens is shorter than the making of seven.
+        numbers = np.array(list(chain.from_iterable(columns)), np.int32)
+        arrays = accumulate((4 * len(column) for column in columns[:-1]), initial=numbers.ctypes.data)
+        call = Chunks(len(chunks), begins[-1], len(wanted), *arrays, self._logits.data_ptr())
         if self._library.yuan_step(self._handle, ctypes.byref(call)):
             error, self._reduce_error = self._reduce_error, None
             raise error or RuntimeError("the step failed")

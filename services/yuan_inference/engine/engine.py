@@ -96,11 +96,13 @@ class Engine:
             runner,
             self._scheduler,
             Sampler(loaded.tokenizer.vocab_size, loaded.end_ids),
-            self._metrics,
-            self._tell,
+            metrics=self._metrics,
+            tell=self._tell,
+            wake=self._wake,
         )
         self._adapters = Adapters(self._stepper.runner, loaded.config)
         self._numbers = count()
+        self._to_wake: set[Callable[[], None]] = set()
         self._arrived: list[Sequence] = []
         self._aborted: list[str] = []
         self._commands: list[Callable[[], None]] = []
@@ -181,12 +183,13 @@ class Engine:
         with self._changed:
             return {branch.adapter for task in self._known.values() for branch in task.branches}
 
-    def submit(self, request: Request, deliver: Deliver) -> None:
+    def submit(self, request: Request, deliver: Deliver, wake: Callable[[], None] | None = None) -> None:
         """Puts a request into the queue. With `sampling.structure` this may take a second: call it in a thread then.
 
         Args:
             request: with `prompt_ids` and `max_tokens` that together are not longer than `longest`.
             deliver: takes its outputs.
+            wake: called behind each step in which something was delivered, once for all requests that have it.
 
         Raises:
             QueueFull: if too many wait.
@@ -195,7 +198,7 @@ class Engine:
             UnknownAdapter: if there is no adapter of that name.
             ValueError: if a request of that id is there, it is too long, or a search is wider than what runs at once.
         """
-        first = self._first_sequence(request, deliver)
+        first = self._first_sequence(request, deliver, wake)
         with self._changed:
             if self._closing:
                 raise EngineStopped(f"model {self.name} is being replaced or stopped")
@@ -209,7 +212,7 @@ class Engine:
             self._arrived.append(first)
             self._changed.notify()
 
-    def _first_sequence(self, request: Request, deliver: Deliver) -> Sequence:
+    def _first_sequence(self, request: Request, deliver: Deliver, wake: Callable[[], None] | None) -> Sequence:
         sampling = request.sampling
         whole = len(request.prompt_ids) + sampling.max_tokens
         if not request.prompt_ids or whole > self.longest:
@@ -222,7 +225,7 @@ class Engine:
         if adapter is None:
             raise UnknownAdapter(f"model {self.name} has no adapter {request.adapter}")
         matcher = None if sampling.structure is None else self._structures.matcher(sampling.structure)
-        task = Task(request, deliver, next(self._numbers))
+        task = Task(request, deliver, next(self._numbers), wake)
         if sampling.beam is not None:
             task.search = BeamSearch(task, self.loaded.tokenizer, self.loaded.end_ids)
         first = Sequence.begin(task, 0, self.loaded.tokenizer, adapter, matcher)
@@ -310,6 +313,7 @@ class Engine:
                     self._end_with({one.task for one in self._scheduler.everything()}, error)
                 self._show()
         self._show()
+        self._wake()
         if self._ranks is not None:
             self._ranks.close()
 
@@ -341,12 +345,14 @@ class Engine:
     def _end_with(self, tasks: set[Task], error: Exception) -> None:
         for task in tasks:
             self._stepper.fail(task, error, Failure.engine)
+        self._wake()
 
     def _take_news(self) -> bool:
         """Takes what arrived and was aborted; waits while there is nothing to do. False: the thread is to end."""
         scheduler = self._scheduler
         with self._changed:
             while not (self._has_news or self._closing or self._has_work or self._lost):
+                self._wake()
                 self._show()
                 self._changed.wait()
             for sequence in self._arrived:
@@ -378,10 +384,21 @@ class Engine:
                 self._known.pop(task.request.id, None)
             if output.finish_reason is not None:
                 self._metrics.end(task, output.finish_reason, time.monotonic())
+        if task.wake is not None:
+            self._to_wake.add(task.wake)
         try:
             task.deliver(output)
         except Exception as error:  # noqa: BLE001 - whoever listened has gone
             _LOGGER.debug("nobody takes the output of request %s: %s", task.request.id, one_line(error))
+
+    def _wake(self) -> None:
+        """Wakes those who have been told of something since the last time."""
+        for wake in self._to_wake:
+            try:
+                wake()
+            except Exception as error:  # noqa: BLE001 - whoever listened has gone
+                _LOGGER.debug("nobody listens: %s", one_line(error))
+        self._to_wake.clear()
 
     def _show(self) -> None:
         scheduler = self._scheduler
