@@ -32,6 +32,14 @@ from yuan_manifest.choices import (
     TokenizerAlgorithm,
     WeightFormat,
 )
+from yuan_manifest.cotraining import (
+    AnswerInputs,
+    GateSection,
+    GatherSection,
+    JudgeInputs,
+    ReleaseInputs,
+    RequestsOutputs,
+)
 from yuan_manifest.scheduling import SchedulingSection
 from yuan_manifest.sections import (
     CheckpointSection,
@@ -76,6 +84,8 @@ from yuan_manifest.values import is_list, is_section
 __all__ = [
     "JOB_OF_KIND",
     "SERVICE_OF_KIND",
+    "AnswerInputs",
+    "AnswerJob",
     "Answering",
     "AttentionBackend",
     "BadStep",
@@ -99,10 +109,15 @@ __all__ = [
     "FinetuneJob",
     "FinetuneMethod",
     "FinetuneSection",
+    "GateSection",
+    "GatherJob",
+    "GatherSection",
     "GenerateInputs",
     "GenerateJob",
     "GuardSection",
     "Job",
+    "JudgeInputs",
+    "JudgeJob",
     "Kind",
     "KubernetesSection",
     "Launcher",
@@ -125,7 +140,10 @@ __all__ = [
     "Profile",
     "Recompute",
     "RecomputeSection",
+    "ReleaseInputs",
+    "ReleaseJob",
     "ReportOutputs",
+    "RequestsOutputs",
     "RetentionSection",
     "SamplingSection",
     "SandboxSection",
@@ -165,6 +183,10 @@ SERVICE_OF_KIND: dict[Kind, str | None] = {
     Kind.convert: "converter",
     Kind.evaluate: "evaluator",
     Kind.deploy: "converter",
+    Kind.gather: "data",
+    Kind.judge: "evaluator",
+    Kind.release: "converter",
+    Kind.answer: "evaluator",
     Kind.pipeline: None,
 }
 """The service whose `python -m yuan_<service> run` does a kind; a pipeline is only an order of other
@@ -248,12 +270,14 @@ class KubernetesSection:
         image: with Yuan Stack in it.
         claim: persistent volume claim that every pod mounts at `cluster.home`.
         device_resource: resource name of a device; null: none asked for.
+        user: number of the user and group that ranks run as, never 0; 10001 is that of our images.
     """
 
     namespace: str = "default"
     image: str = "yuan-stack"
     claim: str = MISSING
     device_resource: str | None = "nvidia.com/gpu"
+    user: int = 10001
 
 
 @dataclass
@@ -288,7 +312,8 @@ class ServiceSection:
         bind: address that its server listens on; null: `host`.
         port: of its gRPC server; of the gateway's HTTP server.
         workers: worker processes, each doing one job at a time. The inference service and the gateway have none.
-        metrics_port: of Prometheus metrics on loopback; null: none.
+        metrics_port: of Prometheus metrics (`http://HOST:PORT/metrics`); null: none.
+        metrics_bind: address that they are served on; beyond loopback they ask for a token, a tenant's or the stack's.
     """
 
     host: str = "127.0.0.1"
@@ -296,6 +321,7 @@ class ServiceSection:
     port: int = MISSING
     workers: int = 1
     metrics_port: int | None = None
+    metrics_bind: str = "127.0.0.1"
 
 
 @dataclass
@@ -399,6 +425,8 @@ class SecuritySection:
         plaintext: allow ports off the loopback interface without tls (inside a private container network).
         tenants: further callers, by name, each with a token file.
         audit: the log of who did what.
+        urls: what submitted jobs may read and write besides files and the cluster's own store: URLs, and what is below
+            them (`s3://corpora/`, `https://data.example.org/sets`); none: nothing.
         webhook_hosts: hosts that `scheduling.notify` may name (`hooks.example.org`, `*.example.org`); none: nobody is
             told.
     """
@@ -409,6 +437,7 @@ class SecuritySection:
     plaintext: bool = False
     tenants: dict[str, TenantSection] = field(default_factory=dict[str, TenantSection])
     audit: AuditSection = field(default_factory=AuditSection)
+    urls: list[str] = field(default_factory=list[str])
     webhook_hosts: list[str] = field(default_factory=list[str])
 
 
@@ -448,6 +477,7 @@ class Cluster:
         home: folder of registry, run states and logs, seen by every service.
         registry: SQLAlchemy URL of the registry: SQLite, or `postgresql+psycopg://…`.
         broker: `embedded` (a Valkey that `yuan up` starts), or a `redis://` URL.
+        broker_password_file: file with the password of that URL's user, readable by its owner alone; null: none.
         store: fsspec URL or folder of artifacts.
         services: of the stack.
         security: who may call.
@@ -459,6 +489,7 @@ class Cluster:
     home: str = "${oc.env:YUAN_HOME,'~/.yuan'}"
     registry: str = "sqlite:///${cluster.home}/registry.db"
     broker: str = "embedded"
+    broker_password_file: str | None = None
     store: str = "${cluster.home}/store"
     services: Services = field(default_factory=Services)
     security: SecuritySection = field(default_factory=SecuritySection)
@@ -623,6 +654,40 @@ class DeployJob(Job):
 
 
 @dataclass
+class GatherJob(Job):
+    """Takes up the accepted teaching requests: their examples to learn from, and those to ask with."""
+
+    gather: GatherSection = field(default_factory=GatherSection)
+    outputs: RequestsOutputs = field(default_factory=RequestsOutputs)
+
+
+@dataclass
+class JudgeJob(Job):
+    """Compares a new model's report with the old one's, and writes the changelog."""
+
+    inputs: JudgeInputs = field(default_factory=JudgeInputs)
+    gate: GateSection = field(default_factory=GateSection)
+    outputs: ReportOutputs = field(default_factory=ReportOutputs)
+
+
+@dataclass
+class ReleaseJob(Job):
+    """Publishes a model under the name that its users know, with its changelog, if it was judged good enough."""
+
+    inputs: ReleaseInputs = field(default_factory=ReleaseInputs)
+    outputs: ModelOutputs = field(default_factory=ModelOutputs)
+
+
+@dataclass
+class AnswerJob(Job):
+    """Answers each request of a cycle. released: name under which kind release publishes the model."""
+
+    inputs: AnswerInputs = field(default_factory=AnswerInputs)
+    released: str = MISSING
+    outputs: ReportOutputs = field(default_factory=ReportOutputs)
+
+
+@dataclass
 class PipelineStep:
     """One job of a pipeline.
 
@@ -654,6 +719,10 @@ JOB_OF_KIND: dict[Kind, type[Job]] = {
     Kind.convert: ConvertJob,
     Kind.evaluate: EvaluateJob,
     Kind.deploy: DeployJob,
+    Kind.gather: GatherJob,
+    Kind.judge: JudgeJob,
+    Kind.release: ReleaseJob,
+    Kind.answer: AnswerJob,
     Kind.pipeline: PipelineJob,
 }
 
