@@ -248,12 +248,14 @@ class KubernetesSection:
         image: with Yuan Stack in it.
         claim: persistent volume claim that every pod mounts at `cluster.home`.
         device_resource: resource name of a device; null: none asked for.
+        user: number of the user and group that ranks run as, never 0; 10001 is that of our images.
     """
 
     namespace: str = "default"
     image: str = "yuan-stack"
     claim: str = MISSING
     device_resource: str | None = "nvidia.com/gpu"
+    user: int = 10001
 
 
 @dataclass
@@ -288,7 +290,8 @@ class ServiceSection:
         bind: address that its server listens on; null: `host`.
         port: of its gRPC server; of the gateway's HTTP server.
         workers: worker processes, each doing one job at a time. The inference service and the gateway have none.
-        metrics_port: of Prometheus metrics on loopback; null: none.
+        metrics_port: of Prometheus metrics (`http://HOST:PORT/metrics`); null: none.
+        metrics_bind: address that they are served on; beyond loopback they ask for a token, a tenant's or the stack's.
     """
 
     host: str = "127.0.0.1"
@@ -296,6 +299,7 @@ class ServiceSection:
     port: int = MISSING
     workers: int = 1
     metrics_port: int | None = None
+    metrics_bind: str = "127.0.0.1"
 
 
 @dataclass
@@ -451,6 +455,7 @@ class Cluster:
         home: folder of registry, run states and logs, seen by every service.
         registry: SQLAlchemy URL of the registry: SQLite, or `postgresql+psycopg://…`.
         broker: `embedded` (a Valkey that `yuan up` starts), or a `redis://` URL.
+        broker_password_file: file with the password of that URL's user, readable by its owner alone; null: none.
         store: fsspec URL or folder of artifacts.
         services: of the stack.
         security: who may call.
@@ -462,6 +467,7 @@ class Cluster:
     home: str = "${oc.env:YUAN_HOME,'~/.yuan'}"
     registry: str = "sqlite:///${cluster.home}/registry.db"
     broker: str = "embedded"
+    broker_password_file: str | None = None
     store: str = "${cluster.home}/store"
     services: Services = field(default_factory=Services)
     security: SecuritySection = field(default_factory=SecuritySection)

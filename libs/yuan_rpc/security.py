@@ -182,6 +182,29 @@ def read_tokens(path: Path) -> tuple[str, ...]:
     return tokens
 
 
+def read_secret(path: Path, key: str) -> str:
+    """Reads a file that holds one secret word, a password.
+
+    Args:
+        path: of the file.
+        key: the manifest's that names it, for messages.
+
+    Raises:
+        InputError: if it is missing or empty, or others than its owner can read it.
+    """
+    try:
+        mode = path.stat().st_mode
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = (getattr(error, "strerror", None) or "it is no text").lower()
+        raise InputError(f"{path}: cannot read this secret: {reason}; see {key}") from error
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise InputError(f"{path}: others can read this secret (mode {mode & 0o777:04o}); run: chmod 600 {path}")
+    if not text or len(text.split()) != 1:
+        raise InputError(f"{path}: expected one word; see {key}")
+    return text
+
+
 def bearer(token: str) -> str:
     """Returns the metadata value of a token."""
     return f"Bearer {token}"

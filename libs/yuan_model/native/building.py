@@ -1,6 +1,8 @@
 """Compiles step.cpp for this processor with g++ and loads it; once a machine and version, then from a cache folder.
 
-No Python or torch headers are needed: the library is called through ctypes, which leaves other Python threads running.
+Where `YUAN_NATIVE_LIBRARIES` names a folder of libraries made beforehand (as in our images, which have no compiler),
+the best one for this processor is taken from there instead. No Python or torch headers are needed: the library is
+called through ctypes, which leaves other Python threads running.
 """
 
 import ctypes
@@ -14,13 +16,14 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-_SOURCES = Path(__file__).parent
-_FLAGS = (
-    *("-O3", "-march=native", "-std=c++20", "-fno-math-errno", "-fopenmp-simd", "-shared", "-fPIC", "-pthread"),
-    *("-Wno-psabi", "-Wno-ignored-attributes"),
-)
+from yuan_model.native.levels import FLAGS, SOURCES, CompileFailed, compile_step, made_beforehand
+
+_MARCH = ("-march=native",)
 SWITCH = "YUAN_NATIVE"
 """An environment variable: `off` keeps to torch."""
+
+LIBRARIES = "YUAN_NATIVE_LIBRARIES"
+"""An environment variable: a folder that `levels.py` has filled."""
 
 
 class NativeUnavailable(RuntimeError):
@@ -68,21 +71,30 @@ def native_library() -> ctypes.CDLL:
     """
     if os.environ.get(SWITCH, "").lower() in {"off", "0", "no"}:
         raise NativeUnavailable(f"{SWITCH} is off")
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        raise NativeUnavailable("no g++ is installed")
     try:
-        library = ctypes.CDLL(str(_compiled(compiler)))
+        library = ctypes.CDLL(str(_found_or_compiled()))
     except OSError as error:
         raise NativeUnavailable(f"the compiled step cannot be loaded: {error}") from error
     _declare(library)
     return library
 
 
+def _found_or_compiled() -> Path:
+    folder = os.environ.get(LIBRARIES)
+    if folder and (made := made_beforehand(Path(folder))) is not None:
+        return made
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is not None:
+        return _compiled(compiler)
+    without = f", and {folder} ({LIBRARIES}) has no library for this processor and version" if folder else ""
+    raise NativeUnavailable(f"no g++ is installed{without}")
+
+
 def _compiled(compiler: str) -> Path:
-    sources = sorted([*_SOURCES.glob("*.cpp"), *_SOURCES.glob("*.h")])
+    sources = sorted([*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h")])
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    parts = [version, " ".join(_FLAGS), _processor(), *(source.read_text(encoding="utf-8") for source in sources)]
+    texts = (source.read_text(encoding="utf-8") for source in sources)
+    parts = [version, " ".join((*FLAGS, *_MARCH)), _processor(), *texts]
     name = f"step-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:20]}.so"
     folder = _cache_folder()
     target = folder / name
@@ -91,11 +103,10 @@ def _compiled(compiler: str) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
             made = folder / f"{name}.{os.getpid()}"
-            command = [compiler, *_FLAGS, str(_SOURCES / "step.cpp"), "-o", str(made)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                reason = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[-200:])
-                raise NativeUnavailable(f"{compiler} cannot compile the step: {reason.strip()}")
+            try:
+                compile_step(compiler, made, _MARCH)
+            except CompileFailed as error:
+                raise NativeUnavailable(str(error)) from error
             made.replace(target)
     return target
 
