@@ -22,13 +22,23 @@ def write_backup(file: Path, cluster_path: Path | None, *, as_json: bool) -> int
 
 def restore_backup(file: Path, cluster_path: Path | None, *, force: bool, as_json: bool) -> int:
     """Restores a backup and says what is there now."""
-    cluster = _cluster(cluster_path)
-    if holder_of(StackFolder(Path(cluster.home))) is not None:
-        raise InputError(f"a stack runs in {cluster.home} and works on its registry; end it first: yuan down")
+    cluster = cluster_at_rest(cluster_path)
     with audited(audit_of(cluster.security), "yuan restore", {"file": str(file)}):
         restored = restore(cluster.registry, file, force=force)
     _tell("restored from", file, restored, as_json=as_json)
     return 0
+
+
+def cluster_at_rest(path: Path | None) -> Cluster:
+    """Returns the cluster.
+
+    Raises:
+        InputError: if its stack runs here.
+    """
+    cluster = _cluster(path)
+    if holder_of(StackFolder(Path(cluster.home))) is not None:
+        raise InputError(f"a stack runs in {cluster.home} and works on its registry; end it first: yuan down")
+    return cluster
 
 
 def _cluster(path: Path | None) -> Cluster:

@@ -30,6 +30,7 @@ COMMAND_NAMES = (
     "gc",
     "backup",
     "restore",
+    "upgrade",
     "schedule",
     "schedules",
     "unschedule",

@@ -24,6 +24,13 @@ A registry with jobs or artifacts is replaced with --force alone.
 """
 
 
+UPGRADE_HELP = """Bring the registry of a home of an older version to this one, after a backup of it as it was.
+
+Without this the first command of the newer version does so, and says it, but makes no backup. The stack must not run.
+Manifests, artifacts and checkpoints of all versions so far have one format and stay as they are.
+"""
+
+
 def add_commands(app: typer.Typer) -> None:
     """Adds the commands."""
 
@@ -113,4 +120,20 @@ def add_commands(app: typer.Typer) -> None:
 
         return restore_backup(file, cluster_of(context, cluster), force=force, as_json=json)
 
-    del lineage_command, diff_command, gc_command, backup_command, restore_command  # typer keeps them
+    @app.command("upgrade", help=UPGRADE_HELP)
+    def upgrade_command(
+        context: typer.Context,
+        *,
+        cluster: ClusterOption = None,
+        backup: Annotated[
+            Path | None,
+            typer.Option(metavar="FILE", help="Where to; else a new file in HOME/backups.", show_default=False),
+        ] = None,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done.")] = False,
+        json: JsonOption = False,
+    ) -> int:
+        from yuan_cli.upgrading import upgrade_home  # noqa: PLC0415
+
+        return upgrade_home(cluster_of(context, cluster), backup=backup, dry_run=dry_run, as_json=json)
+
+    del lineage_command, diff_command, gc_command, backup_command, restore_command, upgrade_command  # typer keeps them

@@ -5,6 +5,7 @@ transaction takes first. So what a transaction has read holds until it commits, 
 particular to one of them is in this file and `sqlite.py`.
 """
 
+import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from yuan_jobs import migrations
 from yuan_jobs.sqlite import BUSY_TIMEOUT_S, SQLITE, use_write_ahead_log
 
 POSTGRESQL = "postgresql+psycopg://"
+_LOG = logging.getLogger(__name__)
 _WRITES = "yuan_writes"
 _WRITE_LOCK = 0x7975616E  # "yuan"
 _CONNECT_TIMEOUT_S = 10
@@ -204,9 +206,14 @@ def _migrate(engine: Engine, shown: str) -> None:
         if _revision(connection, shown) == migrations.HEAD:
             return
     with engine.connect().execution_options(**{_WRITES: True}) as connection, connection.begin():
-        if _revision(connection, shown) == migrations.HEAD:  # another process was faster
+        before = _revision(connection, shown)
+        if before == migrations.HEAD:  # another process was faster
             return
         upgrade(connection)
+    if before is not None:
+        _LOG.warning(
+            "registry %s: brought from schema %s to %s; older programs open it no more", shown, before, migrations.HEAD
+        )
 
 
 def _revision(connection: Connection, shown: str) -> str | None:

@@ -32,6 +32,9 @@ _ALSO_AT_DRAIN = frozenset({"/health", "/ready", "/metrics"})
 _QUIET = _ALSO_AT_DRAIN
 """Paths whose requests write no line."""
 
+_FILES = "/console/static/"
+"""Neither do the console's own files."""
+
 
 class Guard:
     """ASGI middleware around the whole application."""
@@ -74,7 +77,7 @@ class Guard:
                 outcome.status, outcome.route = status, _route_of(scope)
                 span.set({"http.response.status_code": status})
         await self._tell_refusal(request, status, outcome.route)
-        if scope["path"] not in _QUIET:
+        if scope["path"] not in _QUIET and not scope["path"].startswith(_FILES):
             self._gateway.log.write(
                 event="http",
                 request_id=request_id,

@@ -29,7 +29,7 @@ from yuan_jobs.job_service import ENDLESS, TRANSLATIONS, job_service
 from yuan_jobs.models import JobRow
 from yuan_jobs.requests import request_of
 from yuan_jobs.serving import ServerContext
-from yuan_manifest import ClusterManifest, Kind, job_of_plain, load_cluster, resolve_topology
+from yuan_manifest import ClusterManifest, Job, Kind, job_of_plain, load_cluster, resolve_topology
 from yuan_rpc import Mount, ensure_token_file, server_of
 
 HOSTILE = "<script>alert('x')</script>"
@@ -134,17 +134,7 @@ class ConsoleStack:
 
     def run(self, name: str, work: Callable[[WorkContext[Any]], WorkResult], **tree: object) -> str:
         """Does a job here and now; returns its id, also of one that fails."""
-        job = job_of_plain(
-            {
-                "version": 1,
-                "kind": "tokenizer",
-                "name": name,
-                "inputs": {"text": ["*.txt"]},
-                "tokenizer": {"vocab_size": 300},
-                "outputs": {"tokenizer": name},
-                **tree,
-            }
-        )
+        job = _job(name, tree)
         try:
             topology = resolve_topology(job, self.cluster)
             execute(job, topology, self.cluster.cluster, Work(run=work), NullSink(), force=True)
@@ -155,17 +145,7 @@ class ConsoleStack:
 
     def submit(self, name: str, **tree: object) -> str:
         """Puts a job on a queue that nobody works on; returns its id."""
-        job = job_of_plain(
-            {
-                "version": 1,
-                "kind": "tokenizer",
-                "name": name,
-                "inputs": {"text": ["*.txt"]},
-                "tokenizer": {"vocab_size": 300},
-                "outputs": {"tokenizer": name},
-                **tree,
-            }
-        )
+        job = _job(name, tree)
         with self.client() as jobs:
             return jobs.submit(request_of(job, (), self.cluster), force=True)[0].id
 
@@ -182,12 +162,25 @@ class ConsoleStack:
         return JobClient(self.cluster.cluster)
 
 
+def _job(name: str, changes: dict[str, object]) -> Job:
+    """Returns a job that makes a tokenizer, with some keys otherwise; None: without one."""
+    tree: dict[str, object] = {
+        "version": 1,
+        "kind": "tokenizer",
+        "name": name,
+        "inputs": {"text": ["*.txt"]},
+        "tokenizer": {"vocab_size": 300},
+        "outputs": {"tokenizer": name},
+        **changes,
+    }
+    return job_of_plain({key: value for key, value in tree.items() if value is not None})
+
+
 def pretraining(**changes: object) -> dict[str, object]:
     """Returns what makes a job of `run` a training."""
     sizes = {"vocab_size": 64, "hidden_size": 8, "num_hidden_layers": 4, "num_attention_heads": 2}
     return {
         "kind": "pretrain",
-        "tokenizer": None,
         "model": {**sizes, "intermediate_size": 8, "max_position_embeddings": 16},
         "inputs": {"tokenizer": "small", "datasets": [{"name": "small"}]},
         "data": {"sequence_length": 8},

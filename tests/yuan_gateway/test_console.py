@@ -8,12 +8,17 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from tests.yuan_gateway.console_stack import HOSTILE, Browser, ConsoleStack, badly, console_stack, well
+from tests.yuan_gateway.console_stack import HOSTILE, Browser, ConsoleStack, badly, console_stack, pretraining, well
 
 from yuan_gateway.console.access import SESSION_COOKIE
+from yuan_gateway.console.artifacts import _tokens
 from yuan_gateway.console.pages import Pages
+from yuan_gateway.console.pictures import division_picture
 from yuan_gateway.console.streams import thinned
 from yuan_jobs.states import JobState
+from yuan_manifest import job_of_plain, topology_of_plain
+from yuan_manifest.schema import as_plain
+from yuan_rpc.data.v1 import data_pb2
 
 
 @dataclass(frozen=True)
@@ -277,6 +282,87 @@ def test_a_gateway_without_a_console_has_no_page(tmp_path: Path) -> None:
     from yuan_manifest import load_cluster
 
     assert Gateway.of(load_cluster(tmp_path / "without.yaml")).console is None
+
+
+# --- the other pages -------------------------------------------------------------------------------------------------
+
+
+def test_an_artifacts_lineage_is_a_picture_of_links(console: ConsoleStack, owner: Browser, known: Known) -> None:
+    console.run(
+        "cut", well, kind="tokenize", tokenizer=None, inputs={"tokenizer": "small", "text": ["*.txt"]},
+        outputs={"dataset": "cut"},
+    )  # fmt: skip
+    listed = owner.get("/console/artifacts?kind=dataset").text
+    assert 'href="/console/artifacts/dataset/cut%401"' in listed
+    assert "tokenizer/small" not in listed
+    page = owner.get("/console/artifacts/tokenizer/small@1").text
+    picture = page[page.index("<svg viewBox") : page.index("</svg>", page.index("<svg viewBox"))]
+    assert re.findall(r'<a href="([^"]+)"', picture) == [
+        "/console/artifacts/tokenizer/small@1",
+        "/console/artifacts/dataset/cut@1",
+    ]
+    assert "tokenizer: tokenizer/small@1 → dataset/cut@1" in picture
+    assert "text.txt" in page
+    assert f"/console/jobs/{known.done}" in page
+    assert owner.get("/console/artifacts/model/none").status == 404
+
+
+@pytest.mark.parametrize(
+    ("page", "status", "silent"),
+    [("models", 200, "inference"), ("playground", 200, "inference"), ("cluster", 200, "trainer"), ("load", 200, "")],
+)
+def test_a_service_that_does_not_answer_is_a_line_on_the_page(
+    owner: Browser, page: str, status: int, silent: str
+) -> None:
+    found = owner.get(f"/console/{page}")
+    assert found.status == status
+    assert silent in found.problem
+    assert "<nav" in found.text
+
+
+def test_the_load_of_a_service_that_does_not_answer_is_a_line_too(owner: Browser) -> None:
+    found = json.loads(owner.get("/console/load.json").text)
+    assert (found["models"], "inference" in found["problem"]) == ([], True)
+
+
+def test_the_clusters_picture_says_which_service_answers(owner: Browser) -> None:
+    page = owner.get("/console/cluster").text
+    assert re.search(r'class="box serving"><rect[^>]*></rect>\s*<text[^>]*>data</text>', page)
+    assert re.search(r'class="box silent"><rect[^>]*></rect>\s*<text[^>]*>trainer</text>', page)
+
+
+def test_a_run_on_a_grid_is_drawn_rank_by_rank(console: ConsoleStack) -> None:
+    topology = {
+        "nodes": {"count": 2, "devices": 4, "device": "cpu"},
+        "parallel": {"pipeline": 2, "stages": [1, 3], "tensor": 2, "data": "auto"},
+    }
+    recipe = job_of_plain({"version": 1, "name": "grid", **pretraining(outputs={"model": "grid"})}).recipe()
+    picture = division_picture(recipe, as_plain(topology_of_plain(topology)), {})
+    assert picture.facts["ranks"] == 8
+    ranks = [box.lines for box in picture.boxes if box.lines[0].startswith("rank")]
+    assert sorted(ranks) == [(f"rank {n}", f"host {n // 4} · {n % 4}") for n in range(8)]
+    assert [box.lines for box in picture.boxes if box.tone == "group"] == [
+        ("stage 0", "layer 0"),
+        ("stage 1", "layers 1-3"),
+    ]
+    assert division_picture({"kind": "nothing"}, {}, {}).problem
+
+
+def test_tokens_of_a_sample_show_masks_and_where_a_document_begins() -> None:
+    sample = data_pb2.SampleDatasetResponse(
+        pieces=["\u2581a", "<n>", "b"],
+        in_loss=[False, True, True],
+        parts=[data_pb2.SamplePart(document=1, length=2), data_pb2.SamplePart(document=5, length=1)],
+    )
+    assert _tokens(sample)["tokens"] == [(" a", "token odd masked"), ("⏎\n", "token even"), ("b", "token odd begins")]
+
+
+@pytest.mark.parametrize("headers", [{}, {"x_console_proof": "0" * 64}])
+def test_the_playground_answers_none_but_its_own_page(console: ConsoleStack, headers: dict[str, str]) -> None:
+    browser = console.browser("alice")
+    sent = {"content_type": "application/json", "accept": "application/json", **headers}
+    page = browser._ask("POST", "/console/playground/chat", b'{"messages": [{"role": "user", "content": "x"}]}', sent)
+    assert (page.status, "load the page again" in json.loads(page.text)["error"]["message"]) == (403, True)
 
 
 # --- languages -------------------------------------------------------------------------------------------------------

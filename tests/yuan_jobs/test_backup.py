@@ -16,12 +16,13 @@ from alembic.migration import MigrationContext
 from sqlalchemy import JSON as JSON_TYPE
 from sqlalchemy import Boolean, DateTime, Float, Integer, MetaData, create_engine, insert, select
 
+from yuan_cli.upgrading import upgrade_home
 from yuan_events import InputError, WorkFailed
 from yuan_jobs import backup as backup_module
 from yuan_jobs import migrations
 from yuan_jobs.backup import LEFT_OUT, back_up, read_backup, restore
 from yuan_jobs.claims import register_worker
-from yuan_jobs.database import Database, upgrade
+from yuan_jobs.database import Database, look_at, upgrade
 from yuan_jobs.models import Base
 from yuan_jobs.records import NewArtifact, NewJob
 from yuan_jobs.registry import Registry
@@ -297,3 +298,32 @@ def test_a_backup_that_cannot_be_written_leaves_the_last_one(small_disk: Path, t
     with pytest.raises(InputError, match="nothing in it yet"):
         back_up(f"sqlite:///{tmp_path / 'none.db'}", file)
     assert not (tmp_path / "none.db").exists()
+
+
+@pytest.mark.parametrize("revision", migrations.REVISIONS[:-1])
+def test_a_home_of_every_older_version_is_upgraded_with_a_backup_of_what_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, revision: str
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text(f"version: 1\ncluster: {{home: {home}}}\n")
+    url = f"sqlite:///{home / 'registry.db'}"
+    fill(url, revision)
+    assert upgrade_home(cluster, backup=None, dry_run=True, as_json=False) == 0
+    assert f"from schema {revision} to {migrations.HEAD}" in capsys.readouterr().out
+    assert look_at(url).revision == revision
+
+    assert upgrade_home(cluster, backup=None, dry_run=False, as_json=False) == 0
+    assert [record.getMessage() for record in caplog.records if record.name == "yuan_jobs.database"] == [
+        f"registry {home / 'registry.db'}: brought from schema {revision} to {migrations.HEAD}; "
+        "older programs open it no more"
+    ]
+    (file,) = (home / "backups").iterdir()
+    assert str(file) in capsys.readouterr().out
+    assert read_backup(file).revision == revision
+    assert is_of_this_schema(url)
+
+    assert upgrade_home(cluster, backup=None, dry_run=False, as_json=False) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert list((home / "backups").iterdir()) == [file]

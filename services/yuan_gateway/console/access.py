@@ -107,6 +107,7 @@ def anybody(request: Request) -> Visitor:
     try:
         caller = request.app.state.gateway.callers.find(bearer(token) if token else None)
         user = User(caller, token)
+        request.state.caller = caller
     except Unauthenticated:
         user = None
     theme = request.cookies.get(THEME_COOKIE, "")

@@ -262,7 +262,11 @@ def _changes(first: jobs_pb2.Job, second: jobs_pb2.Job) -> Iterator[Difference]:
 
 def recipe_of(job: jobs_pb2.Job) -> dict[str, Any]:
     """Returns a job's recipe, its keys in the schema's order."""
-    tree = plain_of(job.recipe)
+    return ordered_recipe(plain_of(job.recipe))
+
+
+def ordered_recipe(tree: dict[str, Any]) -> dict[str, Any]:
+    """Returns a recipe, its keys in the schema's order, which a Struct does not keep."""
     try:
         return job_of_plain(tree).recipe()
     except ManifestError:  # a pipeline, or of a server of another version

@@ -32,7 +32,7 @@ HEADERS = {
     "cache-control": "no-store",
 }
 
-SECTIONS = ("jobs",)
+SECTIONS = ("jobs", "artifacts", "datasets", "models", "playground", "load", "cluster")
 """Pages of the navigation, each at its name."""
 
 _UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))

@@ -59,10 +59,10 @@ class _Files(StaticFiles):
 
 def add_console(app: FastAPI) -> None:
     """Adds the console to the gateway's application."""
-    from yuan_gateway.console import jobs, streams  # noqa: PLC0415 - they import this module
+    from yuan_gateway.console import artifacts, cluster, jobs, serving, streams  # noqa: PLC0415 - they import this module
 
     app.mount(f"{PATH}/static", _Files(directory=str(files("yuan_gateway.console") / "static")))
-    for part in (router, jobs.router, streams.router):
+    for part in (router, jobs.router, streams.router, artifacts.router, serving.router, cluster.router):
         app.include_router(part)
 
     def login_needed(request: Request, error: Exception) -> Response:

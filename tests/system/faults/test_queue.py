@@ -40,7 +40,7 @@ def test_a_job_that_leaves_no_byte_of_the_registry_s_disk_has_failed_once_there_
         (toys.control / "first.fail").write_text("no room")
         toys.release("first")
         wait_until(lambda: stack.reports != [])
-        time.sleep(3 * LEASE_S)  # after which a worker that says nothing has lost its job
+        time.sleep(2 * LEASE_S)  # after which a worker that says nothing has lost its job
         (small_disk / "fill").unlink()
         record = stack.await_state(job_id, JobState.FAILED)
         assert record.reason is not None

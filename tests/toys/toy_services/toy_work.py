@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from yuan_events import AttemptLost, InputError, Message, Metrics, Progress, Text
@@ -35,7 +36,8 @@ def work(context: WorkContext[Job]) -> WorkResult:
     (context.output / "half.bin").write_bytes(b"half")
     while control(f"{name}.hold").exists():
         done += 1
-        turns.write_text(str(done))
+        with suppress(OSError):  # where the disk is full this work is not what needs it
+            turns.write_text(str(done))
         control(f"{name}.working").write_text(str(os.getpid()))
         context.sink.emit(Progress("turns", done, unit="turns"))
         if not control(f"{name}.stubborn").exists():

@@ -78,6 +78,9 @@
     return String(+value.toPrecision(4));
   };
 
+  const clock = (seconds) => new Date(1000 * seconds).toLocaleTimeString(document.documentElement.lang);
+  const MOST_RECENT = 60;
+
   class Chart {
     constructor(host, title, words) {
       this.series = new Map();
@@ -123,12 +126,14 @@
       const one = [...this.series.values()].every(({ points }) => points.size < 2);
       this.plot = new uPlot({
         width: this.width(), height: 210, padding: [10, 12, 0, 0],
-        scales: { x: { time: Boolean(this.words.time) }, y: this.log ? { distr: 3 } : {} },
-        axes: [{ ...lines, size: 28 }, { ...lines, size: 54, values: (_, values) => values.map((v) => v === null ? "" : axis(v)) }],
+        scales: this.words.time
+          ? { x: { time: true, range: (_, least, most) => [Math.min(least, most - MOST_RECENT), most] }, y: { range: (_, least, most) => [0, Math.max(1, 1.1 * most)] } }
+          : { x: { time: false }, y: this.log ? { distr: 3 } : {} },
+        axes: [{ ...lines, size: 28, values: this.words.time ? (_, values) => values.map(clock) : undefined }, { ...lines, size: 54, values: (_, values) => values.map((v) => v === null ? "" : axis(v)) }],
         cursor: { y: false },
         legend: { live: true },
         series: [
-          this.words.time ? {} : { label: this.words.step, value: (_, v) => v === null ? "–" : String(v) },
+          this.words.time ? { label: this.words.time, value: (_, v) => v === null ? "–" : clock(v) } : { label: this.words.step, value: (_, v) => v === null ? "–" : String(v) },
           ...[...this.series.values()].map(({ label, tone, dashed }) => ({
             label, stroke: colour(`--s${tone}`), width: 1.8, spanGaps: true, dash: dashed ? [5, 4] : undefined,
             points: { show: dashed || one, size: 5, fill: colour(`--s${tone}`) }, value: (_, v) => short(v),
