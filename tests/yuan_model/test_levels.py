@@ -94,9 +94,9 @@ def test_every_level_that_runs_here_computes_what_this_machines_own_build_does(t
         alone.mkdir()
         shutil.copy(made / file_name(level), alone)
         found = logits_of(tmp_path / f"{level.name}.pt", alone)
-        for kind, (numbers, expected) in enumerate(zip(found, own, strict=True)):
-            largest = float((numbers - expected).abs().max())
-            assert largest <= (1e-5 if kind == 0 else 0.03) * float(expected.abs().max()), (level.name, kind, largest)
+        for kind, numbers, expected in zip(("fp32", "bf16", "int8"), found, own, strict=True):
+            difference = float((numbers - expected).abs().max())
+            assert difference <= 1e-5 * float(expected.abs().max()), (level.name, kind, difference)
 
 
 def logits_of(file: Path, libraries: Path | None) -> list[torch.Tensor]:
