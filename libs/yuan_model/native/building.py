@@ -1,4 +1,7 @@
-"""Compiles step.cpp for this processor with g++ and loads it; once a machine and version, then from a cache folder.
+"""Compiles C++ for this processor with g++ and loads it; once a machine and version, then from a cache folder.
+
+`native_library` is the step of a network that is served (step.cpp); `training_library` what a training step does
+between its matrix products (training.cpp).
 
 No Python or torch headers are needed: the library is called through ctypes, which leaves other Python threads running.
 """
@@ -66,24 +69,57 @@ def native_library() -> ctypes.CDLL:
     Raises:
         NativeUnavailable: if it cannot be.
     """
-    if os.environ.get(SWITCH, "").lower() in {"off", "0", "no"}:
-        raise NativeUnavailable(f"{SWITCH} is off")
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        raise NativeUnavailable("no g++ is installed")
-    try:
-        library = ctypes.CDLL(str(_compiled(compiler)))
-    except OSError as error:
-        raise NativeUnavailable(f"the compiled step cannot be loaded: {error}") from error
+    library = _library("step", shutil.which("g++") or shutil.which("clang++"))
     _declare(library)
     return library
 
 
-def _compiled(compiler: str) -> Path:
-    sources = sorted([*_SOURCES.glob("*.cpp"), *_SOURCES.glob("*.h")])
+@functools.cache
+def training_library() -> ctypes.CDLL:
+    """Returns the library of training's element-wise parts, compiled first if that has not been done (4 s).
+
+    Raises:
+        NativeUnavailable: if it cannot be. clang++ has another OpenMP than torch.
+    """
+    library = _library("training", shutil.which("g++"), "-fopenmp")
+    pointer, whole, long, number = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
+    for name, arguments in (
+        ("norm_forward", [pointer] * 4 + [long, long, number]),
+        ("norm_backward", [pointer] * 6 + [long, long]),
+        ("gated_forward", [pointer] * 3 + [long]),
+        ("gated_backward", [pointer] * 5 + [long]),
+        ("rotate", [whole] + [pointer] * 5 + [long] * 5),
+        ("causal_softmax", [pointer] + [long] * 4 + [number]),
+        ("softmax_backward", [pointer] * 2 + [long] * 2 + [number]),
+        ("accumulate", [pointer] * 2 + [long] * 3),
+        ("cross_entropy", [pointer] * 4 + [long] * 2 + [whole]),
+    ):
+        function = getattr(library, f"yuan_{name}")
+        function.restype, function.argtypes = None, [whole, *arguments, whole]  # first the format, last the threads
+    return library
+
+
+def _library(name: str, compiler: str | None, *flags: str) -> ctypes.CDLL:
+    if os.environ.get(SWITCH, "").lower() in {"off", "0", "no"}:
+        raise NativeUnavailable(f"{SWITCH} is off")
+    if compiler is None:
+        raise NativeUnavailable("no g++ is installed")
+    try:
+        return ctypes.CDLL(str(_compiled(name, compiler, flags)))
+    except OSError as error:
+        raise NativeUnavailable(f"the compiled {name} cannot be loaded: {error}") from error
+
+
+def _compiled(source: str, compiler: str, flags: tuple[str, ...]) -> Path:
+    sources = [_SOURCES / f"{source}.cpp", *sorted(_SOURCES.glob("*.h"))]
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    parts = [version, " ".join(_FLAGS), _processor(), *(source.read_text(encoding="utf-8") for source in sources)]
-    name = f"step-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:20]}.so"
+    parts = [
+        version,
+        " ".join((*_FLAGS, *flags)),
+        _processor(),
+        *(path.read_text(encoding="utf-8") for path in sources),
+    ]
+    name = f"{source}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:20]}.so"
     folder = _cache_folder()
     target = folder / name
     # Ranks and tests begin at the same time: one compiles, the others wait for it.
@@ -91,11 +127,11 @@ def _compiled(compiler: str) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
             made = folder / f"{name}.{os.getpid()}"
-            command = [compiler, *_FLAGS, str(_SOURCES / "step.cpp"), "-o", str(made)]
+            command = [compiler, *_FLAGS, *flags, str(_SOURCES / f"{source}.cpp"), "-o", str(made)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 reason = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[-200:])
-                raise NativeUnavailable(f"{compiler} cannot compile the step: {reason.strip()}")
+                raise NativeUnavailable(f"{compiler} cannot compile the {source}: {reason.strip()}")
             made.replace(target)
     return target
 
