@@ -158,7 +158,6 @@ def http_stack(folder: Path, model_folder: Path, *, extra: str = "", drain_secon
             [mount],
             translations=TRANSLATIONS,
             drain_seconds=drain_seconds,
-            tenants=True,
             tracing=tracing,
         )
         server.registry.register(metrics)

@@ -27,6 +27,7 @@ from yuan_cli.options import (
     cluster_of,
 )
 from yuan_cli.plan_command import add_commands as add_plan_command
+from yuan_cli.request_command import add_commands as add_request_commands
 from yuan_cli.schedules import add_commands as add_schedule_commands
 from yuan_cli.serving import add_commands as add_serving_commands
 from yuan_cli.stack import add_commands
@@ -165,6 +166,7 @@ add_data_commands(app)
 add_job_commands(app)
 add_keeping_commands(app)
 add_schedule_commands(app)
+add_request_commands(app)
 add_serving_commands(app)
 add_evaluate_command(app)
 add_convert_commands(app)

@@ -33,6 +33,7 @@ COMMAND_NAMES = (
     "schedule",
     "schedules",
     "unschedule",
+    "request",
     "version",
 )
 
@@ -57,6 +58,7 @@ What became of it:
   yuan artifacts, yuan show ARTIFACT    what was made, from what, and where it is
   yuan data show|sample|report DATASET  what is in a dataset, token by token where you like
   yuan lineage ARTIFACT, yuan diff J J  where it comes from; in what two jobs differ
+  yuan request new|list|show|accept     what a model should learn, taken up by a monthly cycle
   yuan gc --dry-run                     what is not kept any longer
   yuan doctor                           what is wrong with this machine or its stack, and the mend
 

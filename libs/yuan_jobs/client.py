@@ -246,6 +246,13 @@ class JobClient:
         """
         self._answer()
 
+    @contextmanager
+    def answering(self) -> Generator[Connection]:
+        """Gives a connection to a job server that answers, for calls of other services that it has."""
+        connection = self._answer()
+        with connection.errors():
+            yield connection
+
     # --- connections -------------------------------------------------------------------------------------------------
 
     def _has(self, service: str) -> bool:

@@ -330,3 +330,46 @@ class ArtifactInputRow(Base):
     artifact_id: Mapped[int] = mapped_column(ForeignKey("artifacts.id"), primary_key=True)
     input_name: Mapped[str] = mapped_column(String(100), primary_key=True)
     input_artifact_id: Mapped[int] = mapped_column(ForeignKey("artifacts.id"), index=True)
+
+
+OPEN_REQUEST = text("state IN ('FILED', 'ACCEPTED', 'IN_CYCLE')")
+"""Which teaching requests must differ in what they ask for."""
+
+
+class TeachingRequestRow(Base):
+    """What somebody asks a model to learn: see `teaching.TeachingRequest`.
+
+    Attributes:
+        asked: the request itself (`NewRequest.plain`).
+        digest: sha256 of that without its author.
+        cycle: the job that gathered it; null: none.
+    """
+
+    __tablename__ = "teaching_requests"
+    __table_args__ = (
+        Index(None, "state"),
+        Index(None, "filed"),
+        Index(
+            "uq_teaching_requests_open_digest",
+            "digest",
+            unique=True,
+            sqlite_where=OPEN_REQUEST,
+            postgresql_where=OPEN_REQUEST,
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(String(80), primary_key=True)
+    state: Mapped[str] = mapped_column(String(12))
+    revision: Mapped[int]
+    asked: Mapped[dict[str, Any]]
+    digest: Mapped[str] = mapped_column(String(64))
+    filed_by: Mapped[str] = mapped_column(String(100))
+    filed: Mapped[datetime]
+    reviewer: Mapped[str] = mapped_column(String(100), default="")
+    reviewed: Mapped[datetime | None]
+    why: Mapped[str] = mapped_column(default="")
+    cycle: Mapped[str | None] = mapped_column(String(80))
+    gathered: Mapped[datetime | None]
+    answer: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    answered: Mapped[datetime | None]
+    history: Mapped[list[dict[str, Any]]] = mapped_column(JSON())

@@ -35,7 +35,7 @@ def service_main(
     mounts: Mounts | None = None,
     jobs: bool = True,
     end_at_drain: Sequence[str] = (),
-    tenants: bool = False,
+    traced: bool = False,
 ) -> NoReturn:
     """Runs a service's command line and exits.
 
@@ -50,7 +50,7 @@ def service_main(
             `worker`. The inference service has neither.
         end_at_drain: full names (`/yuan.trainer.v1.TrainerService/WatchMetrics`) of streams of its own that may never
             end by themselves: they end when the server drains.
-        tenants: the cluster's tenants may call `server`, too, and its calls are traced.
+        traced: calls of `server` are traced, where the cluster says where to.
     """
     if (parent := parent_from_environment()) is not None:
         end_with_parent(parent)
@@ -66,7 +66,7 @@ def service_main(
     def server(rest: Sequence[str]) -> int:
         from yuan_jobs.serving import run_server  # noqa: PLC0415 - loads gRPC
 
-        return run_server(service, works, rest, mounts=mounts, jobs=jobs, end_at_drain=end_at_drain, tenants=tenants)
+        return run_server(service, works, rest, mounts=mounts, jobs=jobs, end_at_drain=end_at_drain, traced=traced)
 
     def worker(rest: Sequence[str]) -> int:
         from yuan_jobs.arguments import cluster_of  # noqa: PLC0415 - loads OmegaConf

@@ -18,6 +18,8 @@ from yuan_jobs.context import Work
 from yuan_jobs.home import Home
 from yuan_jobs.job_service import ENDLESS, TRANSLATIONS, job_service
 from yuan_jobs.registry import Registry
+from yuan_jobs.teaching_service import TRANSLATIONS as TEACHING_TRANSLATIONS
+from yuan_jobs.teaching_service import teaching_service
 from yuan_manifest import ClusterManifest, Kind
 from yuan_rpc import Mount, RpcServer, server_of
 from yuan_rpc.tracing import OFF, Tracing
@@ -71,7 +73,7 @@ def run_server(
     mounts: Mounts | None = None,
     jobs: bool = True,
     end_at_drain: Sequence[str] = (),
-    tenants: bool = False,
+    traced: bool = False,
 ) -> int:
     """Serves until SIGTERM or SIGINT, then drains.
 
@@ -82,7 +84,7 @@ def run_server(
         mounts: the service's own calls.
         jobs: whether there are a JobService and a reconciler.
         end_at_drain: full names of own streams that end when the server drains.
-        tenants: the cluster's tenants may call it, too, and its calls are traced.
+        traced: its calls are traced, where the cluster says where to.
 
     Returns:
         0.
@@ -95,10 +97,10 @@ def run_server(
     logging.getLogger("alembic").setLevel(logging.WARNING)
     home = Home.of(manifest.cluster)
     store = ArtifactStore.open(home)
-    tracing = Tracing(service, manifest.cluster.observability.traces if tenants else None)
+    tracing = Tracing(service, manifest.cluster.observability.traces if traced else None)
     context = ServerContext(service, manifest, home, store, AsyncExitStack(), tracing=tracing)
     try:
-        asyncio.run(_serve(context, works, mounts, jobs=jobs, end_at_drain=end_at_drain, tenants=tenants))
+        asyncio.run(_serve(context, works, mounts, jobs=jobs, end_at_drain=end_at_drain))
     finally:
         tracing.close()
         store.registry.close()
@@ -112,22 +114,21 @@ async def _serve(
     *,
     jobs: bool,
     end_at_drain: Sequence[str],
-    tenants: bool,
 ) -> None:
     async with context.closing:
         servicers = list(mounts(context)) if mounts is not None else []
         endless = list(end_at_drain)
         if jobs:
             servicers.append(job_service(context, list(works)))
+            servicers.append(teaching_service(context.registry))
             endless.extend(ENDLESS)
             context.on_ready.append(lambda server: _start_reconciler(context))
         server = server_of(
             context.service,
             context.manifest.cluster,
             servicers,
-            translations=TRANSLATIONS,
+            translations={**TRANSLATIONS, **TEACHING_TRANSLATIONS},
             end_at_drain=endless,
-            tenants=tenants,
             tracing=context.tracing,
         )
 

@@ -600,8 +600,10 @@ def _service(section: schema.ServiceSection) -> Iterator[Problem]:
 
 
 def _security(section: schema.SecuritySection) -> Iterator[Problem]:
-    yield from rules.some_text(section, "token_file")
+    yield from rules.some_text(section, "token_file", "tokens")
     files = {section.token_file: "token_file"}
+    if files.setdefault(section.tokens, "tokens") != "tokens":
+        yield "tokens", "is cluster.security.token_file already; expected a file of its own"
     for name, tenant in section.tenants.items():
         if not rules.NAME.fullmatch(name):
             yield ("tenants", name), "cannot be a name; use 1 to 63 of a-z 0-9 . _ -, the first a letter or digit"

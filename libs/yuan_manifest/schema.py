@@ -332,7 +332,7 @@ class TlsSection:
 
 
 class Role(StrEnum):
-    """What a token allows. viewer: asks models, reads. operator: also loads models. admin: everything."""
+    """What a token allows. viewer: asks models, reads. operator: also runs jobs, loads models. admin: everything."""
 
     viewer = "viewer"
     operator = "operator"
@@ -341,10 +341,11 @@ class Role(StrEnum):
 
 @dataclass
 class TenantSection:
-    """A caller of the inference service and the gateway, with a token and limits of its own.
+    """A caller of every service, with a token, a role and limits of its own.
 
     Attributes:
-        token_file: file with its bearer token, readable by its owner alone; `yuan up` makes it.
+        token_file: file with its bearer token, readable by its owner alone; `yuan up` makes it. Several, one a line,
+            all hold.
         role: what the token allows.
         expires: when the token ends, `2027-01-31` or `2027-01-31T12:00:00Z` (UTC); null: never.
         requests_per_minute: more are refused with a retry hint; null: no limit.
@@ -366,14 +367,17 @@ class SecuritySection:
 
     Attributes:
         token_file: file with the bearer token, readable by its owner alone; `yuan up` makes it. It allows everything.
+            Several, one a line, all hold; clients bring the first.
+        tokens: file of the tokens that `yuan token` issues, with names, roles, ends and hashes; it need not exist.
         tls: encryption; null: none.
         plaintext: allow ports off the loopback interface without tls (inside a private container network).
-        tenants: further callers of the inference service and the gateway, by name.
+        tenants: further callers, by name, each with a token file.
         webhook_hosts: hosts that `scheduling.notify` may name (`hooks.example.org`, `*.example.org`); none: nobody is
             told.
     """
 
     token_file: str = "${cluster.home}/token"  # noqa: S105 - a path
+    tokens: str = "${cluster.home}/tokens.json"
     tls: TlsSection | None = None
     plaintext: bool = False
     tenants: dict[str, TenantSection] = field(default_factory=dict[str, TenantSection])

@@ -1,9 +1,11 @@
-"""Who calls: the owner of the stack's token, or a tenant with a token, a role and limits of its own.
+"""Who calls: the owner of the stack's token, or somebody with a token, a role and limits of their own.
 
-What a tenant's limits count is in the service that counts it.
+Tokens come from three places, each read anew when its file has changed: the stack's own file, the files of tenants that
+the cluster's manifest names, and the file of issued tokens (`tokens.py`). What limits count is in the service that
+counts it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,10 +13,14 @@ from pathlib import Path
 
 from yuan_events import InputError
 from yuan_manifest.schema import Role
-from yuan_rpc.errors import Unauthenticated
-from yuan_rpc.security import is_bearer, read_token
+from yuan_rpc.access import may
+from yuan_rpc.errors import PermissionDenied, Unauthenticated
+from yuan_rpc.security import Security, is_bearer, read_token, read_tokens
+from yuan_rpc.tokens import IssuedToken, digest_of, read_issued
+from yuan_rpc.watched import WatchedFile
 
-_RANKS = {Role.viewer: 0, Role.operator: 1, Role.admin: 2}
+OWNER_NAME = "owner"
+"""How the owner of the stack's own token is called in messages and in the audit log."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Caller:
     """Who a call is from.
 
     Attributes:
-        name: the tenant's; empty: the owner of the stack's own token.
+        name: theirs; empty: the owner of the stack's own token.
         role: what they may.
         limits: of what they ask for.
     """
@@ -46,9 +52,25 @@ class Caller:
     role: Role = Role.admin
     limits: Limits = field(default_factory=Limits)
 
+    def __str__(self) -> str:
+        return self.name or OWNER_NAME
+
     def may(self, role: Role) -> bool:
         """Returns whether they may what a role may."""
-        return _RANKS[self.role] >= _RANKS[role]
+        return may(self.role, role)
+
+    def require(self, role: Role, what: str) -> None:
+        """Lets them go on only with a role.
+
+        Args:
+            role: that they need at least.
+            what: they are about to do, `Submit`.
+
+        Raises:
+            PermissionDenied: if they have a lesser one.
+        """
+        if not self.may(role):
+            raise PermissionDenied(f"{what} is for the role {role} and above; {self} has {self.role}")
 
 
 @dataclass(frozen=True)
@@ -57,7 +79,7 @@ class Tenant:
 
     Attributes:
         caller: who.
-        token_file: its token.
+        token_file: its token; several, one a line, all hold.
         expires: when the token ends; None: never.
     """
 
@@ -74,25 +96,35 @@ current_caller: ContextVar[Caller] = ContextVar("current_caller", default=OWNER)
 
 
 class Callers:
-    """All that a server lets in, by their tokens."""
+    """All that a server lets in, by their tokens as the files say now."""
 
-    def __init__(self, server: str, token: str | None, tenants: Sequence[Tenant] = ()) -> None:
-        """Reads the tenants' tokens.
+    def __init__(
+        self,
+        server: str,
+        security: Security,
+        tenants: Sequence[Tenant] = (),
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """Reads all tokens.
 
         Args:
             server: its name in messages.
-            token: the stack's own; None: everybody is let in, as its owner.
-            tenants: further ones.
+            security: of the stack's own token, without which everybody is let in as its owner, and of issued ones.
+            tenants: further callers.
+            now: the time.
 
         Raises:
             InputError: if a token file is missing or wrong, or two have one token.
         """
         self._server = server
-        self._token = token
-        self._tenants = [(read_token(tenant.token_file), tenant) for tenant in tenants]
-        taken = {token: "cluster.security.token_file"}
-        for own, tenant in self._tenants:
-            holder = taken.setdefault(own, f"tenant {tenant.caller.name}")
+        self._now = now
+        self._own = None if security.token_file is None else WatchedFile(security.token_file, read_tokens)
+        self._tenants = [(WatchedFile(tenant.token_file, read_tokens), tenant) for tenant in tenants]
+        self._issued = None if security.tokens is None else WatchedFile(security.tokens, read_issued)
+        taken = {} if security.token_file is None else {read_token(security.token_file): "cluster.security.token_file"}
+        for tenant in tenants:
+            holder = taken.setdefault(read_token(tenant.token_file), f"tenant {tenant.caller.name}")
             if holder != f"tenant {tenant.caller.name}":
                 raise InputError(
                     f"{tenant.token_file}: has the token of {holder}; delete it and `yuan up` makes a new one"
@@ -107,20 +139,34 @@ class Callers:
         Raises:
             Unauthenticated: if it brought none, an unknown one, or one that has expired.
         """
-        if self._token is None:
+        if self._own is None:
             return OWNER
         if authorization is None:
             raise Unauthenticated(f"{self._server} asks for a token and the call brought none")
-        if is_bearer(authorization, self._token):
+        if any(is_bearer(authorization, token) for token in self._own.get()):
             return OWNER
-        for own, tenant in self._tenants:
-            if is_bearer(authorization, own):
-                if tenant.expires is not None and datetime.now(UTC) >= tenant.expires:
-                    raise Unauthenticated(
-                        f"the token of {tenant.caller.name} has expired ({tenant.expires.isoformat()})"
-                    )
+        for file, tenant in self._tenants:
+            if any(is_bearer(authorization, token) for token in file.get()):
+                self._check(tenant.caller.name, tenant.expires)
                 return tenant.caller
-        raise Unauthenticated(f"{self._server} does not know the token that the call brought")
+        issued = self._find_issued(authorization)
+        if issued is None:
+            raise Unauthenticated(f"{self._server} does not know the token that the call brought")
+        self._check(issued.name, issued.expires)
+        limits = Limits(issued.requests_per_minute, issued.tokens_per_minute, issued.concurrent_requests)
+        return Caller(issued.name, issued.role, limits)
+
+    def _find_issued(self, authorization: str | bytes) -> IssuedToken | None:
+        if self._issued is None:
+            return None
+        given = authorization.encode("utf-8", "replace") if isinstance(authorization, str) else authorization
+        scheme, _, token = given.partition(b" ")
+        # Looked up by its digest: how long that takes tells of the digest, which nobody can aim at.
+        return self._issued.get().get(digest_of(token)) if scheme == b"Bearer" else None
+
+    def _check(self, name: str, expires: datetime | None) -> None:
+        if expires is not None and self._now() >= expires:
+            raise Unauthenticated(f"the token of {name} has expired ({expires.isoformat()})")
 
 
 def moment_of(text: str) -> datetime:

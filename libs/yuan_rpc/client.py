@@ -5,7 +5,7 @@ a failed call means to a user is in `failures.py`; `errors()` puts it in place o
 """
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -24,6 +24,8 @@ from yuan_rpc.security import TOKEN_KEY, Security, bearer, channel_credentials
 from yuan_rpc.version import TIME_KEY, VERSION, VERSION_KEY, check_version
 
 _StubT = TypeVar("_StubT")
+
+_Metadata = Callable[[], Sequence[tuple[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,10 @@ class Connection:
         """
         security = security or Security()
         security.check_client(service, host)
-        token = security.token()
+        self._token = security.token_source()
         self.service = service
         self.address = join_address(host, port)
         self._token_file = str(security.token_file) if security.token_file else None
-        self._metadata = [(VERSION_KEY, VERSION)]
-        if token is not None:
-            self._metadata.append((TOKEN_KEY, bearer(token)))
         self._timeout = timeout
         self._credentials = channel_credentials(security.tls) if security.tls else None
         self._options = [
@@ -132,6 +131,12 @@ class Connection:
                 else aio.insecure_channel(self.address, self._options)
             )
         return make(cast("aio.Channel", _Calls(self._async, self._metadata, self._timeout)))
+
+    def _metadata(self) -> list[tuple[str, str]]:
+        """Returns what every call brings; the token is that of its file at this moment."""
+        token = self._token()
+        own = [] if token is None else [(TOKEN_KEY, bearer(token))]
+        return [(VERSION_KEY, VERSION), *own]
 
     @contextmanager
     def errors(self, timeout: float | None = None) -> Generator[None]:
@@ -281,7 +286,7 @@ class _Calls:
     """
 
     channel: Any
-    metadata: list[tuple[str, str]]
+    metadata: _Metadata
     timeout: float
 
     def unary_unary(self, method: str, *arguments: Any, **options: Any) -> "_Call":
@@ -303,7 +308,7 @@ class _Call:
     """One method of a stub; `timeout` is what holds unless a call names its own, None: no deadline."""
 
     inner: Any
-    metadata: list[tuple[str, str]]
+    metadata: _Metadata
     timeout: float | None
 
     def __call__(self, request: Any = None, **options: Any) -> Any:
@@ -317,4 +322,4 @@ class _Call:
 
     def _options(self, options: dict[str, Any]) -> dict[str, Any]:
         own = options.get("metadata") or ()
-        return {"timeout": self.timeout, **options, "metadata": (*self.metadata, *own)}
+        return {"timeout": self.timeout, **options, "metadata": (*self.metadata(), *own)}

@@ -44,7 +44,7 @@ def security_of(section: SecuritySection) -> Security:
             client_certificate=_path(section.tls.client_certificate),
             client_key=_path(section.tls.client_key),
         )
-    return Security(token_file=_path(section.token_file), tls=tls, plaintext=section.plaintext)
+    return Security(_path(section.token_file), _path(section.tokens), tls=tls, plaintext=section.plaintext)
 
 
 def tenants_of(section: SecuritySection) -> list[Tenant]:
@@ -98,7 +98,6 @@ def server_of(
     translations: Translations | None = None,
     end_at_drain: Sequence[str] = (),
     drain_seconds: float = 30.0,
-    tenants: bool = False,
     tracing: Tracing = OFF,
 ) -> RpcServer:
     """Returns the server of a service, bound as the cluster says; nothing is opened yet.
@@ -110,7 +109,6 @@ def server_of(
         translations: what errors of other layers mean on the wire.
         end_at_drain: full names of streams that may never end by themselves.
         drain_seconds: how long running calls may go on once the server is asked to stop.
-        tenants: let the cluster's tenants in, too.
         tracing: makes a span of each call.
 
     Raises:
@@ -127,7 +125,7 @@ def server_of(
         drain_seconds=drain_seconds,
         translations=translations,
         end_at_drain=end_at_drain,
-        tenants=tenants_of(cluster.security) if tenants else (),
+        tenants=tenants_of(cluster.security),
         tracing=tracing,
     )
 

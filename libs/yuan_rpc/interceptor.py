@@ -17,13 +17,12 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 
 from yuan_events import YuanError, one_line
-from yuan_manifest.schema import Role
+from yuan_rpc.access import HEALTH, rule_of
 from yuan_rpc.callers import Callers, current_caller
 from yuan_rpc.errors import (
     DETAILS_KEY,
     Internal,
     InvalidArgument,
-    PermissionDenied,
     Translations,
     Unavailable,
     as_rpc_error,
@@ -31,15 +30,11 @@ from yuan_rpc.errors import (
 )
 from yuan_rpc.failures import RpcFailed, relay
 from yuan_rpc.metrics import CallMetrics, CallOutcome
-from yuan_rpc.policy import ROLES
 from yuan_rpc.security import TOKEN_KEY
 from yuan_rpc.tracing import OFF, Tracing
 from yuan_rpc.version import TIME_KEY, VERSION, VERSION_KEY
 
 _LOGGER = logging.getLogger("yuan_rpc.server")
-
-_OPEN = "/grpc.health.v1.Health/"
-"""Methods that need no token."""
 
 # Text, since these classes are generic in their type stubs alone.
 _Context: TypeAlias = "aio.ServicerContext[Any, Any]"
@@ -131,7 +126,7 @@ class CallGuard(aio.ServerInterceptor):
 
         async def guarded(request: Any, context: _Context) -> Any:
             with self._metrics.measure(method) as outcome:
-                if not self._tracing.enabled or method.startswith(_OPEN):
+                if not self._tracing.enabled or method.startswith(HEALTH):
                     return await self._call(inner, method, request, context, outcome)
                 metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
                 with self._tracing.span(method.lstrip("/"), {"rpc.system": "grpc"}, parent=metadata) as span:
@@ -187,12 +182,9 @@ class CallGuard(aio.ServerInterceptor):
 
     def _admit(self, method: str, context: _Context) -> None:
         metadata = dict(context.invocation_metadata() or ())
-        if not method.startswith(_OPEN):
+        if not method.startswith(HEALTH):
             caller = self._callers.find(metadata.get(TOKEN_KEY))
-            needed = ROLES.get(method, Role.viewer)
-            if not caller.may(needed):
-                call = method.rpartition("/")[2]
-                raise PermissionDenied(f"{call} is for the role {needed} and above; {caller.name} has {caller.role}")
+            caller.require(rule_of(method).role, method.rpartition("/")[2])
             # Every call is handled in a context of its own, so that nothing has to put it back.
             current_caller.set(caller)
         version = str(metadata.get(VERSION_KEY, ""))

@@ -7,10 +7,9 @@ it is asked to learn whether a server is there, and who waits for one asks again
 
 import json
 
-from yuan_manifest.schema import Role
-
 IDEMPOTENT: dict[str, tuple[str, ...]] = {
     "yuan.converter.v1.ConverterService": ("InspectCheckpoint",),
+    "yuan.cotraining.v1.CotrainingService": ("Get", "List"),
     "yuan.data.v1.DataService": ("DescribeDataset", "Tokenize", "Detokenize"),
     "yuan.inference.v1.InferenceService": (
         "Tokenize",
@@ -23,12 +22,6 @@ IDEMPOTENT: dict[str, tuple[str, ...]] = {
     "yuan.jobs.v1.JobService": ("Get", "List", "ListArtifacts", "GetArtifact", "GetStatus"),
 }
 """Methods by service that change nothing."""
-
-ROLES: dict[str, Role] = {
-    "/yuan.inference.v1.InferenceService/LoadModel": Role.operator,
-    "/yuan.inference.v1.InferenceService/UnloadModel": Role.operator,
-}
-"""Methods, by full name, that not every caller may call."""
 
 UNARY_SECONDS = 30.0
 """Deadline of a unary call that names none."""

@@ -10,6 +10,7 @@ import os
 import secrets
 import ssl
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import grpc
 
 from yuan_events import InputError
 from yuan_rpc.addresses import is_loopback
+from yuan_rpc.watched import WatchedFile
 
 TOKEN_KEY = "authorization"  # noqa: S105
 """Metadata key of the token: `Bearer …`."""
@@ -48,12 +50,15 @@ class Security:
     """What a server asks of callers, and what a client brings.
 
     Attributes:
-        token_file: file of the bearer token; None: no token, which only loopback allows.
+        token_file: file of the bearer token; None: no token, which only loopback allows. Of several, one a line, all
+            hold for a server and the first is what a client brings.
+        tokens: file of issued tokens, which a server lets in, too; None: none.
         tls: None: clear text.
         plaintext: allows clear text beyond loopback, for a network that nobody else is on.
     """
 
     token_file: Path | None = None
+    tokens: Path | None = None
     tls: Tls | None = None
     plaintext: bool = False
 
@@ -64,6 +69,14 @@ class Security:
             InputError: see `read_token`.
         """
         return None if self.token_file is None else read_token(self.token_file)
+
+    def token_source(self) -> Callable[[], str | None]:
+        """Returns what tells the token as its file says at the moment.
+
+        Raises:
+            InputError: see `read_token`; only here, not when it is asked.
+        """
+        return (lambda: None) if self.token_file is None else WatchedFile(self.token_file, read_token).get
 
     def check_server(self, service: str, bind: str) -> None:
         """Refuses to listen beyond loopback without protection.
@@ -129,14 +142,23 @@ def ensure_token_file(path: Path) -> None:
 
 
 def read_token(path: Path) -> str:
-    """Reads a token file.
+    """Reads the token that a client brings: the first of its file.
+
+    Raises:
+        InputError: as `read_tokens`.
+    """
+    return read_tokens(path)[0]
+
+
+def read_tokens(path: Path) -> tuple[str, ...]:
+    """Reads a token file: one token a line, the newest first.
 
     Raises:
         InputError: if it is missing, empty, no token, or others than its owner can read it.
     """
     try:
         mode = path.stat().st_mode
-        text = path.read_text(encoding="ascii").strip()
+        lines = path.read_text(encoding="ascii").split("\n")
     except FileNotFoundError as error:
         raise InputError(f"{path}: no token file; `yuan up` makes one, or set cluster.security.token_file") from error
     except OSError as error:
@@ -145,9 +167,10 @@ def read_token(path: Path) -> str:
         raise InputError(f"{path}: is no token file: it holds bytes that are not ASCII") from error
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise InputError(f"{path}: others can read the token file (mode {mode & 0o777:04o}); run: chmod 600 {path}")
-    if not text or len(text.split()) != 1:
-        raise InputError(f"{path}: is no token file: expected one word; delete it and `yuan up` makes a new one")
-    return text
+    tokens = tuple(line.strip() for line in lines if line.strip())
+    if not tokens or any(len(token.split()) != 1 for token in tokens):
+        raise InputError(f"{path}: is no token file: expected one word a line; delete it and `yuan up` makes a new one")
+    return tokens
 
 
 def bearer(token: str) -> str:

@@ -88,7 +88,7 @@ class RpcServer:
             translations: what errors of other layers mean on the wire.
             end_at_drain: full names (`/yuan.jobs.v1.JobService/Watch`) of streams that may never end by themselves:
                 they end with UNAVAILABLE as soon as the server is asked to stop.
-            tenants: who is let in besides the owner of the stack's token.
+            tenants: who is let in besides the owner of the stack's token and holders of issued ones.
             tracing: makes a span of each call.
         """
         self.name = name
@@ -126,11 +126,10 @@ class RpcServer:
                 protection than there is.
         """
         self._security.check_server(self.name, self.bind)
-        token = self._security.token()
         credentials = server_credentials(self._security.tls) if self._security.tls else None
         key = f"cluster.services.{self.name}"
         check_port(self.bind, self.port, service=self.name, port_key=f"{key}.port", bind_key=f"{key}.bind")
-        server = self._assemble(token)
+        server = self._assemble()
         page = None if self._metrics_port is None else MetricsPage(self.registry, self.name, self._metrics_port)
         try:
             self.port = (
@@ -149,10 +148,10 @@ class RpcServer:
         self._server, self._page = server, page
         _LOGGER.info("%s listens on %s%s", self.name, self.address, " (TLS)" if credentials else "")
 
-    def _assemble(self, token: str | None) -> aio.Server:
+    def _assemble(self) -> aio.Server:
         guard = CallGuard(
             self.name,
-            Callers(self.name, token, self._tenants),
+            Callers(self.name, self._security, self._tenants),
             CallMetrics(self.registry),
             translations=self._translations,
             draining=self.draining,

@@ -185,7 +185,13 @@ def with_absolute_paths(manifest: ClusterManifest) -> ClusterManifest:
         home=_absolute(cluster.home),
         registry=registry,
         store=cluster.store if "://" in cluster.store else _absolute(cluster.store),
-        security=replace(security, token_file=_absolute(security.token_file), tls=tls, tenants=tenants),
+        security=replace(
+            security,
+            token_file=_absolute(security.token_file),
+            tokens=_absolute(security.tokens),
+            tls=tls,
+            tenants=tenants,
+        ),
     )
     return replace(manifest, cluster=cluster)
 

@@ -1,5 +1,6 @@
-"""Who asks: one dependency for all routes, `Annotated[User, Depends(user)]`; `user_with(role)` asks for more.
+"""Who asks: one dependency for all routes, `Annotated[User, Depends(user)]`.
 
+`user_for(METHOD)` asks for the role that a service asks for, `user_with(role)` for one that the route names.
 The token is forwarded to the service behind, which counts what its tenant uses.
 """
 
@@ -10,7 +11,8 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from yuan_manifest.schema import Role
-from yuan_rpc import Caller, PermissionDenied
+from yuan_rpc import Caller
+from yuan_rpc.access import rule_of
 from yuan_rpc.security import bearer
 
 
@@ -40,18 +42,25 @@ def user(request: Request) -> User:
     return User(request.app.state.gateway.callers.find(value), token if token.isascii() and token else None)
 
 
-def user_with(role: Role) -> Callable[..., User]:
+def user_for(method: str) -> Callable[..., User]:
+    """Returns a dependency that lets in whom a service lets in.
+
+    Args:
+        method: full name of its call, `/yuan.jobs.v1.JobService/Cancel`.
+    """
+    return user_with(rule_of(method).role, method.rpartition("/")[2])
+
+
+def user_with(role: Role, what: str = "this") -> Callable[..., User]:
     """Returns a dependency that lets only some in.
 
     Args:
         role: that they need at least.
+        what: they are about to do, for the message.
     """
 
     def check(found: Annotated[User, Depends(user)]) -> User:
-        if not found.caller.may(role):
-            raise PermissionDenied(
-                f"this is for the role {role} and above; {found.caller.name} has {found.caller.role}"
-            )
+        found.caller.require(role, what)
         return found
 
     return check

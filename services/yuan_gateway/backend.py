@@ -1,7 +1,7 @@
 """The inference service behind the gateway: calls with the caller's own token, cancelled when the caller goes."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar, cast
 
@@ -19,7 +19,9 @@ SHORT_SECONDS = 5.0
 class Backend:
     """A connection to the inference service that many callers share."""
 
-    def __init__(self, host: str, port: int, security: Security, tracing: Tracing, *, own_token: str | None) -> None:
+    def __init__(
+        self, host: str, port: int, security: Security, tracing: Tracing, *, own_token: Callable[[], str | None]
+    ) -> None:
         """Describes it; nothing is opened yet.
 
         Args:
@@ -27,7 +29,7 @@ class Backend:
             port: of it.
             security: its TLS; no token: callers bring theirs.
             tracing: whose spans calls belong to.
-            own_token: of the gateway's own questions.
+            own_token: returns that of the gateway's own questions.
         """
         self._connection = Connection("inference", host, port, security)
         self._tracing = tracing
@@ -58,7 +60,7 @@ class Backend:
         Raises:
             RpcFailed: if it fails.
         """
-        return await self.call(method, request, self._own_token, timeout=SHORT_SECONDS)
+        return await self.call(method, request, self._own_token(), timeout=SHORT_SECONDS)
 
     async def stream(
         self, request: inference_pb2.GenerateRequest, token: str | None

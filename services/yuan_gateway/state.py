@@ -42,11 +42,10 @@ class Gateway:
         security = security_of(cluster.security)
         # Callers' own tokens go there.
         security.check_client("inference", section.host)
-        token = security.token()
         tracing = Tracing("gateway", cluster.observability.traces)
         bare = Security(tls=security.tls, plaintext=security.plaintext)
-        backend = Backend(section.host, section.port, bare, tracing, own_token=token)
-        callers = Callers("gateway", token, tenants_of(cluster.security))
+        backend = Backend(section.host, section.port, bare, tracing, own_token=security.token_source())
+        callers = Callers("gateway", security, tenants_of(cluster.security))
         return cls(backend, callers, RequestLog("gateway", cluster.observability), tracing)
 
     @contextmanager

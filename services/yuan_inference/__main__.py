@@ -36,5 +36,5 @@ if __name__ == "__main__":
         {"generate": _generate_command},
         mounts=_mounts,
         jobs=False,
-        tenants=True,
+        traced=True,
     )

@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2
 
 from yuan_rpc.policy import IDEMPOTENT, SECONDS
 
-SERVICES = ("converter", "data", "evaluator", "inference", "jobs", "trainer")
+SERVICES = ("converter", "cotraining", "data", "evaluator", "inference", "jobs", "trainer")
 
 
 def check(folder: Path) -> "subprocess.CompletedProcess[str]":
