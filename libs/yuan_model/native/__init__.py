@@ -1,4 +1,4 @@
-"""C++ compiled where it runs: `building` compiles it; `runner` is a served network's step, `training` parts of training.
+"""C++ compiled where it runs: `building` compiles, `runner` serves networks, `training` is part of a training step.
 
 `runner` is imported from where it stands: it knows the network, which `training` is a part of.
 """
