@@ -5,7 +5,7 @@ from yuan_checkpoint.conversion import Conversion, write_checkpoint
 from yuan_checkpoint.entries import CheckpointError
 from yuan_checkpoint.huggingface import write_hugging_face
 from yuan_checkpoint.native import finish_native, write_embedding_file, write_layer_file, write_native
-from yuan_checkpoint.reading import load_for_inference, open_checkpoint, open_model
+from yuan_checkpoint.reading import load_for_inference, open_checkpoint, open_for_inference, open_model
 from yuan_checkpoint.targets import LayoutError
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "finish_native",
     "load_for_inference",
     "open_checkpoint",
+    "open_for_inference",
     "open_model",
     "write_checkpoint",
     "write_embedding_file",

@@ -10,7 +10,7 @@ from yuan_checkpoint.folders import is_model_folder, open_folder
 from yuan_checkpoint.megatron import is_megatron, open_megatron
 from yuan_checkpoint.states import is_training_state, open_training_state
 from yuan_events import InputError
-from yuan_model import ModelFolder, ModelFolderError, Yuan, load_model
+from yuan_model import FolderWeights, ModelFolder, ModelFolderError, Yuan
 
 
 def open_checkpoint(path: Path, *, strict: bool = True) -> Checkpoint:
@@ -49,8 +49,8 @@ def open_model(folder: Path) -> ModelFolder:
         raise InputError(str(error)) from error
 
 
-def load_for_inference(folder: Path, device: str = "auto", dtype: torch.dtype | None = None) -> Yuan:
-    """Loads a model to compute with: in its stored dtype on CUDA, in fp32 on a processor.
+def open_for_inference(folder: Path, device: str = "auto", dtype: torch.dtype | None = None) -> FolderWeights:
+    """Opens a model to compute with: in its stored dtype on CUDA, in fp32 on a processor. Reads no weights yet.
 
     Processors without bf16 arithmetic of their own compute bf16 twenty times slower than fp32.
 
@@ -66,7 +66,18 @@ def load_for_inference(folder: Path, device: str = "auto", dtype: torch.dtype | 
     if device == "cuda" and not available:
         raise InputError("topology.nodes.device: this host has no CUDA device; set topology.nodes.device=cpu")
     on_cuda = available and device != "cpu"
+    opened = open_model(folder)
+    return FolderWeights(opened, dtype or (None if on_cuda else torch.float32), "cuda" if on_cuda else "cpu")
+
+
+def load_for_inference(folder: Path, device: str = "auto", dtype: torch.dtype | None = None) -> Yuan:
+    """Loads what `open_for_inference` opens.
+
+    Raises:
+        InputError: as there, or if a file cannot be read.
+    """
+    weights = open_for_inference(folder, device, dtype)
     try:
-        return load_model(folder, dtype or (None if on_cuda else torch.float32), "cuda" if on_cuda else "cpu")
+        return weights.network()
     except ModelFolderError as error:
         raise InputError(str(error)) from error

@@ -29,6 +29,7 @@ from yuan_cli.options import (
 from yuan_cli.plan_command import add_commands as add_plan_command
 from yuan_cli.request_command import add_commands as add_request_commands
 from yuan_cli.schedules import add_commands as add_schedule_commands
+from yuan_cli.security_commands import add_commands as add_security_commands
 from yuan_cli.serving import add_commands as add_serving_commands
 from yuan_cli.stack import add_commands
 from yuan_events import InputError
@@ -168,6 +169,7 @@ add_keeping_commands(app)
 add_schedule_commands(app)
 add_request_commands(app)
 add_serving_commands(app)
+add_security_commands(app)
 add_evaluate_command(app)
 add_convert_commands(app)
 add_commands(app)

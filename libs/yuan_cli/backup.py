@@ -9,6 +9,7 @@ import typer
 from yuan_events import InputError
 from yuan_jobs.backup import Backup, back_up, restore
 from yuan_manifest import Cluster, load_cluster
+from yuan_rpc import audit_of, audited
 from yuan_stack.folder import StackFolder, holder_of
 from yuan_stack.processes import with_absolute_paths
 
@@ -24,7 +25,9 @@ def restore_backup(file: Path, cluster_path: Path | None, *, force: bool, as_jso
     cluster = _cluster(cluster_path)
     if holder_of(StackFolder(Path(cluster.home))) is not None:
         raise InputError(f"a stack runs in {cluster.home} and works on its registry; end it first: yuan down")
-    _tell("restored from", file, restore(cluster.registry, file, force=force), as_json=as_json)
+    with audited(audit_of(cluster.security), "yuan restore", {"file": str(file)}):
+        restored = restore(cluster.registry, file, force=force)
+    _tell("restored from", file, restored, as_json=as_json)
     return 0
 
 

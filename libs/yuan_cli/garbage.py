@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from yuan_events import InputError
 from yuan_jobs.garbage import collect_garbage
 from yuan_jobs.home import Home
 from yuan_manifest import Cluster, load_cluster
+from yuan_rpc import audit_of, audited
 from yuan_stack.tables import aligned
 
 Row = tuple[str, str, int | None]
@@ -58,7 +60,8 @@ def _collect(cluster: Cluster, *, dry_run: bool, keep: int | None, days: float |
         retention.artifact_versions = keep
     if days is not None:
         retention.run_days = days
-    with artifact_store(cluster) as store:
+    telling = nullcontext() if dry_run else audited(audit_of(cluster.security), "yuan gc", {})
+    with telling, artifact_store(cluster) as store:
         found = collect_garbage(store, Home.of(cluster), retention, dry_run=dry_run)
     return [
         *(("artifact", f"{a.kind}/{a.name}@{a.version}", a.size_bytes) for a in found.artifacts),

@@ -33,6 +33,8 @@ COMMAND_NAMES = (
     "schedule",
     "schedules",
     "unschedule",
+    "token",
+    "audit",
     "request",
     "version",
 )
@@ -61,6 +63,7 @@ What became of it:
   yuan request new|list|show|accept     what a model should learn, taken up by a monthly cycle
   yuan gc --dry-run                     what is not kept any longer
   yuan doctor                           what is wrong with this machine or its stack, and the mend
+  yuan token new NAME, yuan audit       who else may call, with which role; who did what
 
 \b
 Without a stack, in the foreground:

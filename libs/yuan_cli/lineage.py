@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,56 +10,10 @@ import typer
 from yuan_cli.artifacts import ArtifactView, artifact_views
 from yuan_cli.pictures import check_picture
 from yuan_events import InputError
+from yuan_jobs.lineage import Lineage, lineage_of, places
 from yuan_manifest import load_cluster
 
 _COLUMN, _ROW = 3.4, 0.9
-
-
-@dataclass(frozen=True)
-class Lineage:
-    """An artifact with all it came from and all that came from it.
-
-    Attributes:
-        root: the artifact's reference.
-        views: every artifact of the lineage, by reference.
-    """
-
-    root: str
-    views: dict[str, ArtifactView]
-
-    def sources(self, reference: str) -> list[tuple[str, str]]:
-        """Returns what an artifact was made from: the input's name and the artifact."""
-        return sorted(self.views[reference].made_from.items())
-
-    def uses(self, reference: str) -> list[str]:
-        """Returns what was made from an artifact."""
-        return list(self.views[reference].used_by)
-
-
-def lineage_of(name: str, find: Callable[[str], ArtifactView]) -> Lineage:
-    """Looks an artifact's whole lineage up.
-
-    Args:
-        name: `[kind/]name[@version]`.
-        find: looks one artifact up.
-    """
-    root = find(name)
-    views = {root.reference: root}
-    steps: tuple[Callable[[ArtifactView], list[str]], ...] = (
-        lambda view: list(view.made_from.values()),
-        lambda view: list(view.used_by),
-    )
-    for step in steps:
-        waiting = step(root)
-        seen: set[str] = set()
-        while waiting:
-            reference = waiting.pop()
-            if reference not in seen:
-                seen.add(reference)
-                view = views.get(reference) or find(reference)
-                views[reference] = view
-                waiting.extend(step(view))
-    return Lineage(root.reference, views)
 
 
 def print_lineage(name: str, cluster: Path | None, *, picture: Path | None, as_json: bool) -> int:
@@ -87,7 +40,7 @@ def print_lineage(name: str, cluster: Path | None, *, picture: Path | None, as_j
     return 0
 
 
-def tree_lines(lineage: Lineage) -> Iterator[str]:
+def tree_lines(lineage: Lineage[ArtifactView]) -> Iterator[str]:
     """Yields the artifact, below it what it was made from, then what was made from it; nothing below one twice."""
     root = lineage.views[lineage.root]
     yield f"{lineage.root}   {root.created:%Y-%m-%d %H:%M} UTC, job {root.job}"
@@ -116,7 +69,7 @@ def _branches(
             yield from _branches(below(reference), below, said, f"{indent}{'    ' if last else '│   '}")
 
 
-def draw_lineage(lineage: Lineage, path: Path) -> None:
+def draw_lineage(lineage: Lineage[ArtifactView], path: Path) -> None:
     """Draws the artifacts from left to right, each right of all that it was made from.
 
     Raises:
@@ -127,41 +80,22 @@ def draw_lineage(lineage: Lineage, path: Path) -> None:
         from matplotlib.figure import Figure  # noqa: PLC0415
     except ModuleNotFoundError:
         raise InputError("--picture needs matplotlib: pip install 'yuan-stack[trainer]'") from None
-    places = _places(lineage)
-    columns = 1 + max(column for column, _ in places.values())
-    rows = 1 + max(row for _, row in places.values())
+    placed = places(lineage)
+    columns = 1 + max(column for column, _ in placed.values())
+    rows = 1 + max(row for _, row in placed.values())
     figure: Any = Figure(figsize=(_COLUMN * columns, _ROW * rows + 0.6), dpi=120)
     FigureCanvasAgg(figure)
     axes: Any = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.4, -0.6))
-    for reference, (column, row) in places.items():
+    for reference, (column, row) in placed.items():
         box = {"boxstyle": "round,pad=0.5", "facecolor": "#dde8f5", "edgecolor": "#4477aa"}
         if reference == lineage.root:
             box |= {"facecolor": "#ffe9b8", "edgecolor": "#bb8800"}
         axes.text(column, row, reference, ha="center", va="center", fontsize=9, bbox=box, zorder=2)
         for _, source in lineage.sources(reference):
-            if source in places:
-                begin = places[source]
+            if source in placed:
+                begin = placed[source]
                 arrow = {"arrowstyle": "-|>", "color": "#777777", "shrinkA": 42, "shrinkB": 42}
                 axes.annotate("", (column, row), begin, arrowprops=arrow, zorder=1)
     figure.savefig(path)
-
-
-def _places(lineage: Lineage) -> dict[str, tuple[int, int]]:
-    """Returns column and row of every artifact; a column is one more than the largest of its sources."""
-    columns: dict[str, int] = {}
-
-    def column_of(reference: str) -> int:
-        if reference not in columns:
-            known = [source for _, source in lineage.sources(reference) if source in lineage.views]
-            columns[reference] = 1 + max(map(column_of, known), default=-1)
-        return columns[reference]
-
-    filled: dict[int, int] = {}
-    places: dict[str, tuple[int, int]] = {}
-    for reference in sorted(lineage.views, key=lambda one: (column_of(one), one)):
-        column = columns[reference]
-        places[reference] = (column, filled.get(column, 0))
-        filled[column] = filled.get(column, 0) + 1
-    return places

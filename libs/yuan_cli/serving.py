@@ -91,6 +91,7 @@ def add_commands(app: typer.Typer) -> None:
         name: Annotated[str | None, typer.Option(help="To ask for it by; default: the artifact's.")] = None,
         dtype: Annotated[str | None, typer.Option(help="fp32 or bf16; default: fp32 on a processor.")] = None,
         max_batch: Annotated[int | None, typer.Option(help="Requests that run at once.")] = None,
+        tensor: Annotated[int | None, typer.Option(help="Processes that share its matrices; default 1.")] = None,
         wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when it is served.")] = True,
         print_manifest: Annotated[
             bool, typer.Option("--print-manifest", help="Only print the manifest that this comes to.")
@@ -102,7 +103,7 @@ def add_commands(app: typer.Typer) -> None:
 
         return deploy_model(
             model,
-            {"name": name, "dtype": dtype, "max_batch": max_batch},
+            {"name": name, "dtype": dtype, "max_batch": max_batch, "tensor": tensor},
             cluster_of(context, cluster),
             wait=wait,
             as_json=json,

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
-from yuan_events import Interrupted, WorkFailed, YuanError
+from yuan_events import AttemptLost, Interrupted, WorkFailed, YuanError
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -44,7 +44,8 @@ def ordered_map(
 
     Raises:
         Interrupted: if `should_stop()`.
-        WorkFailed: if a worker died or its function raised something that is not a YuanError.
+        AttemptLost: if a worker was killed.
+        WorkFailed: if a worker ended or its function raised something that is not a YuanError.
         YuanError: what the function raised.
     """
     if isinstance(items, Sequence):
@@ -140,7 +141,8 @@ class _Team(Generic[ItemT, ResultT]):
         code = process.exitcode
         how = f"by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
         why = "; was the machine out of memory?" if code == -signal.SIGKILL else ""
-        return WorkFailed(f"worker process {process.pid} ended {how}{why}")
+        kind = AttemptLost if code is not None and code < 0 else WorkFailed
+        return kind(f"worker process {process.pid} ended {how}{why}")
 
     def end(self) -> None:
         """Ends the processes, whatever they are doing."""

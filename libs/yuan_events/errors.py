@@ -24,7 +24,7 @@ class WorkFailed(YuanError):
 
 
 class AttemptLost(WorkFailed):
-    """The work broke down by no fault of its own (a hung step): in a stack another attempt goes on, a few times."""
+    """The work broke down by no fault of its own (a hung step, a killed process): a stack tries again, a few times."""
 
 
 class Interrupted(YuanError):

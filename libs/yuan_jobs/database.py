@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+)
 from sqlalchemy.orm import Session
 
 from yuan_events import InputError, WorkFailed, one_line
@@ -23,6 +30,10 @@ POSTGRESQL = "postgresql+psycopg://"
 _WRITES = "yuan_writes"
 _WRITE_LOCK = 0x7975616E  # "yuan"
 _CONNECT_TIMEOUT_S = 10
+
+
+class RegistryAway(WorkFailed):
+    """The database does not answer or cannot be written now: its server is down, its disk is full. That may pass."""
 
 
 class Database:
@@ -86,6 +97,8 @@ class Database:
             yield
         except IntegrityError:
             raise  # is the caller's to handle
+        except (OperationalError, InterfaceError) as error:
+            raise RegistryAway(f"registry {self._shown}: {_reason(error)}") from error
         except DBAPIError as error:
             raise WorkFailed(f"registry {self._shown}: {_reason(error)}") from error
 

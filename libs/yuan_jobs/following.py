@@ -4,16 +4,19 @@ Files only; how a job stands, and so when there is no more to come, is the reade
 """
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from yuan_events import Progress, event_from_json
 from yuan_jobs.home import Home
 
 _BYTES_AT_ONCE = 1 << 20
 _LONGEST_LINE = 64 << 10
+_TAIL_BYTES = 64 << 10
 
 
 @dataclass
@@ -79,6 +82,29 @@ class EventReader:
                     entry: dict[str, Any] = json.loads(line)
                     events.append(json.dumps(entry["event"], ensure_ascii=False))
         return events
+
+
+def last_progress(home: Home, job_id: str, attempt: int) -> Progress | None:
+    """Returns the newest progress that an attempt has told; None: none near the end of its journal.
+
+    Args:
+        home: where its journal is.
+        job_id: whose.
+        attempt: its number.
+    """
+    try:
+        with (home.attempt_folder(job_id, attempt) / "events.jsonl").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            lines = file.read().splitlines()
+    except OSError:
+        return None
+    for line in reversed(lines):
+        # The first may be a part of a line, the last may be half written.
+        with suppress(ValueError, KeyError, TypeError):
+            event = event_from_json(json.dumps(json.loads(line)["event"]))
+            if isinstance(event, Progress):
+                return event
+    return None
 
 
 @dataclass(frozen=True)

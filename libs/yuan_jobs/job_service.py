@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from yuan_events import InputError, one_line
+from yuan_events import InputError, Progress, one_line
 from yuan_jobs import claims, control, queries
 from yuan_jobs.artifacts import ArtifactDamaged, ArtifactStore
+from yuan_jobs.database import RegistryAway
 from yuan_jobs.finding import NoSuchJob, find_job
+from yuan_jobs.following import last_progress
 from yuan_jobs.garbage import collect_garbage
-from yuan_jobs.messages import artifact_message, job_message, plain_of, schedule_message, state_of
+from yuan_jobs.messages import artifact_message, attempt_message, job_message, plain_of, schedule_message, state_of
 from yuan_jobs.notifications import check_webhooks
 from yuan_jobs.planning import check_artifacts, check_order, parts_of
 from yuan_jobs.records import ArtifactRecord, JobRecord
@@ -25,6 +27,7 @@ from yuan_jobs.registry import Registry
 from yuan_jobs.requests import Request, request_from_plain
 from yuan_jobs.resuming import topologies_of
 from yuan_jobs.schedules import NoSuchSchedule, put_schedule, remove_schedule, schedules
+from yuan_jobs.states import JobState
 from yuan_jobs.submission import LONGEST_KEY, IdempotencyConflict, submit
 from yuan_jobs.watching import Logged, Watched
 from yuan_manifest import SERVICE_OF_KIND, ClusterManifest, Kind
@@ -39,6 +42,7 @@ from yuan_rpc import (
     NotFound,
     RpcError,
     Translations,
+    Unavailable,
     join_address,
 )
 from yuan_rpc.jobs.v1 import jobs_pb2, jobs_pb2_grpc
@@ -57,6 +61,7 @@ WITHOUT_QUEUE = ("inference", "gateway")
 RECONCILER = "reconciler"
 
 _SECONDS_BETWEEN_LOOKS = 0.2
+_REGISTRY_RETRY_SECONDS = 2.0
 _PAGE, _LARGEST_PAGE = 100, 1000
 _TOKEN = re.compile(r"[0-9]{1,18}")  # of a list of artifacts; int() refuses some thousand digits
 
@@ -144,7 +149,12 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         def get() -> jobs_pb2.GetResponse:
             job = find_job(self._registry, request.id)
             children = queries.children(self._registry, job.id)
-            return jobs_pb2.GetResponse(job=job_message(job), children=map(job_message, children))
+            attempts = queries.attempts(self._registry, job.id)
+            return jobs_pb2.GetResponse(
+                job=job_message(job, progress=self._progress(job)),
+                children=[job_message(child, progress=self._progress(child)) for child in children],
+                attempts=map(attempt_message, attempts),
+            )
 
         return await asyncio.to_thread(get)
 
@@ -156,19 +166,28 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         size = _page_size(request.page_size)
         with _field("states"):
             states = [state_of(state) for state in request.states]
-        with _field("page_token"):
-            page = await asyncio.to_thread(
-                queries.list_jobs,
+
+        def find() -> jobs_pb2.ListResponse:
+            page = queries.list_jobs(
                 self._registry,
                 states=states,
                 kind=request.kind,
                 include_children=request.include_children,
                 labels=dict(request.labels),
+                text=request.text,
                 page_size=size,
                 page_token=request.page_token,
             )
-        messages = [job_message(job, whole=False) for job in page.jobs]
-        return jobs_pb2.ListResponse(jobs=messages, next_page_token=page.next_token)
+            messages = [job_message(job, whole=False, progress=self._progress(job)) for job in page.jobs]
+            return jobs_pb2.ListResponse(jobs=messages, next_page_token=page.next_token)
+
+        with _field("page_token"):
+            return await asyncio.to_thread(find)
+
+    def _progress(self, job: JobRecord) -> Progress | None:
+        """Returns how far a running job has come."""
+        running = job.state == JobState.RUNNING
+        return last_progress(self.context.home, job.id, job.attempt) if running else None
 
     async def Watch(  # noqa: N802
         self, request: jobs_pb2.WatchRequest, context: Any
@@ -406,5 +425,6 @@ TRANSLATIONS: Translations = {
     ArtifactDamaged: lambda error: FailedPrecondition(one_line(error)),
     IdempotencyConflict: _of_key,
     control.WrongJobState: lambda error: FailedPrecondition(one_line(error)),
+    RegistryAway: lambda error: Unavailable(one_line(error), retry_after=_REGISTRY_RETRY_SECONDS),
 }
 """What errors of jobs and artifacts mean on the wire."""

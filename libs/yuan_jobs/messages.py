@@ -21,18 +21,20 @@ if TYPE_CHECKING:  # a client has no database
     from collections.abc import Iterable, Mapping
     from datetime import datetime
 
-    from yuan_jobs.records import ArtifactRecord, JobRecord
+    from yuan_events import Progress
+    from yuan_jobs.records import ArtifactRecord, AttemptRecord, JobRecord
     from yuan_jobs.schedules import ScheduleRecord
 
 _LARGEST = 1 << 53
 
 
-def job_message(record: JobRecord, *, whole: bool = True) -> jobs_pb2.Job:
+def job_message(record: JobRecord, *, whole: bool = True, progress: Progress | None = None) -> jobs_pb2.Job:
     """Returns a job as a message.
 
     Args:
         record: the job.
         whole: False leaves out recipe, topology and result, which a list does without.
+        progress: how far it has come; None: nothing is known.
     """
     message = jobs_pb2.Job(
         id=record.id,
@@ -56,6 +58,16 @@ def job_message(record: JobRecord, *, whole: bool = True) -> jobs_pb2.Job:
         failures=record.failures,
         not_before=_moment(record.not_before),
     )
+    if progress is not None:
+        message.progress.CopyFrom(
+            jobs_pb2.JobProgress(
+                task=progress.task,
+                done=progress.done,
+                total=progress.total,
+                unit=progress.unit,
+                detail=progress.detail,
+            )
+        )
     if whole:
         message.recipe.CopyFrom(struct_of(record.recipe))
         message.topology.CopyFrom(struct_of(record.topology))
@@ -93,6 +105,20 @@ def artifact_message(
     if metadata is not None:
         message.metadata.CopyFrom(struct_of(metadata))
     return message
+
+
+def attempt_message(record: AttemptRecord) -> jobs_pb2.Attempt:
+    """Returns a run of a job as a message."""
+    return jobs_pb2.Attempt(
+        number=record.number,
+        worker=record.worker,
+        host=record.host,
+        version=record.version,
+        started_at=_moment(record.started),
+        ended_at=_moment(record.ended),
+        outcome=record.outcome.value if record.outcome is not None else "",
+        reason=record.reason or "",
+    )
 
 
 def schedule_message(record: ScheduleRecord) -> jobs_pb2.Schedule:

@@ -114,9 +114,13 @@ class Notifier:
                 return
             row.tries += 1
             row.problem = problem
-            delay = SECONDS_BETWEEN_TRIES * 2.0 ** (row.tries - 1)
             again = problem is not None and row.tries < MOST_TRIES
-            row.next_try = now() + timedelta(seconds=delay) if again else None
+            row.next_try = now() + timedelta(seconds=delay_after(row.tries)) if again else None
+
+
+def delay_after(tries: int) -> float:
+    """Returns after how many seconds a webhook that did not listen so many times is told again."""
+    return SECONDS_BETWEEN_TRIES * 2.0 ** max(0, tries - 1)
 
 
 def post(url: str, body: dict[str, Any], hosts: Sequence[str]) -> str | None:

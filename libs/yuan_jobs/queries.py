@@ -44,6 +44,7 @@ def list_jobs(
     kind: str = "",
     include_children: bool = False,
     labels: Mapping[str, str] | None = None,
+    text: str = "",
     page_size: int = 0,
     page_token: str = "",
 ) -> JobPage:
@@ -55,6 +56,7 @@ def list_jobs(
         kind: only this; empty: all.
         include_children: also the steps of pipelines.
         labels: only jobs that have all of these.
+        text: only jobs whose id or name holds this, in large or small letters; empty: all.
         page_size: at most so many, and never more than LARGEST_PAGE; 0: PAGE_SIZE.
         page_token: of the page before; empty: the first page.
 
@@ -74,6 +76,10 @@ def list_jobs(
     for name, value in (labels or {}).items():
         labelled = select(JobLabelRow.job_id).where(JobLabelRow.name == name, JobLabelRow.value == value)
         query = query.where(JobRow.id.in_(labelled))
+    if text:
+        query = query.where(
+            or_(JobRow.id.icontains(text, autoescape=True), JobRow.name.icontains(text, autoescape=True))
+        )
     with registry.database.reading() as session:
         if page_token:
             last = session.get(JobRow, page_token)

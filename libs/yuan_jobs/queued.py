@@ -103,7 +103,7 @@ def _do(claim: Claim, record: JobRecord, work: Work[Any], place: Place, heartbea
         cluster=place.cluster,
         again=f"`yuan resume {claim.job_id}`",
         interrupted=_interrupted(store, heartbeat, record),
-        lost=lambda claim, reason: give_back_lost(registry, claim, reason),
+        lost=_lost(store, heartbeat, record),
         divisible=work.part is not None and sum(one.service == record.queue for one in workers(registry)) > 1,
         hand_out=lambda claim, parts: hand_out(registry, claim, parts),
         keep_telling=heartbeat.keep_telling,
@@ -126,7 +126,7 @@ def _part(claim: Claim, record: JobRecord, parent: JobRecord, place: Place, hear
         cluster=place.cluster,
         again=f"`yuan resume {parent.id}`",
         interrupted=_interrupted(store, heartbeat, record),
-        lost=lambda claim, reason: give_back_lost(store.registry, claim, reason),
+        lost=_lost(store, heartbeat, record),
         part=record.step,
         run_folder=place.home.run_folder(parent.id),
         keep_telling=heartbeat.keep_telling,
@@ -148,6 +148,19 @@ def _interrupted(store: ArtifactStore, heartbeat: Heartbeat, record: JobRecord) 
                 give_back(store.registry, claim, reason)
 
     return settle
+
+
+def _lost(store: ArtifactStore, heartbeat: Heartbeat, record: JobRecord) -> Callable[[Claim, str], None]:
+    """Returns what becomes of the job when its work broke down: what ran out of time was ended by its own worker."""
+    settle = _interrupted(store, heartbeat, record)
+
+    def end(claim: Claim, reason: str) -> None:
+        if heartbeat.reason is StopReason.TIME:
+            settle(claim, reason)
+        else:
+            give_back_lost(store.registry, claim, reason)
+
+    return end
 
 
 def _inputs(job: Job, record: JobRecord, store: ArtifactStore) -> dict[str, ArtifactHandle]:

@@ -17,6 +17,7 @@ from yuan_events import YuanError, one_line
 from yuan_jobs.broker import broker_url
 from yuan_jobs.celery_app import Publisher
 from yuan_jobs.claims import forget_worker, workers
+from yuan_jobs.clocks import WallClock, forget_times_ahead
 from yuan_jobs.leases import CounterWatch, SharedLease
 from yuan_jobs.models import JobRow, OutboxRow
 from yuan_jobs.notifications import Notifier
@@ -96,6 +97,7 @@ class Reconciler:
         self._left_lying: dict[str, _Lying] = {}
         self._publisher: Publisher | None = None
         self._notifier = Notifier(registry, self._cluster.security.webhook_hosts)
+        self._wall_clock = WallClock()
         self._said = ""
 
     def run(self, stop: threading.Event, tick_seconds: float = TICK_SECONDS) -> None:
@@ -117,6 +119,8 @@ class Reconciler:
                 # What the active one watches is watched here too, so that taking over starts no clock anew.
                 self._look()
                 return False
+            if self._wall_clock.went_back():
+                forget_times_ahead(self._registry)
             self._give_back_lost()
             advance_parts(self._registry)
             advance_pipelines(self._registry)

@@ -277,6 +277,7 @@ def _sampling(sampling: schema.SamplingSection) -> Iterator[Problem]:
 
 def _serving(serving: schema.ServingSection) -> Iterator[Problem]:
     yield from rules.at_most(serving, rules.LARGEST_COUNT, "max_batch", "max_waiting")
+    yield from rules.at_least(serving, 1, "tensor")
 
 
 def _model_input(inputs: schema.ModelInput) -> Iterator[Problem]:
@@ -613,6 +614,12 @@ def _security(section: schema.SecuritySection) -> Iterator[Problem]:
             yield where, f"is cluster.security.{holder} already; expected a file of its own"
 
 
+def _audit(section: schema.AuditSection) -> Iterator[Problem]:
+    yield from rules.some_text(section, "folder")
+    yield from rules.at_least(section, 1, "files")
+    yield from rules.above_zero(section, "file_mib")
+
+
 def _tenant(section: schema.TenantSection) -> Iterator[Problem]:
     yield from rules.some_text(section, "token_file")
     yield from rules.at_least(section, 1, "requests_per_minute", "tokens_per_minute", "concurrent_requests")
@@ -687,6 +694,7 @@ _CHECKS: dict[type, Callable[[Any], Iterator[Problem]]] = {
     schema.ServiceSection: _service,
     schema.SecuritySection: _security,
     schema.TlsSection: _tls,
+    schema.AuditSection: _audit,
     schema.TenantSection: _tenant,
     schema.ObservabilitySection: _observability,
 }

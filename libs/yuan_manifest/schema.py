@@ -299,6 +299,17 @@ class ServiceSection:
 
 
 @dataclass
+class GatewaySection(ServiceSection):
+    """The gateway.
+
+    Attributes:
+        console: pages for a browser under `/console`, for whoever has a token.
+    """
+
+    console: bool = True
+
+
+@dataclass
 class Services:
     """The services that `yuan up` starts, and where clients find them; null: not part of this stack."""
 
@@ -307,7 +318,7 @@ class Services:
     converter: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7103))
     evaluator: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7104))
     inference: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7105, workers=0))
-    gateway: ServiceSection | None = field(default_factory=lambda: ServiceSection(port=7100, workers=0))
+    gateway: GatewaySection | None = field(default_factory=lambda: GatewaySection(port=7100, workers=0))
 
 
 @dataclass
@@ -362,6 +373,21 @@ class TenantSection:
 
 
 @dataclass
+class AuditSection:
+    """The log of who did what.
+
+    Attributes:
+        folder: of its files, which all processes share and their user alone can read.
+        file_mib: a file is set aside before it grows beyond that.
+        files: how many that were set aside are kept, of changes and of refusals each.
+    """
+
+    folder: str = "${cluster.home}/audit"
+    file_mib: float = 16.0
+    files: int = 20
+
+
+@dataclass
 class SecuritySection:
     """Who may call.
 
@@ -372,6 +398,7 @@ class SecuritySection:
         tls: encryption; null: none.
         plaintext: allow ports off the loopback interface without tls (inside a private container network).
         tenants: further callers, by name, each with a token file.
+        audit: the log of who did what.
         webhook_hosts: hosts that `scheduling.notify` may name (`hooks.example.org`, `*.example.org`); none: nobody is
             told.
     """
@@ -381,6 +408,7 @@ class SecuritySection:
     tls: TlsSection | None = None
     plaintext: bool = False
     tenants: dict[str, TenantSection] = field(default_factory=dict[str, TenantSection])
+    audit: AuditSection = field(default_factory=AuditSection)
     webhook_hosts: list[str] = field(default_factory=list[str])
 
 

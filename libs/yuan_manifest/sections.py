@@ -439,6 +439,8 @@ class ServingSection:
         max_batch: requests that run at once.
         kv_tokens: tokens that the KV cache holds over all requests; null: max_batch contexts.
         max_waiting: requests that may wait; more are refused with a retry hint.
+        tensor: processes that share the model's matrices; it divides heads and feed-forward width. On CUDA each takes a
+            device.
     """
 
     name: str | None = None
@@ -446,6 +448,7 @@ class ServingSection:
     max_batch: int = 16
     kv_tokens: int | None = None
     max_waiting: int = 256
+    tensor: int = 1
 
 
 @dataclass

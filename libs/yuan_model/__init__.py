@@ -20,18 +20,33 @@ from yuan_model.native import NativeUnavailable, native_library
 from yuan_model.native.runner import NativeRunner
 from yuan_model.norm import RMSNorm
 from yuan_model.paged import PagedRunner
-from yuan_model.paging import BLOCK_TOKENS, Chunk, PoolSize, Runner, blocks_needed, bytes_per_token
+from yuan_model.paging import (
+    BLOCK_TOKENS,
+    AdapterRunner,
+    Chunk,
+    Factors,
+    PoolSize,
+    Runner,
+    blocks_needed,
+    bytes_per_token,
+)
 from yuan_model.recompute import Recompute
 from yuan_model.rotary import RotaryTable
+from yuan_model.weights import WHOLE, Division, FolderWeights, NetworkWeights, Weights, empty_network
 
 __all__ = [
     "BLOCK_TOKENS",
+    "WHOLE",
+    "AdapterRunner",
     "Attention",
     "Block",
     "CausalConvolution",
     "Chunk",
     "DecodeCache",
+    "Division",
+    "Factors",
     "FeedForward",
+    "FolderWeights",
     "LayerCache",
     "LayerPast",
     "LocalizedFilter",
@@ -39,6 +54,7 @@ __all__ = [
     "ModelFolderError",
     "NativeRunner",
     "NativeUnavailable",
+    "NetworkWeights",
     "PagedRunner",
     "PoolSize",
     "RMSNorm",
@@ -47,6 +63,7 @@ __all__ = [
     "Runner",
     "StoredTensor",
     "VocabularyShard",
+    "Weights",
     "Yuan",
     "YuanConfig",
     "blocks_needed",
@@ -54,6 +71,7 @@ __all__ = [
     "bytes_per_token",
     "cross_entropy",
     "document_segments",
+    "empty_network",
     "flash_installed",
     "generate",
     "generator_of",

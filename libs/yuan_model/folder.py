@@ -28,7 +28,7 @@ SCALE_SUFFIX = "_scale"
 """Behind the name of an int8 matrix in a native folder: what its rows are multiplied by, fp32 [rows, 1]."""
 
 _SUFFIX = ".safetensors"
-_DTYPES = ("F32", "BF16", "F16", "F64")
+_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
 _INT8 = "I8"
 
 
@@ -133,6 +133,33 @@ class ModelFolder:
         parts = [self._read(stored) for stored in self._stored_names(name)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
+    def part(self, name: str, dimension: int, start: int, stop: int) -> Tensor:
+        """Returns what lies between two places of a matrix along a dimension; no more than that is read.
+
+        Args:
+            name: native.
+            dimension: 0 (rows) or 1.
+            start: the first row or column.
+            stop: the one behind the last.
+        """
+        stored = self._stored_names(name)
+        rows = self._shapes[name][0] // len(stored)
+        parts: list[Tensor] = []
+        for number, one in enumerate(stored):
+            if dimension == 1:
+                parts.append(self._read(one, (slice(None), slice(start, stop))))
+                continue
+            # Where a matrix is stored as several, their rows lie one behind the other.
+            first, last = max(0, start - number * rows), min(rows, stop - number * rows)
+            if first < last:
+                parts.append(self._read(one, (slice(first, last),)))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Returns what a parameter is read as."""
+        stored = self._stored_names(name)[0]
+        return _DTYPES.get(self._held[self._files[stored]][stored][0], torch.float32)
+
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yields all parameters, one in memory at a time."""
         for name in self._shapes:
@@ -166,10 +193,14 @@ class ModelFolder:
     def _stored_names(self, name: str) -> tuple[str, ...]:
         return (name,) if self.native else hugging_face_names(name)
 
-    def _read(self, stored: str) -> Tensor:
+    def _read(self, stored: str, part: tuple[slice, ...] = ()) -> Tensor:
+        """Returns a tensor of a file, or a part of it, as a view of the mapped file; of int8 what it stands for."""
         with open_safetensors(self._files[stored]) as file:
-            tensor = file.get_tensor(stored)
-            return tensor if tensor.dtype != torch.int8 else tensor.float() * file.get_tensor(stored + SCALE_SUFFIX)
+            tensor = file.get_slice(stored)[part] if part else file.get_tensor(stored)
+            if tensor.dtype != torch.int8:
+                return tensor
+            scale = file.get_tensor(stored + SCALE_SUFFIX)
+            return tensor.float() * (scale[part[0]] if part else scale)
 
     def _check_names(self) -> None:
         expected = {stored for name in self._shapes for stored in self._stored_names(name)}

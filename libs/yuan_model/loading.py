@@ -6,6 +6,7 @@ import torch
 
 from yuan_model.folder import ModelFolder
 from yuan_model.model import Yuan
+from yuan_model.weights import FolderWeights
 
 
 def load_model(path: str | Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Yuan:
@@ -22,9 +23,4 @@ def load_model(path: str | Path, dtype: torch.dtype | None = None, device: str |
     Raises:
         ModelFolderError: a ValueError that names the file or tensor that is missing, unknown or wrong.
     """
-    folder = ModelFolder(path)
-    with torch.device("meta"):
-        model = Yuan(folder.config)  # no memory and no random numbers: every parameter is assigned below
-    weights = {name: tensor.to(device=device, dtype=dtype) for name, tensor in folder.tensors()}
-    model.load_state_dict(weights, strict=True, assign=True)
-    return model.eval()
+    return FolderWeights(ModelFolder(path), dtype, device).network()

@@ -5,8 +5,9 @@ Shape suffixes: b batch, s new tokens, k all tokens (past and new), h hidden, v 
 """
 
 from collections.abc import Iterable
-from typing import cast
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,7 +24,10 @@ class Decoder(nn.Module):
 
     def __init__(self, config: YuanConfig) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        # Not drawn: it is set anyway, and drawing numbers for a network without memory has torch import its compiler.
+        rows = torch.empty(config.vocab_size, config.hidden_size)
+        embedding: nn.Embedding = cast("Any", nn.Embedding).from_pretrained(rows, freeze=False)
+        self.embed_tokens = embedding
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 

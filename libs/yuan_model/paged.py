@@ -25,15 +25,17 @@ class PagedRunner:
     The filter's steps lie side by side: those of rows first (`rows * slots`), then those of blocks, then zeros.
     """
 
-    def __init__(self, model: Yuan, size: PoolSize) -> None:
+    def __init__(self, model: Yuan, size: PoolSize, head_vh: Tensor | None = None) -> None:
         """Allocates; nothing of it is touched before it is used.
 
         Args:
             model: whose past is kept, in its dtype and on its device; in eval mode.
             size: of the pool and of a step.
+            head_vh: rows of the output projection, of which logits are computed; None: all.
         """
         config, weight = model.config, model.embed_tokens.weight
         self.model = model
+        self._head_vh = weight if head_vh is None else head_vh
         self.size = size
         self.dtype = weight.dtype
         self.device = weight.device
@@ -89,7 +91,7 @@ class PagedRunner:
         hidden_1th = model.embed_tokens(step.token_ids)
         for layer, block in enumerate(model.layers):
             hidden_1th = block(hidden_1th, rotary, None, _PagedLayer(step, layer))
-        logits_ov = functional.linear(model.norm(hidden_1th[0, step.wanted]), model.embed_tokens.weight)
+        logits_ov = functional.linear(model.norm(hidden_1th[0, step.wanted]), self._head_vh)
         step.commit()
         return logits_ov.float().cpu()
 

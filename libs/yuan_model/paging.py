@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,9 +12,12 @@ from yuan_model.config import YuanConfig
 BLOCK_TOKENS = 16
 """Tokens that a block holds."""
 
+Factors = dict[str, tuple[Tensor, Tensor]]
+"""Low-rank additions to a layer's matrices, by a matrix's name within the layer (`mlp.up_proj`): a [rank, inputs] and
+b [outputs, rank], the scale within b."""
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+
+class Chunk(NamedTuple):
     """The tokens of one sequence that a step computes.
 
     Attributes:
@@ -97,6 +100,19 @@ class Runner(Protocol):
         Raises:
             ValueError: if it is larger than `size`, or a chunk goes beyond max_position_embeddings.
         """
+        ...
+
+
+@runtime_checkable
+class AdapterRunner(Protocol):
+    """A runner that computes low-rank additions, too."""
+
+    def add_adapter(self, layers: Sequence[Factors]) -> int:
+        """Takes the factors of all layers and returns their number, for `Chunk.adapter`."""
+        ...
+
+    def remove_adapter(self, number: int) -> None:
+        """Gives the memory of an adapter back; its number is not used again."""
         ...
 
 

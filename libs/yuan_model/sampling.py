@@ -1,11 +1,11 @@
 """Draws tokens from logits, many rows at once; what a row gives depends on nothing but the row and its own numbers.
 
+In torch, for any device's logits and machines without a compiler; `native.drawing` does the same several times faster.
 Shape suffixes: b rows, v vocabulary, c candidates.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -14,13 +14,12 @@ _CANDIDATES = 256
 """Likeliest tokens among which the drawn one nearly always is: a whole vocabulary is sorted for other rows only."""
 
 
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """How one token is drawn: temperature first, then top_k, top_p, min_p.
+class Draw(NamedTuple):
+    """How one token is drawn: temperature first, then top_k, top_p, min_p. Fields as drawing.h has them.
 
     Attributes:
         uniform: evenly drawn from [0, 1): decides.
-        temperature: above 0.
+        temperature: 0 takes the likeliest token.
         top_k: only the k likeliest; 0: all.
         top_p: only the likeliest that together reach it; the likeliest always.
         min_p: only those at least this part as probable as the likeliest.
@@ -38,33 +37,56 @@ class Draw:
         return self.top_k == 0 and self.top_p >= 1.0 and self.min_p <= 0.0
 
 
+LIKELIEST = Draw(0.0, temperature=0.0)
+"""Takes the likeliest token."""
+
+
+def torch_draw(logits_bv: Tensor, rows: Sequence[int], draws: Sequence[Draw] | None) -> list[int]:
+    """Returns a token for each of some rows of fp32 logits; -1 where they are no numbers.
+
+    Args:
+        logits_bv: on the processor.
+        rows: of which.
+        draws: how, one a row; None: the likeliest.
+    """
+    found_bv = logits_bv[list(rows)]
+    best_b = found_bv.max(dim=-1)  # NaN where there is one
+    tokens = cast("list[int]", best_b.indices.tolist())  # pyright: ignore[reportUnknownMemberType]
+    finite = cast("list[bool]", best_b.values.isfinite().tolist())  # pyright: ignore[reportUnknownMemberType]
+    random = [row for row, draw in enumerate(draws or ()) if draw.temperature > 0 and finite[row]]
+    if draws and random:
+        for row, token in zip(random, draw_tokens(found_bv[random], [draws[row] for row in random]), strict=True):
+            tokens[row] = token
+    return [token if finite[row] else -1 for row, token in enumerate(tokens)]
+
+
+def torch_places(logits_bv: Tensor, rows: Sequence[int], tokens: Sequence[int]) -> tuple[list[float], list[int]]:
+    """Returns for one token a row what its logit is above its log-probability, and its rank: 1 for the likeliest."""
+    found_bv = logits_bv[list(rows)]
+    chosen_b1 = found_bv.gather(1, torch.tensor(tokens)[:, None])
+    totals_b, ranks_b = found_bv.logsumexp(dim=-1), (found_bv > chosen_b1).sum(dim=-1) + 1
+    totals = cast("list[float]", totals_b.tolist())  # pyright: ignore[reportUnknownMemberType]
+    ranks = cast("list[int]", ranks_b.tolist())  # pyright: ignore[reportUnknownMemberType]
+    return totals, ranks
+
+
 def draw_tokens(logits_bv: Tensor, draws: Sequence[Draw]) -> list[int]:
-    """Returns a token id for each row of fp32 logits."""
+    """Returns a token id for each row of finite fp32 logits; temperatures are above 0."""
     temperatures = torch.tensor([draw.temperature for draw in draws])
     probabilities_bv = torch.softmax(logits_bv / temperatures[:, None], dim=-1)
-    tokens = [0] * len(draws)
-    plain = [number for number, draw in enumerate(draws) if draw.is_plain]
+    size = logits_bv.shape[1]
     some = [number for number, draw in enumerate(draws) if not draw.is_plain]
-    if plain:
-        rows_bv = probabilities_bv if not some else probabilities_bv[plain]
-        for number, token in zip(plain, _inverted(rows_bv, [draws[number] for number in plain]), strict=True):
-            tokens[number] = token
     if some:
-        few = min(_CANDIDATES, logits_bv.shape[1])
+        few = min(_CANDIDATES, size)
         found_bc, ids_bc = probabilities_bv[some].topk(few, dim=-1)
-        kept_bc, enough = _kept(found_bc, [draws[number] for number in some], whole=few == logits_bv.shape[1])
-        places = _inverted(kept_bc, [draws[number] for number in some])
-        for row, number in enumerate(some):
-            tokens[number] = (
-                int(ids_bc[row, places[row]]) if enough[row] else _sorted(probabilities_bv[number], draws[number])
-            )
-    return tokens
-
-
-def _sorted(probabilities_v: Tensor, draw: Draw) -> int:
-    found_v, ids_v = probabilities_v.sort(descending=True, stable=True)
-    kept_bc, _ = _kept(found_v[None], [draw], whole=True)
-    return int(ids_v[_inverted(kept_bc, [draw])[0]])
+        kept_bc, enough = _kept(found_bc, [draws[number] for number in some], whole=few == size)
+        probabilities_bv[some] = torch.zeros(len(some), size).scatter_(1, ids_bc, kept_bc)
+        for number in (number for number, has_all in zip(some, enough, strict=True) if not has_all):
+            row_v = torch.softmax(logits_bv[number] / draws[number].temperature, dim=-1)
+            found_v, ids_v = row_v.sort(descending=True, stable=True)
+            kept_bc, _ = _kept(found_v[None], [draws[number]], whole=True)
+            probabilities_bv[number] = torch.zeros(size).scatter_(0, ids_v, kept_bc[0])
+    return _inverted(probabilities_bv, draws)
 
 
 def _kept(found_bc: Tensor, draws: Sequence[Draw], *, whole: bool) -> tuple[Tensor, list[bool]]:

@@ -7,9 +7,10 @@ What a call does is not known here. Folders with a version in them are generated
 
 import yuan_rpc.quiet  # noqa: F401  # pyright: ignore[reportUnusedImport] - before gRPC
 from yuan_rpc.addresses import check_port, is_loopback, join_address, port_owner
+from yuan_rpc.audit import AuditEntry, AuditLog, audited, read_audit
 from yuan_rpc.callers import Caller, Callers, Limits, Tenant, current_caller
 from yuan_rpc.client import Connection
-from yuan_rpc.cluster import connect, health_of, security_of, server_of, service_of, tenants_of
+from yuan_rpc.cluster import audit_of, connect, health_of, security_of, server_of, service_of, tenants_of
 from yuan_rpc.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -33,6 +34,8 @@ __all__ = [
     "HTTP_SERVICES",
     "VERSION",
     "AlreadyExists",
+    "AuditEntry",
+    "AuditLog",
     "Caller",
     "Callers",
     "Connection",
@@ -57,6 +60,8 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "VersionMismatch",
+    "audit_of",
+    "audited",
     "check_port",
     "check_version",
     "connect",
@@ -67,6 +72,7 @@ __all__ = [
     "is_loopback",
     "join_address",
     "port_owner",
+    "read_audit",
     "read_token",
     "security_of",
     "server_of",

@@ -7,6 +7,7 @@ from pathlib import Path
 from yuan_events import InputError
 from yuan_manifest import Cluster
 from yuan_manifest.schema import SecuritySection, Services, ServiceSection
+from yuan_rpc.audit import AuditLog
 from yuan_rpc.callers import Caller, Limits, Tenant, moment_of
 from yuan_rpc.client import Connection
 from yuan_rpc.errors import Translations
@@ -61,6 +62,12 @@ def tenants_of(section: SecuritySection) -> list[Tenant]:
         )
         for name, tenant in section.tenants.items()
     ]
+
+
+def audit_of(section: SecuritySection) -> AuditLog:
+    """Returns the audit log that a cluster's section means; nothing is opened yet."""
+    audit = section.audit
+    return AuditLog(Path(audit.folder).expanduser(), file_bytes=int(audit.file_mib * 2**20), files=audit.files)
 
 
 def connect(name: str, cluster: Cluster, *, timeout: float = UNARY_SECONDS) -> Connection:
@@ -127,6 +134,7 @@ def server_of(
         end_at_drain=end_at_drain,
         tenants=tenants_of(cluster.security),
         tracing=tracing,
+        audit=audit_of(cluster.security),
     )
 
 

@@ -1,4 +1,4 @@
-"""What happens around every handler: the token, errors into statuses, metrics, versions, and the end at a drain.
+"""What happens around every handler: token and role, audit, errors into statuses, metrics, versions, the drain.
 
 One interceptor does it all, since the order matters: a call without the token is counted and told its status too.
 """
@@ -9,8 +9,10 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import aclosing
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Never, TypeAlias, cast
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -18,11 +20,13 @@ from grpc import aio
 
 from yuan_events import YuanError, one_line
 from yuan_rpc.access import HEALTH, rule_of
-from yuan_rpc.callers import Callers, current_caller
+from yuan_rpc.audit import AuditEntry, AuditLog, object_of
+from yuan_rpc.callers import Caller, Callers, current_caller
 from yuan_rpc.errors import (
     DETAILS_KEY,
     Internal,
     InvalidArgument,
+    RpcError,
     Translations,
     Unavailable,
     as_rpc_error,
@@ -35,6 +39,9 @@ from yuan_rpc.tracing import OFF, Tracing
 from yuan_rpc.version import TIME_KEY, VERSION, VERSION_KEY
 
 _LOGGER = logging.getLogger("yuan_rpc.server")
+
+_to_tell: ContextVar[bool] = ContextVar("_to_tell", default=False)
+"""Whether the call that is being handled got past token and role and has not been told to the audit log yet."""
 
 # Text, since these classes are generic in their type stubs alone.
 _Context: TypeAlias = "aio.ServicerContext[Any, Any]"
@@ -61,6 +68,7 @@ class CallGuard(aio.ServerInterceptor):
         draining: asyncio.Event,
         end_at_drain: Collection[str],
         tracing: Tracing = OFF,
+        audit: AuditLog | None = None,
     ) -> None:
         """Makes the guard.
 
@@ -72,6 +80,7 @@ class CallGuard(aio.ServerInterceptor):
             draining: set when the server is about to stop.
             end_at_drain: full method names of streams without an end of their own; they end with UNAVAILABLE then.
             tracing: makes a span of each call but those of health.
+            audit: where changes and refusals are told of; None: nowhere.
         """
         self._name = name
         self._callers = callers
@@ -80,6 +89,7 @@ class CallGuard(aio.ServerInterceptor):
         self._draining = draining
         self._end_at_drain = frozenset(end_at_drain)
         self._tracing = tracing
+        self._audit = audit
         self._wrapped: dict[str, _Handler] = {}
         self._other_versions: set[str] = set()
 
@@ -160,37 +170,64 @@ class CallGuard(aio.ServerInterceptor):
     ) -> Any:
         context.set_trailing_metadata(((VERSION_KEY, VERSION), (TIME_KEY, f"{time.time():.3f}")))
         try:
-            self._admit(method, context)
+            await self._admit(method, context)
             if isinstance(request, _Undecodable):
                 raise InvalidArgument(f"the request is no message of {method}: {request.reason}")
             work = inner(request, context)
             reply = await (self._until_drain(work) if method in self._end_at_drain else work)
             # A handler may have set a status of its own without raising.
             outcome.code = _status_code(context.code()) or grpc.StatusCode.OK
+            await self._tell_change(method, context, outcome.code, reply, request)
             return reply
         except aio.AbortError:
             outcome.code = _status_code(context.code()) or grpc.StatusCode.UNKNOWN
+            await self._tell_change(method, context, outcome.code, request)
             raise
         except asyncio.CancelledError:
             # By the client or by its deadline; the handler's own `finally` has run.
             left = cast("float | None", context.time_remaining())
             late = left is not None and left <= 0
             outcome.code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
+            await self._tell_change(method, context, outcome.code, request)
             raise
         except Exception as error:  # noqa: BLE001 - whatever a handler raises, the client gets a status of ours
-            await self._abort(context, error, method, outcome)
+            await self._abort(context, error, method, request, outcome)
 
-    def _admit(self, method: str, context: _Context) -> None:
+    async def _admit(self, method: str, context: _Context) -> None:
         metadata = dict(context.invocation_metadata() or ())
         if not method.startswith(HEALTH):
-            caller = self._callers.find(metadata.get(TOKEN_KEY))
-            caller.require(rule_of(method).role, method.rpartition("/")[2])
+            caller: Caller | None = None
+            try:
+                caller = self._callers.find(metadata.get(TOKEN_KEY))
+                caller.require(rule_of(method).role, method.rpartition("/")[2])
+            except RpcError as refusal:
+                raise await self._tell_refusal(method, context, caller, refusal) from None
             # Every call is handled in a context of its own, so that nothing has to put it back.
             current_caller.set(caller)
+            _to_tell.set(True)
         version = str(metadata.get(VERSION_KEY, ""))
         if version not in {"", VERSION} and version not in self._other_versions and len(self._other_versions) < 100:
             self._other_versions.add(version)
             _LOGGER.warning("%s runs version %s and is called by version %s", self._name, VERSION, version[:50])
+
+    async def _tell_refusal(self, method: str, context: _Context, caller: Caller | None, refusal: RpcError) -> RpcError:
+        if self._audit is not None:
+            who, role = (str(caller), caller.role) if caller else ("unknown", "")
+            peer, code = _peer(context), refusal.code.name
+            entry = AuditEntry(who, role, self._name, method, {}, code, peer, reason=str(refusal))
+            await asyncio.to_thread(self._audit.refusal, entry)
+        return refusal
+
+    async def _tell_change(self, method: str, context: _Context, code: grpc.StatusCode, *messages: Any) -> None:
+        rule = rule_of(method)
+        if self._audit is None or not rule.changes or not _to_tell.get():
+            return
+        _to_tell.set(False)
+        caller = current_caller.get()
+        about = object_of(rule.about, *messages)
+        entry = AuditEntry(str(caller), caller.role, self._name, method, about, code.name, _peer(context))
+        # To its end: a caller who leaves at the right moment does not stand in no log.
+        await asyncio.shield(asyncio.to_thread(self._audit.change, entry))
 
     async def _until_drain(self, work: Awaitable[Any]) -> Any:
         call = asyncio.ensure_future(work)
@@ -205,7 +242,9 @@ class CallGuard(aio.ServerInterceptor):
             stop.cancel()
             await asyncio.gather(call, stop, return_exceptions=True)
 
-    async def _abort(self, context: _Context, error: Exception, method: str, outcome: CallOutcome) -> Never:
+    async def _abort(
+        self, context: _Context, error: Exception, method: str, request: Any, outcome: CallOutcome
+    ) -> Never:
         meaning = as_rpc_error(error, self._translations)
         if meaning is None:
             # The client learns nothing of the server's insides, only where to look.
@@ -217,11 +256,16 @@ class CallGuard(aio.ServerInterceptor):
             _LOGGER.warning("%s: %s", method, meaning)
         status = status_of(meaning, error)
         outcome.code = meaning.code
+        await self._tell_change(method, context, meaning.code, request)
         await context.abort(
             meaning.code,
             status.message,
             ((DETAILS_KEY, status.SerializeToString()), (VERSION_KEY, VERSION)),
         )
+
+
+def _peer(context: _Context) -> str:
+    return unquote(str(context.peer() or ""))
 
 
 def _status_code(value: Any) -> grpc.StatusCode | None:

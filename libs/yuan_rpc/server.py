@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 
 from yuan_events import InputError
 from yuan_rpc.addresses import check_port, join_address
+from yuan_rpc.audit import AuditLog
 from yuan_rpc.callers import Callers, Tenant
 from yuan_rpc.errors import Translations
 from yuan_rpc.interceptor import CallGuard
@@ -74,6 +75,7 @@ class RpcServer:
         end_at_drain: Sequence[str] = (),
         tenants: Sequence[Tenant] = (),
         tracing: Tracing = OFF,
+        audit: AuditLog | None = None,
     ) -> None:
         """Describes a server; nothing is opened yet.
 
@@ -90,6 +92,7 @@ class RpcServer:
                 they end with UNAVAILABLE as soon as the server is asked to stop.
             tenants: who is let in besides the owner of the stack's token and holders of issued ones.
             tracing: makes a span of each call.
+            audit: where changes and refusals are told of; None: nowhere.
         """
         self.name = name
         self.bind = bind
@@ -104,6 +107,7 @@ class RpcServer:
         self._end_at_drain = (*_ENDLESS, *end_at_drain)
         self._tenants = tuple(tenants)
         self._tracing = tracing
+        self._audit = audit
         self._health = health.aio.HealthServicer()
         self._server: aio.Server | None = None
         self._page: MetricsPage | None = None
@@ -157,6 +161,7 @@ class RpcServer:
             draining=self.draining,
             end_at_drain=self._end_at_drain,
             tracing=self._tracing,
+            audit=self._audit,
         )
         server = aio.server(interceptors=[guard], options=SERVER_OPTIONS)
         for mount in self._mounts:

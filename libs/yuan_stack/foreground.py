@@ -25,6 +25,7 @@ from yuan_manifest import (
     split_overrides,
     to_yaml,
 )
+from yuan_rpc import audit_of, audited
 from yuan_stack.planning import check_artifacts, check_order, steps_of
 from yuan_stack.service_process import run_service
 from yuan_stack.tables import aligned
@@ -89,10 +90,15 @@ def run_manifest(
         finally:
             store.registry.close()
         runner = _Runner(home, cluster, stop, lock, force=force)
+        about = {"kind": str(job.kind), "name": job.name}
         try:
-            if isinstance(job, PipelineJob):
-                return _run_pipeline(steps, runner)
-            return runner.run(steps[0], StepRecord(steps[0].name))
+            with audited(audit_of(cluster.cluster.security), "yuan run", about) as telling:
+                if isinstance(job, PipelineJob):
+                    code = _run_pipeline(steps, runner)
+                else:
+                    code = runner.run(steps[0], StepRecord(steps[0].name))
+                telling.outcome = "OK" if code == 0 else f"exit code {code}"
+                return code
         finally:
             shutil.rmtree(home.scratch, ignore_errors=True)
 

@@ -191,6 +191,7 @@ def with_absolute_paths(manifest: ClusterManifest) -> ClusterManifest:
             tokens=_absolute(security.tokens),
             tls=tls,
             tenants=tenants,
+            audit=replace(security.audit, folder=_absolute(security.audit.folder)),
         ),
     )
     return replace(manifest, cluster=cluster)

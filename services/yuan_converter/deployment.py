@@ -7,6 +7,8 @@ refuses the model, the row says again what it said before, since that is what is
 import time
 from typing import Any
 
+import grpc
+
 from yuan_events import InputError, Message, Progress, WorkFailed
 from yuan_jobs import WorkContext, WorkResult
 from yuan_jobs.deployments import deploy, deployment, remove_deployment, set_deployment_state
@@ -22,6 +24,7 @@ PATIENCE_SECONDS = 60.0
 """How long a service that is being started is waited for."""
 
 _SECONDS_BETWEEN_LOOKS = 0.1
+_SECONDS_BETWEEN_REPORTS = 0.5
 
 
 def deploy_work(context: WorkContext[DeployJob]) -> WorkResult:
@@ -78,14 +81,15 @@ def _load(
         max_batch=serving.max_batch,
         kv_tokens=serving.kv_tokens or 0,
         max_waiting=serving.max_waiting,
+        tensor=serving.tensor,
     )
     with connect("inference", cluster) as connection:
         # A server that is just being started is no reason to fail a job; one that stays away is, in the call below.
         connection.wait_until_serving(PATIENCE_SECONDS, give_up=context.should_stop)
         context.stop_if_asked()
-        context.sink.emit(Progress("load", 0, 1, "models", f"{reference} as {name}"))
+        context.sink.emit(Progress("load", 0, 100, "percent", f"{reference} as {name}"))
         response = _called(context, connection, request)
-    context.sink.emit(Progress("load", 1, 1, "models", f"{reference} as {name}"))
+    context.sink.emit(Progress("load", 100, 100, "percent", f"{reference} as {name}"))
     return response
 
 
@@ -96,12 +100,30 @@ def _called(
     with connection.errors():
         call = stub.LoadModel.future(request)
         try:
+            last, looked = 0, time.monotonic()
             while not call.done():
                 context.stop_if_asked()
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
+                if time.monotonic() - looked >= _SECONDS_BETWEEN_REPORTS and not call.done():
+                    looked = time.monotonic()
+                    now = _percent(stub, request.name)
+                    if now > last:
+                        context.sink.emit(
+                            Progress("load", now, 100, "percent", f"{request.artifact} as {request.name}")
+                        )
+                        last = now
             return call.result()
         finally:
             call.cancel()
+
+
+def _percent(stub: Any, name: str) -> int:
+    """Returns how much of a model's weights the service has read; 0 where it does not say."""
+    try:
+        info = stub.GetServerInfo(inference_pb2.GetServerInfoRequest(), timeout=1.0)
+    except grpc.RpcError:  # the call that counts says what is wrong
+        return 0
+    return int(100 * info.load_progress[name]) if name in info.load_progress else 0
 
 
 def _restore(registry: Registry, name: str, reference: str, before: DeploymentRecord | None) -> None:

@@ -27,6 +27,10 @@ def create_app(gateway: Gateway) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router, responses=_ERRORS)  # type: ignore[arg-type]
     app.include_router(yuan_api.router)
+    if gateway.console is not None:
+        from yuan_gateway.console.shell import add_console  # noqa: PLC0415 - as in state.py
+
+        add_console(app)
     add_handlers(app)
     app.add_middleware(Guard, gateway=gateway)
     return app

@@ -39,7 +39,10 @@ def user(request: Request) -> User:
     token = token.strip() if scheme.lower() == "bearer" else ""
     # A header may hold any byte; a token is ASCII.
     value = bearer(token).encode("utf-8", "replace") if token else None
-    return User(request.app.state.gateway.callers.find(value), token if token.isascii() and token else None)
+    caller = request.app.state.gateway.callers.find(value)
+    # For the guard around all routes, which tells who was refused and whose request it was.
+    request.state.caller = caller
+    return User(caller, token if token.isascii() and token else None)
 
 
 def user_for(method: str) -> Callable[..., User]:

@@ -6,7 +6,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
@@ -120,25 +120,37 @@ def param_of(field: str) -> str:
     return renamed.get(name, "response_format" if name.startswith("structured_outputs") else name)
 
 
-def answer_of(request: Request, error: Exception) -> JSONResponse:
+def answer_of(request: Request, error: Exception) -> Response:
     """Returns an error as the route's clients expect it."""
     status, body, headers = facts_of(error)
+    if _is_page(request):
+        from yuan_gateway.console.shell import problem_page  # noqa: PLC0415 - it imports this module
+
+        return problem_page(request, status, body["error"]["message"])
     if request.url.path == YUAN_PATH:
         return JSONResponse(yuan_failure(body["error"]["message"], bad_input=status < 500), status, dict(headers))
     return JSONResponse(body, status, dict(headers))
 
 
+def _is_page(request: Request) -> bool:
+    """Returns whether a browser shows what the answer says."""
+    if request.url.path.partition("/")[2].partition("/")[0] != "console" or "app" not in request.scope:
+        return False
+    is_shown = "text/html" in request.headers.get("accept", "") or "hx-request" in request.headers
+    return request.app.state.gateway.console is not None and is_shown
+
+
 def add_handlers(app: FastAPI) -> None:
     """Makes every error of the application one of these."""
 
-    def expected(request: Request, error: Exception) -> JSONResponse:
+    def expected(request: Request, error: Exception) -> Response:
         return answer_of(request, error)
 
-    def invalid(request: Request, error: Exception) -> JSONResponse:
+    def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101 - what it is registered for
         return answer_of(request, refused_of(error))
 
-    def of_http(request: Request, error: Exception) -> JSONResponse:
+    def of_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - as above
         message = str(error.detail)
         if error.status_code == 404:

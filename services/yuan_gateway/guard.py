@@ -17,12 +17,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from yuan_gateway.errors import Refused, answer_of
 from yuan_gateway.state import Gateway
+from yuan_rpc import AuditEntry, Caller
 
 _LOGGER = logging.getLogger("yuan_gateway")
 
 MOST_BODY_BYTES = 16 * 1024 * 1024
 BODY_SECONDS = 60.0
 """How long a body may take, all of it."""
+
+_REFUSED = frozenset({401, 403})
 
 _LONGEST_ID = 100
 _ALSO_AT_DRAIN = frozenset({"/health", "/ready", "/metrics"})
@@ -70,6 +73,7 @@ class Guard:
             finally:
                 outcome.status, outcome.route = status, _route_of(scope)
                 span.set({"http.response.status_code": status})
+        await self._tell_refusal(request, status, outcome.route)
         if scope["path"] not in _QUIET:
             self._gateway.log.write(
                 event="http",
@@ -77,9 +81,18 @@ class Guard:
                 method=scope["method"],
                 route=outcome.route,
                 status=status,
-                tenant=scope["state"].get("tenant"),
+                tenant=caller.name if (caller := getattr(request.state, "caller", None)) else None,
                 seconds=round(time.monotonic() - started, 6),
             )
+
+    async def _tell_refusal(self, request: Request, status: int, route: str) -> None:
+        if status not in _REFUSED or self._gateway.audit is None:
+            return
+        caller: Caller | None = getattr(request.state, "caller", None)
+        who, role = (str(caller), caller.role) if caller else ("unknown", "")
+        peer = f"{request.client.host}:{request.client.port}" if request.client else ""
+        entry = AuditEntry(who, role, "gateway", f"{request.method} {route}", {}, str(status), peer)
+        await asyncio.to_thread(self._gateway.audit.refusal, entry)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = False

@@ -3,26 +3,50 @@
 import asyncio
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
 from yuan_gateway.backend import Backend
 from yuan_gateway.metrics import GatewayMetrics
 from yuan_manifest import ClusterManifest
-from yuan_rpc import Callers, Security, security_of, service_of, tenants_of
+from yuan_rpc import AuditLog, Callers, Security, audit_of, security_of, service_of, tenants_of
 from yuan_rpc.request_log import RequestLog
 from yuan_rpc.tracing import Tracing
+
+if TYPE_CHECKING:
+    from yuan_gateway.console.shell import Console
 
 
 class Gateway:
     """One gateway; `close` it."""
 
-    def __init__(self, backend: Backend, callers: Callers, log: RequestLog, tracing: Tracing) -> None:
-        """Args: backend: what answers. callers: who may ask. log: where requests are told of. tracing: their spans."""
+    def __init__(
+        self,
+        backend: Backend,
+        callers: Callers,
+        log: RequestLog,
+        tracing: Tracing,
+        *,
+        audit: AuditLog | None = None,
+        console: "Console | None" = None,
+    ) -> None:
+        """Describes it.
+
+        Args:
+            backend: what answers.
+            callers: who may ask.
+            log: where requests are told of.
+            tracing: their spans.
+            audit: where refusals are told of; None: nowhere.
+            console: pages for a browser; None: there are none.
+        """
         self.backend = backend
         self.callers = callers
         self.log = log
+        self.audit = audit
         self.tracing = tracing
+        self.console = console
         self.registry = CollectorRegistry()
         self.metrics = GatewayMetrics(self.registry)
         self.draining = False
@@ -44,9 +68,16 @@ class Gateway:
         security.check_client("inference", section.host)
         tracing = Tracing("gateway", cluster.observability.traces)
         bare = Security(tls=security.tls, plaintext=security.plaintext)
-        backend = Backend(section.host, section.port, bare, tracing, own_token=security.token_source())
+        source = security.token_source()
+        backend = Backend(section.host, section.port, bare, tracing, own_token=source)
         callers = Callers("gateway", security, tenants_of(cluster.security))
-        return cls(backend, callers, RequestLog("gateway", cluster.observability), tracing)
+        console = None
+        if cluster.services.gateway is not None and cluster.services.gateway.console:
+            from yuan_gateway.console.shell import Console  # noqa: PLC0415 - a gateway without one starts without it
+
+            console = Console(manifest, source)
+        log = RequestLog("gateway", cluster.observability)
+        return cls(backend, callers, log, tracing, audit=audit_of(cluster.security), console=console)
 
     @contextmanager
     def running(self) -> Generator[None]:
@@ -75,4 +106,6 @@ class Gateway:
     async def close(self) -> None:
         """Closes the connection and sends what is left of the traces."""
         await self.backend.close()
+        if self.console is not None:
+            await self.console.close()
         await asyncio.to_thread(self.tracing.close)

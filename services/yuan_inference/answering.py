@@ -18,7 +18,7 @@ from yuan_inference.engine import (
 )
 from yuan_inference.limits import TenantLimits
 from yuan_inference.served import Served, ServedModels
-from yuan_inference.streams import outputs
+from yuan_inference.streams import Streams
 from yuan_rpc import AlreadyExists, InvalidArgument, NotFound, ResourceExhausted, RpcError, Unavailable, current_caller
 from yuan_rpc.inference.v1 import inference_pb2
 from yuan_rpc.request_log import RequestLog
@@ -78,6 +78,7 @@ class Answering:
         self._log = log or RequestLog("inference")
         self._tracing = tracing
         self._limits = TenantLimits()
+        self._streams = Streams()
         self._running: dict[int, Answer] = {}
         self._stopped = False
 
@@ -136,7 +137,7 @@ class Answering:
                 counted = False
                 with self._told(what, message, answer), self._tracing.span("engine") as span:
                     try:
-                        async with aclosing(outputs(served.engine, request)) as parts:
+                        async with aclosing(self._streams.outputs(served.engine, request)) as parts:
                             async for output in parts:
                                 if not counted:
                                     count(len(request.prompt_ids))

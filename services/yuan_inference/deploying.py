@@ -44,6 +44,7 @@ class Deploying:
             max_batch=request.max_batch or EngineOptions.max_batch,
             kv_tokens=request.kv_tokens or None,
             max_waiting=request.max_waiting or EngineOptions.max_waiting,
+            tensor=request.tensor or EngineOptions.tensor,
         )
         name = request.name or Reference.parse(request.artifact, "model").name
         return await self._load(name, request.artifact, request.dtype or None, options)
@@ -83,6 +84,7 @@ class Deploying:
             max_batch=serving.get("max_batch") or EngineOptions.max_batch,
             kv_tokens=serving.get("kv_tokens"),
             max_waiting=serving.get("max_waiting") or EngineOptions.max_waiting,
+            tensor=serving.get("tensor") or EngineOptions.tensor,
         )
         try:
             await self._load(record.name, record.artifact, serving.get("dtype"), options)
@@ -96,7 +98,7 @@ class Deploying:
         def prepare() -> Wanted:
             handle = self._store.open_artifact(artifact, "model")
             if self.cuda_devices:
-                take_for_deployment(self._store.registry, name, 1, self.cuda_devices)
+                take_for_deployment(self._store.registry, name, options.tensor, self.cuda_devices)
             return Wanted(name, handle.reference, handle.path, dtype, options)
 
         try:
@@ -133,7 +135,7 @@ def _wrong_of(request: inference_pb2.LoadModelRequest) -> dict[str, str]:
         wrong["name"] = f"{shown(request.name)} cannot be a name; use {NAME_RULE}"
     if request.dtype and request.dtype not in DTYPES:
         wrong["dtype"] = f"expected one of {', '.join(DTYPES)}, found {request.dtype[:50]}"
-    for field in ("max_batch", "kv_tokens", "max_waiting"):
+    for field in ("max_batch", "kv_tokens", "max_waiting", "tensor"):
         if getattr(request, field) < 0:
             wrong[field] = f"expected at least 0 (0: the default), found {getattr(request, field)}"
     return wrong

@@ -95,22 +95,23 @@ class Whole:
 def info_of(served: Served) -> inference_pb2.GetModelInfoResponse:
     """Describes a served model."""
     engine = served.engine
-    model = engine.loaded.model
-    weight = model.embed_tokens.weight
+    config, weights = engine.loaded.config, engine.loaded.weights
     info = inference_pb2.GetModelInfoResponse(
         model=served.wanted.name,
         artifact=served.wanted.artifact,
-        dtype=next((name for name, dtype in DTYPES.items() if dtype == weight.dtype), str(weight.dtype)),
-        device=str(weight.device),
+        dtype=next((name for name, dtype in DTYPES.items() if dtype == weights.dtype), str(weights.dtype)),
+        device=str(weights.device),
         max_model_len=engine.longest,
         vocab_size=engine.loaded.tokenizer.vocab_size,
-        parameters=model.config.parameter_count(),
+        parameters=config.parameter_count(),
         loaded=int(served.loaded),
         max_batch=engine.options.max_batch,
         max_waiting=engine.options.max_waiting,
         adapters=engine.adapters,
+        tensor=engine.options.tensor,
+        healthy=engine.healthy,
     )
-    json_format.ParseDict(model.config.to_dict(), info.config)
+    json_format.ParseDict(config.to_dict(), info.config)
     return info
 
 

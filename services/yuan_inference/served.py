@@ -14,11 +14,14 @@ from weakref import WeakValueDictionary
 from yuan_events import YuanError, one_line
 from yuan_inference.engine import Engine, EngineMetrics, EngineOptions
 from yuan_inference.loaded import load
+from yuan_inference.ranks import RankLost
 from yuan_rpc import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 
 _LOGGER = logging.getLogger("yuan_inference.served")
 
 _SECONDS_BETWEEN_LOOKS = 0.2
+_SECONDS_BETWEEN_LINES = 5.0
+"""Of the log, while a model is loaded."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class ServedModels:
         self._metrics = metrics
         self._served: dict[str, Served] = {}
         self._loading: dict[str, float] = {}
+        self._progress: dict[str, float] = {}
         self._failed: dict[str, str] = {}
         self._retired: list[Engine] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -106,7 +110,10 @@ class ServedModels:
             return self._served[name]
         if name in self._loading:
             seconds = time.monotonic() - self._loading[name]
-            raise Unavailable(f"model {name} is being loaded, for {seconds:.0f} s now", retry_after=1.0)
+            part = self._progress.get(name, 0.0)
+            raise Unavailable(
+                f"model {name} is being loaded, for {seconds:.0f} s now: {part:.0%} of its weights", retry_after=1.0
+            )
         if name in self._failed:
             raise FailedPrecondition(f"model {name} is deployed but could not be loaded: {self._failed[name]}")
         if not self._served and not self._loading:
@@ -137,6 +144,11 @@ class ServedModels:
     def loading(self) -> list[str]:
         """Names that are being loaded."""
         return sorted(self._loading)
+
+    @property
+    def progress(self) -> dict[str, float]:
+        """Of each model that is being loaded, the part of its weights that has been read."""
+        return {name: self._progress.get(name, 0.0) for name in self.loading}
 
     @property
     def failed(self) -> dict[str, str]:
@@ -182,6 +194,7 @@ class ServedModels:
         """
         async with self._locks.setdefault(name, asyncio.Lock()):
             self._loading[name] = time.monotonic()
+            self._progress[name] = 0.0
             try:
                 wanted = await asyncio.to_thread(prepare)
                 present = self._served.get(name)
@@ -193,6 +206,7 @@ class ServedModels:
                 raise
             finally:
                 self._loading.pop(name, None)
+                self._progress.pop(name, None)
             self._failed.pop(name, None)
             self._served[name] = served
             if present is not None:
@@ -228,9 +242,24 @@ class ServedModels:
         return served
 
     def _make(self, wanted: Wanted) -> Served:
+        shown = self._metrics.load_progress.labels(wanted.name)
+        told = time.monotonic()
+
+        def watch(part: float) -> None:
+            nonlocal told
+            if wanted.name in self._progress:  # not so where it is an engine that starts its ranks anew
+                self._progress[wanted.name] = part
+            shown.set(part)
+            if time.monotonic() - told > _SECONDS_BETWEEN_LINES:
+                told = time.monotonic()
+                _LOGGER.info("model %s: %.0f %% of its weights are read", wanted.name, 100 * part)
+
         try:
+            shown.set(0.0)
             loaded = load(wanted.folder, device=self._device, dtype=wanted.dtype)
-            return Served(wanted, Engine(wanted.name, loaded, wanted.options, self._metrics))
+            return Served(wanted, Engine(wanted.name, loaded, wanted.options, self._metrics, watch))
+        except RankLost as error:
+            raise Unavailable(one_line(error), retry_after=1.0) from error
         except (MemoryError, RuntimeError) as error:  # torch raises the latter where memory is short
             if isinstance(error, YuanError):
                 raise

@@ -222,6 +222,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             models=[info_of(served) for served in self._models.served],
             loading=self._models.loading,
             failed=self._models.failed,
+            load_progress=self._models.progress,
         )
 
     async def GetLoads(  # noqa: N802

@@ -1,10 +1,11 @@
-"""From the engine's thread to a handler of the server: a request's outputs in the event loop, in order.
+"""From engines' threads to the handlers of one server: requests' outputs in its event loop, in order.
 
-Outputs that came while the handler was busy are handed over as one, so that a slow reader gets longer pieces rather
-than a longer queue.
+The loop is woken once a step, not for every token. What came while a handler was busy is handed over as one, so that a
+slow reader gets longer pieces rather than a longer queue.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
 
@@ -14,37 +15,76 @@ from yuan_rpc import Internal, ResourceExhausted, RpcError, Unavailable
 _SECONDS_UNTIL_ANOTHER_TRY = 1.0
 
 
-async def outputs(engine: Engine, request: Request) -> AsyncGenerator[Output]:
-    """Submits a request and yields what comes back; however this ends, the request ends too.
+class _Inbox:
+    """What has come for one handler; to be used in the event loop."""
 
-    Raises:
-        QueueFull, EngineStopped, StructureError, UnknownAdapter, ValueError: as `Engine.submit`, before anything is
-            yielded.
-        RpcError: if the request failed.
-    """
-    loop = asyncio.get_running_loop()
-    arrived: asyncio.Queue[Output] = asyncio.Queue()
+    def __init__(self) -> None:
+        self._parts: list[Output] = []
+        self._waiting: asyncio.Future[None] | None = None
 
-    def deliver(output: Output) -> None:
-        loop.call_soon_threadsafe(arrived.put_nowait, output)
+    def put(self, output: Output) -> None:
+        """Takes an output."""
+        self._parts.append(output)
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
-    try:
-        if request.sampling.structure is None:
-            engine.submit(request, deliver)
-        else:  # the grammar is compiled first
-            await asyncio.to_thread(engine.submit, request, deliver)
-        while True:
-            parts = [await arrived.get(), *(arrived.get_nowait() for _ in range(arrived.qsize()))]
-            for output in _joined(parts):
-                if output.error:
-                    raise failed(output)
-                if output.text or output.token_ids or output.prompt_logprobs or output.finish_reason is not None:
-                    yield output
-                if output.last:
-                    return
-    finally:
-        # Also where the client has gone or its deadline passed; one that has ended is not known any more.
-        engine.abort(request.id)
+    async def take(self) -> list[Output]:
+        """Returns all that has come, at least one output."""
+        if not self._parts:
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+        parts, self._parts = self._parts, []
+        return parts
+
+
+class Streams:
+    """The outputs of all requests of one server; belongs to the event loop of its first request."""
+
+    def __init__(self) -> None:
+        """Begins with none."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._fresh: deque[tuple[_Inbox, Output]] = deque()
+
+    async def outputs(self, engine: Engine, request: Request) -> AsyncGenerator[Output]:
+        """Submits a request and yields what comes back; however this ends, the request ends too.
+
+        Raises:
+            QueueFull, EngineStopped, StructureError, UnknownAdapter, ValueError: as `Engine.submit`, before anything
+                is yielded.
+            RpcError: if the request failed.
+        """
+        self._loop = self._loop or asyncio.get_running_loop()
+        inbox = _Inbox()
+
+        def deliver(output: Output) -> None:
+            self._fresh.append((inbox, output))
+
+        try:
+            if request.sampling.structure is None:
+                engine.submit(request, deliver, self._wake)
+            else:  # the grammar is compiled first
+                await asyncio.to_thread(engine.submit, request, deliver, self._wake)
+            while True:
+                for output in _joined(await inbox.take()):
+                    if output.error:
+                        raise failed(output)
+                    if output.text or output.token_ids or output.prompt_logprobs or output.finish_reason is not None:
+                        yield output
+                    if output.last:
+                        return
+        finally:
+            # Also where the client has gone or its deadline passed; one that has ended is not known any more.
+            engine.abort(request.id)
+
+    def _wake(self) -> None:
+        """Has the loop hand out what engines have delivered; in an engine's thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._hand_out)
+
+    def _hand_out(self) -> None:
+        while self._fresh:
+            inbox, output = self._fresh.popleft()
+            inbox.put(output)
 
 
 def failed(output: Output) -> RpcError:
@@ -57,6 +97,9 @@ def failed(output: Output) -> RpcError:
 
 def _joined(parts: list[Output]) -> Iterator[Output]:
     """Joins what belongs to one continuation; the one whose output is the last of all stays the last."""
+    if len(parts) == 1:
+        yield parts[0]
+        return
     by_index: dict[int, list[Output]] = {}
     for part in parts:
         # Put behind the others: what came last is told last.

@@ -20,7 +20,16 @@ from pathlib import Path
 
 from yuan_events import AttemptLost, EventSink, InputError, Interrupted, WorkFailed, YuanError, event_from_json
 from yuan_trainer.joining import Meeting, meeting_on_one_host
-from yuan_trainer.link import CONTROL_FD, EVENTS_FD, HEARTBEAT, STOP, RankReport, report_from_json
+from yuan_trainer.link import (
+    CONTROL_FD,
+    EVENTS_FD,
+    HEARTBEAT,
+    LOST_PARENT_EXIT_CODE,
+    STOP,
+    RankReport,
+    borne_silence,
+    report_from_json,
+)
 
 HEARTBEAT_SECONDS = 2.0
 STOP_GRACE_SECONDS = 120.0
@@ -43,10 +52,11 @@ class Cause(IntEnum):
     input = 0
     signal = 1
     hung = 2
-    reason = 3
-    host = 4
-    code = 5
-    connection = 6
+    silence = 3
+    reason = 4
+    host = 5
+    code = 6
+    connection = 7
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,9 @@ class Failure:
 
     def error(self) -> YuanError:
         """Returns it as the error that ends the run."""
-        kind = {Cause.input: InputError, Cause.hung: AttemptLost}.get(self.cause, WorkFailed)
+        # Somebody killed it, or the machine was out of memory: no fault of the job's, unless it happens again.
+        lost = dict.fromkeys((Cause.signal, Cause.hung, Cause.silence), AttemptLost)
+        kind = {Cause.input: InputError, **lost}.get(self.cause, WorkFailed)
         return kind(self.text)
 
 
@@ -204,6 +216,7 @@ def _follow(running: list[_Rank], sink: EventSink, should_stop: Callable[[], boo
     """Passes events on until every rank has ended or one has failed; returns whether a stop was asked for."""
     stop_deadline: float | None = None
     next_heartbeat = 0.0
+    interval = min(HEARTBEAT_SECONDS, borne_silence() / 4)  # of a short lease several fit, or a busy machine ends it
     with selectors.DefaultSelector() as selector:
         for rank in running:
             selector.register(rank.events_fd, selectors.EVENT_READ, rank)
@@ -224,7 +237,7 @@ def _follow(running: list[_Rank], sink: EventSink, should_stop: Callable[[], boo
             if stop_deadline is not None and now > stop_deadline:
                 return True
             if now >= next_heartbeat:
-                next_heartbeat = now + HEARTBEAT_SECONDS
+                next_heartbeat = now + interval
                 for rank in running:
                     _send(rank, HEARTBEAT)
     for rank in running:
@@ -287,12 +300,13 @@ def _failure_of(rank: _Rank) -> Failure | None:
         return Failure(Cause.signal, f"rank {rank.number} {text} (log: {rank.log})")
     if said is not None and said.hung:
         return Failure(Cause.hung, f"rank {rank.number}: {said.reason} (log: {rank.log})")
+    if code == LOST_PARENT_EXIT_CODE:
+        text = f"heard nothing of its parent for {borne_silence()} s and ended itself"
+        return Failure(Cause.silence, f"rank {rank.number} {text} (log: {rank.log})")
     if said is not None:
         cause = Cause.connection if _BROKEN_CONNECTION.search(said.reason) else Cause.reason
         return Failure(cause, f"rank {rank.number} failed: {said.reason} (log: {rank.log})")
-    if code:
-        return Failure(Cause.code, f"rank {rank.number} ended with code {code} (log: {rank.log})")
-    return None
+    return Failure(Cause.code, f"rank {rank.number} ended with code {code} (log: {rank.log})") if code else None
 
 
 def _end(running: list[_Rank]) -> None:

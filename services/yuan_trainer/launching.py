@@ -10,7 +10,7 @@ from yuan_launch import Agents, read_hostfile
 from yuan_manifest.schema import Launcher, Topology
 from yuan_trainer.launch_folder import Launch, LaunchFolder
 from yuan_trainer.launcher import run_ranks
-from yuan_trainer.link import LEASE_SECONDS
+from yuan_trainer.link import borne_silence
 from yuan_trainer.several import Starter, run_hosts
 from yuan_trainer.specification import Specification
 from yuan_trainer.starters import HostfileStarter, KubernetesStarter, SlurmStarter, cancel_left
@@ -58,7 +58,7 @@ def run_training(
         devices=devices,
         device=device,
         port=topology.port,
-        lease_seconds=int(os.environ.get(LEASE_SECONDS, "60")),
+        lease_seconds=borne_silence(),
         # DeepSpeed's runner shows each process that it starts one device; it starts one agent a host.
         visible_devices=",".join(str(index) for index in range(devices)) if hidden else "",
     )

@@ -25,6 +25,11 @@ STOP: Final = b"S"
 LOST_PARENT_EXIT_CODE: Final = 75
 
 
+def borne_silence() -> int:
+    """Returns for how many seconds a rank bears the silence of its parent."""
+    return int(os.environ.get(LEASE_SECONDS, "60"))
+
+
 @dataclass(frozen=True)
 class RankReport:
     """What a rank says of itself, beside events.
@@ -93,7 +98,7 @@ class ParentLink:
 
     def _listen(self) -> None:
         silent_seconds = 0
-        lease_seconds = int(os.environ.get(LEASE_SECONDS, "60"))
+        lease_seconds = borne_silence()
         while silent_seconds < lease_seconds:
             ready, _, _ = select.select([self._control_fd], [], [], 1.0)
             if not ready:

@@ -27,8 +27,10 @@ SERVICES = ("data", "trainer", "converter", "inference")
 class JobStack(Toys):
     """Toys with a cluster manifest, a broker and the processes that a test starts."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, registry: str | None = None, lease_seconds: int = 3) -> None:
+        """Args: registry: its URL; None: SQLite in the home. lease_seconds: of its workers."""
         super().__init__(folder)
+        self._cluster = {"lease_seconds": lease_seconds} | ({} if registry is None else {"registry": registry})
         self.home.mkdir()
         self.ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))
         self.cluster_file = folder / "cluster.yaml"
@@ -46,7 +48,7 @@ class JobStack(Toys):
             name: {"port": port, "workers": int(name != "inference")} for name, port in self.ports.items()
         }
         services["evaluator"] = services["gateway"] = None
-        tree = {"home": str(self.home), "lease_seconds": 3, "services": services}
+        tree = {"home": str(self.home), "services": services, **self._cluster}
         path = self.folder / name
         path.write_text(json.dumps({"version": 1, "cluster": tree, "topology": topology or {}}))
         return path

@@ -104,13 +104,13 @@ def test_a_full_queue_is_asked_again_when_it_says_so_and_a_refusal_is_not(stack:
         engine = stack.engine
         submit = engine.submit
 
-        def full(request: Any, deliver: Any) -> None:
+        def full(*request: Any) -> None:
             from yuan_inference.engine import QueueFull
 
             calls.append(1)
             if len(calls) < 3:
                 raise QueueFull("full")
-            submit(request, deliver)
+            submit(*request)
 
         engine.submit = full
         try:

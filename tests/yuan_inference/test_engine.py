@@ -12,7 +12,17 @@ from tests.tiny_models import CONTEXT
 from tests.yuan_inference.engines import Asked, Gate, Watched, alone, wait_for
 from torch import Tensor
 
-from yuan_inference.engine import Engine, EngineOptions, EngineStopped, Failure, FinishReason, QueueFull
+from yuan_inference.engine import (
+    Engine,
+    EngineOptions,
+    EngineStopped,
+    Failure,
+    FinishReason,
+    Output,
+    QueueFull,
+    Request,
+    Sampling,
+)
 from yuan_inference.loaded import LoadedModel
 from yuan_model import Chunk, Runner
 
@@ -241,3 +251,25 @@ def test_a_bfloat16_model_is_served(loaded: LoadedModel) -> None:
 def test_an_id_is_free_again_as_soon_as_its_end_is_told(engine: Engine) -> None:
     for _ in range(20):
         assert Asked(engine, [5], name="same", max_tokens=1).done
+
+
+def test_whoever_listens_is_woken_once_a_step_for_all_requests(loaded: LoadedModel) -> None:
+    with Engine("woken", loaded, EngineOptions(max_batch=8)) as engine:
+        gate = Gate(engine, steps=0)
+        delivered: list[Output] = []
+        seen: list[int] = []
+        ended = threading.Event()
+
+        def wake() -> None:
+            seen.append(len(delivered))
+            if sum(output.last for output in delivered) == 4:
+                ended.set()
+
+        for number in range(4):
+            request = Request(f"r{number}", (5, 6, 7 + number), Sampling(max_tokens=5, ignore_eos=True))
+            engine.submit(request, delivered.append, wake)
+        gate.open()
+        assert ended.wait(60)
+    assert len(delivered) == 20
+    assert len(seen) <= len(gate.sizes)
+    assert seen == sorted(set(seen))

@@ -368,11 +368,11 @@ def test_where_there_are_devices_each_model_takes_one_and_gives_it_back_if_it_ca
         release_deployment(serving.store.registry, "first")
 
 
-def slow(serving: Serving, request_id: str = "") -> Any:
+def slow(serving: Serving, request_id: str = "", seconds: float = 0.02) -> Any:
     """Starts a stream whose model takes its time, and waits for its first message."""
 
     def step(runner: Any, chunks: Any) -> Any:
-        time.sleep(0.02)
+        time.sleep(seconds)
         return runner.step(chunks)
 
     Watched(serving.models.get("tiny").engine, step)
@@ -398,7 +398,7 @@ def test_a_deadline_frees_blocks_at_once(tiny: Serving) -> None:
 
 
 def test_abort_ends_a_request_by_its_id(tiny: Serving) -> None:
-    call = slow(tiny, request_id="long")
+    call = slow(tiny, request_id="long", seconds=0.1)
     with pytest.raises(RpcFailed, match="there is a request long already") as caught:
         tiny.generate(request_id="long")
     assert caught.value.code == grpc.StatusCode.ALREADY_EXISTS

@@ -1,6 +1,5 @@
 """The toys of `tests/toys` for this folder's tests, and registries on both databases."""
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,21 +10,14 @@ sys.path.append(str(Path(__file__).parents[1] / "toys"))
 sys.path.append(str(Path(__file__).parent))
 
 import postgresql
-import queue_stack
 from job_stack import job_stack
-from toy_home import Toys, toys
+from postgresql import postgresql_server
+from queue_stack import stack
+from toy_home import small_disk, toys
 
 from yuan_jobs.registry import Registry
 
-__all__ = ["job_stack", "toys"]
-
-
-@pytest.fixture(scope="session")
-def postgresql_server() -> Iterator[postgresql.Server]:
-    """A PostgreSQL server; skips where none is installed."""
-    postgresql.programs()
-    with postgresql.running() as server:
-        yield server
+__all__ = ["job_stack", "postgresql_server", "small_disk", "stack", "toys"]
 
 
 @pytest.fixture(scope="session")
@@ -52,22 +44,3 @@ def registry(registry_url: str) -> Iterator[Registry]:
     opened = Registry.open(registry_url)
     yield opened
     opened.close()
-
-
-@pytest.fixture
-def stack(toys: Toys) -> Iterator[queue_stack.QueueStack]:
-    """A broker and a registry; reconcilers and workers are the test's to start."""
-    with queue_stack.running(toys) as running_stack:
-        yield running_stack
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 4 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], check=False)
-    if mounted.returncode:
-        pytest.skip("a small disk can only be mounted by root")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)

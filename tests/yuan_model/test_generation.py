@@ -8,7 +8,8 @@ import torch
 
 from yuan_model import Yuan, generate
 from yuan_model.generation import sample
-from yuan_model.sampling import Draw, draw_tokens
+from yuan_model.native import NativeUnavailable, native_draw, native_library, native_places
+from yuan_model.sampling import LIKELIEST, Draw, draw_tokens, torch_draw, torch_places
 
 PROMPT = [5, 9, 2]
 
@@ -103,3 +104,78 @@ def test_min_p_draws_from_tokens_that_are_at_least_this_part_as_probable_as_the_
     logits = torch.tensor([0.1, 0.5, 0.15, 0.25]).log()[None]
     source = random.Random(3)
     assert {draw_tokens(logits, [Draw(source.random(), min_p=0.4)])[0] for _ in range(300)} == {1, 3}
+
+
+@pytest.fixture
+def _compiled() -> None:
+    try:
+        native_library()
+    except NativeUnavailable as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.usefixtures("_compiled")
+@pytest.mark.parametrize("vocabulary", [5, 300, 1000])
+def test_the_compiled_library_draws_what_torch_draws(vocabulary: int) -> None:
+    source, generator = random.Random(4), torch.Generator().manual_seed(5)
+    scales = torch.tensor([0.01, 1.0, 4.0, 20.0]).repeat(60)[:, None]
+    logits = torch.randn(240, vocabulary + 3, generator=generator) * scales
+    logits[::7] = logits[::7].round()  # many are equal
+    logits = logits[:, :vocabulary]
+    draws = [
+        Draw(
+            source.random(),
+            source.choice([0.0, 0.3, 1.0, 5.0]),
+            source.choice([0, 1, 3, vocabulary + 9]),
+            source.choice([0.0, 0.3, 0.9, 1.0]),
+            source.choice([0.0, 0.05, 1.0]),
+        )
+        for _ in range(240)
+    ]
+    rows = source.sample(range(240), 240)
+    expected = torch_draw(logits, rows, draws)
+    found = native_draw(logits, rows, draws)
+    # Which of equal ones topk takes first is torch's own; sums are rounded differently.
+    alone = [place for place in range(240) if rows[place] % 7]
+    assert sum(found[place] != expected[place] for place in alone) <= 2
+    for place in range(240):
+        assert found[place] == native_draw(logits, [rows[place]], [draws[place]])[0]
+    assert native_draw(logits, rows, None) == torch_draw(logits, rows, None) == logits[rows].argmax(-1).tolist()
+
+
+@pytest.mark.usefixtures("_compiled")
+def test_of_equal_tokens_the_first_are_drawn_from() -> None:
+    logits = torch.tensor([0.0, 2.0, 1.0, 1.0, 2.0, 1.0])[None]
+    source = random.Random(6)
+
+    def found(**options: float) -> set[int]:
+        return {native_draw(logits, [0], [Draw(source.random(), **options)])[0] for _ in range(200)}
+
+    assert found(top_k=1) == {1}
+    assert found(top_k=3) == {1, 2, 4}
+    assert found(top_p=0.2) == {1}
+    assert found(top_p=0.6) == {1, 4}
+    assert found(top_p=0.7) == {1, 2, 4}
+
+
+@pytest.mark.usefixtures("_compiled")
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_row_that_is_no_numbers_gives_no_token_and_others_do(wrong: float) -> None:
+    logits = torch.randn(3, 40, generator=torch.Generator().manual_seed(7))
+    logits[1, 39] = wrong
+    for draw in (native_draw, torch_draw):
+        assert [token < 0 for token in draw(logits, [0, 1, 2], [LIKELIEST, Draw(0.5), Draw(0.5)])] == [
+            False,
+            True,
+            False,
+        ]
+
+
+@pytest.mark.usefixtures("_compiled")
+def test_the_compiled_library_says_how_probable_tokens_are() -> None:
+    logits = torch.randn(9, 700, generator=torch.Generator().manual_seed(8)) * 5
+    rows, tokens = [3, 0, 8, 3], [1, 2, 699, 600]
+    totals, ranks = native_places(logits, rows, tokens)
+    expected_totals, expected_ranks = torch_places(logits, rows, tokens)
+    assert totals == pytest.approx(expected_totals, abs=1e-5)
+    assert ranks == expected_ranks

@@ -4,5 +4,6 @@
 """
 
 from yuan_model.native.building import NativeUnavailable, native_library
+from yuan_model.native.drawing import native_draw, native_places
 
-__all__ = ["NativeUnavailable", "native_library"]
+__all__ = ["NativeUnavailable", "native_draw", "native_library", "native_places"]

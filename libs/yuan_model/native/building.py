@@ -158,6 +158,13 @@ def _cache_folder() -> Path:
     raise NativeUnavailable("no folder to keep the compiled step in (XDG_CACHE_HOME)")
 
 
+def give_back_memory() -> None:
+    """Gives memory that is free back to the system: what is left between packed matrices is as much as they are."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
+
+
 def _declare(library: ctypes.CDLL) -> None:
     pointer, whole, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
     for name, result, arguments in (
@@ -171,6 +178,8 @@ def _declare(library: ctypes.CDLL) -> None:
         ("yuan_adapter_part", None, [pointer, whole, whole, whole, pointer, pointer, whole]),
         ("yuan_adapter_free", None, [pointer, whole]),
         ("yuan_step", whole, [pointer, ctypes.POINTER(Chunks)]),
+        ("yuan_draw", None, [pointer, long, pointer, whole, whole, pointer, whole, pointer]),
+        ("yuan_places", None, [pointer, long, pointer, whole, whole, pointer, whole, pointer, pointer]),
         ("yuan_read", ctypes.c_double, [pointer, long, whole]),
     ):
         function = getattr(library, name)

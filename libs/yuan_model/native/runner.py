@@ -10,15 +10,19 @@ import ctypes
 import weakref
 from collections.abc import Callable, Sequence
 from enum import IntEnum
+from functools import partial
+from itertools import accumulate, chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from yuan_model.block import Block
-from yuan_model.localized_filter import FILTER_NORM_EPS, CausalConvolution
+from yuan_model.localized_filter import FILTER_NORM_EPS
 from yuan_model.model import Yuan
-from yuan_model.native.building import Chunks, NativeUnavailable, Reduce, Shape, native_library
-from yuan_model.paging import BLOCK_TOKENS, Chunk, DocumentStarts, PoolSize
+from yuan_model.native.building import Chunks, NativeUnavailable, Reduce, Shape, give_back_memory, native_library
+from yuan_model.paging import BLOCK_TOKENS, Chunk, DocumentStarts, Factors, PoolSize
+from yuan_model.rotary import RotaryTable
+from yuan_model.weights import EMBEDDING, NetworkWeights, Weights
 
 
 class Format(IntEnum):
@@ -53,6 +57,9 @@ class _Vector(IntEnum):
     sine = 7
 
 
+_PLAIN = {"self_attn.qk_proj": Part.qk, "self_attn.v_proj": Part.v}
+"""Matrices that are packed as they are, by their names within a layer."""
+
 _GROUP = 16
 """Outputs of up_proj, and behind them those of gate_proj, that lie side by side."""
 
@@ -62,33 +69,34 @@ class NativeRunner:
 
     def __init__(
         self,
-        model: Yuan,
+        model: Yuan | Weights,
         size: PoolSize,
         *,
         int8: bool = False,
         threads: int | None = None,
         all_reduce: Callable[[Tensor], None] | None = None,
     ) -> None:
-        """Packs the weights; they are read from the model and not kept but for the embedding.
+        """Packs the weights layer by layer; none is kept as it was read but for the embedding.
 
         Args:
-            model: on a processor, fp32 or bf16; with `all_reduce` this rank's part of it.
+            model: on a processor, fp32 or bf16, or where to read it; with `all_reduce` a rank's part of one.
             size: of the pool and of a step.
             int8: hold the matrices in 8 bits.
             threads: None: as torch has.
-            all_reduce: sums a tensor over all ranks in place, where the model is divided.
+            all_reduce: sums a tensor over all ranks in place, where the model is divided; called in a thread of the
+                compiled step's.
 
         Raises:
             NativeUnavailable: if there is no library or it cannot compute such a model.
         """
         self._library = native_library()
         self.size = size
-        weight = model.embed_tokens.weight
-        _check(model)
-        first = model.layers[0].self_attn
-        config = model.config
-        heads = first.qk_proj.weight.shape[0] // (2 * config.head_dim)
-        self._format = Format.int8 if int8 else Format.fp32 if weight.dtype == torch.float32 else Format.bf16
+        weights = NetworkWeights(model) if isinstance(model, Yuan) else model
+        _check(weights)
+        config, ranks = weights.config, weights.division.size
+        heads = config.num_attention_heads // ranks
+        own = weights.division.rows(config.vocab_size)
+        self._format = Format.int8 if int8 else Format.fp32 if weights.dtype == torch.float32 else Format.bf16
         self.dtype = torch.float32 if self._format is Format.fp32 else torch.bfloat16
         self._wide = -(-config.head_dim // _GROUP) * _GROUP
         width = -(-config.max_position_embeddings // BLOCK_TOKENS)
@@ -97,8 +105,8 @@ class NativeRunner:
             hidden=config.hidden_size,
             heads=heads,
             dim=config.head_dim,
-            feed_forward=-(-model.layers[0].mlp.up_proj.weight.shape[0] // _GROUP) * _GROUP,
-            vocabulary=config.vocab_size,
+            feed_forward=-(-config.intermediate_size // ranks // _GROUP) * _GROUP,
+            vocabulary=own[1] - own[0],
             filtering=int(config.localized_filtering),
             format=int(self._format),
             threads=threads or torch.get_num_threads(),
@@ -119,7 +127,7 @@ class NativeRunner:
         self._handle = ctypes.c_void_p(handle)
         weakref.finalize(self, self._library.yuan_free, self._handle)
         self._heads, self._feed = heads, shape.feed_forward
-        self._pack(model)
+        self._pack(weights)
         layers, steps = config.num_hidden_layers, config.hidden_size + config.hidden_size // 2
         items = heads * (config.head_dim + self._wide) * BLOCK_TOKENS
         # Not touched, and hence not taken from the machine, before they are used.
@@ -127,9 +135,8 @@ class NativeRunner:
         self.ring = torch.zeros(layers, size.rows, size.slots, steps, dtype=self.dtype)
         self.ends = torch.zeros(layers, size.blocks, steps, dtype=self.dtype)
         self.tables = torch.zeros(size.rows, width, dtype=torch.int32)
-        self._logits = torch.zeros(size.outputs, config.vocab_size)
-        self._embedding = weight.detach().contiguous()
-        self._no_starts = torch.zeros(size.step_tokens, dtype=torch.int32)
+        self._logits = torch.zeros(size.outputs, own[1] - own[0])
+        self._embedding = weights.embedding().contiguous()
         self._starts = DocumentStarts(config, size.rows)
         self._reduce_error: BaseException | None = None
         self._reduce = Reduce(self._reducer(all_reduce))
@@ -163,10 +170,7 @@ class NativeRunner:
 
     def step(self, chunks: Sequence[Chunk]) -> Tensor:
         """Computes new tokens and returns the logits that are wanted, fp32 [outputs, v], until the next step."""
-        lengths = [chunk.stop - chunk.start for chunk in chunks]
-        begins = [0]
-        for length in lengths:
-            begins.append(begins[-1] + length)
+        begins = list(accumulate((chunk.stop - chunk.start for chunk in chunks), initial=0))
         wanted = [
             end - back for chunk, end in zip(chunks, begins[1:], strict=True) for back in range(chunk.outputs, 0, -1)
         ]
@@ -178,13 +182,13 @@ class NativeRunner:
             [chunk.row for chunk in chunks],
             [chunk.adapter for chunk in chunks],
             [token for chunk in chunks for token in chunk.tokens[chunk.start : chunk.stop]],
+            self._starts.of(chunks) or [0] * begins[-1],
             wanted,
         ]
-        begins_t, positions, rows, adapters, ids, wanted_t = (torch.tensor(one, dtype=torch.int32) for one in columns)
-        starts = self._starts.of(chunks)
-        first_seen = self._no_starts if starts is None else torch.tensor(starts, dtype=torch.int32)
-        arrays = (begins_t, positions, rows, adapters, ids, first_seen, wanted_t, self._logits)
-        call = Chunks(len(chunks), begins[-1], len(wanted), *(array.data_ptr() for array in arrays))
+        # One array for all of them: a step of few tokens is shorter than the making of seven.
+        numbers = np.array(list(chain.from_iterable(columns)), np.int32)
+        arrays = accumulate((4 * len(column) for column in columns[:-1]), initial=numbers.ctypes.data)
+        call = Chunks(len(chunks), begins[-1], len(wanted), *arrays, self._logits.data_ptr())
         if self._library.yuan_step(self._handle, ctypes.byref(call)):
             error, self._reduce_error = self._reduce_error, None
             raise error or RuntimeError("the step failed")
@@ -206,19 +210,18 @@ class NativeRunner:
 
     # --- weights ------------------------------------------------------------------------------------------------
 
-    def add_adapter(self, parts: Sequence[dict[Part, tuple[Tensor, Tensor]]]) -> int:
+    def add_adapter(self, layers: Sequence[Factors]) -> int:
         """Takes low-rank additions and returns their number, for `Chunk.adapter`.
 
         Args:
-            parts: for each layer, of each matrix a [rank, inputs] and b [outputs, rank], the scale within b; outputs
-                and inputs as `arranged` has them.
+            layers: of each layer (this rank's part of) the factors of its matrices.
         """
         number = self._library.yuan_adapter(self._handle)
-        for layer, matrices in enumerate(parts):
-            for part, factors in matrices.items():
-                a, b = (one.detach().float().contiguous() for one in factors)
+        for layer, factors in enumerate(layers):
+            for part, (a, b) in self._arranged(factors).items():
+                exact_a, exact_b = (one.detach().float().contiguous() for one in (a, b))
                 self._library.yuan_adapter_part(
-                    self._handle, number, layer, int(part), a.data_ptr(), b.data_ptr(), a.shape[0]
+                    self._handle, number, layer, int(part), exact_a.data_ptr(), exact_b.data_ptr(), len(exact_a)
                 )
         return number
 
@@ -226,52 +229,71 @@ class NativeRunner:
         """Gives the memory of an adapter back; its number is not used again."""
         self._library.yuan_adapter_free(self._handle, number)
 
-    def _pack(self, model: Yuan) -> None:
-        for number, block in enumerate(model.layers):
-            for part, rows in self._matrices(block).items():
-                self._matrix(number, part, rows)
-            attention = block.self_attn
-            self._vector(number, _Vector.input_norm, block.input_layernorm.weight)
-            self._vector(number, _Vector.mlp_norm, block.post_attention_layernorm.weight)
-            if attention.lf_gate is not None:
-                self._vector(number, _Vector.conv1_bias, attention.lf_gate.conv1.bias)
-                self._vector(number, _Vector.conv2_bias, attention.lf_gate.conv2.bias)
-                self._vector(number, _Vector.filter_norm, attention.lf_gate.output_layernorm.weight)
-        self._matrix(0, Part.head, model.embed_tokens.weight)
-        self._vector(0, _Vector.final_norm, model.norm.weight)
-        cosine, sine = model.rotary.between(0, model.config.max_position_embeddings, torch.device("cpu"))
-        half = model.config.head_dim // 2
+    def _pack(self, weights: Weights) -> None:
+        config = weights.config
+        for number in range(config.num_hidden_layers):
+            self._pack_layer(number, partial(_of_layer, weights, number), filtering=config.localized_filtering)
+            give_back_memory()
+        first, last = weights.division.rows(config.vocab_size)
+        self._matrix(0, Part.head, weights.tensor(EMBEDDING)[first:last])
+        self._vector(0, _Vector.final_norm, weights.tensor("model.norm.weight"))
+        cosine, sine = RotaryTable(config).between(0, config.max_position_embeddings, torch.device("cpu"))
+        half = config.head_dim // 2
         self._vector(0, _Vector.cosine, cosine[:, :half])
         self._vector(0, _Vector.sine, sine[:, :half])
+        give_back_memory()
 
-    def _matrices(self, block: Block) -> dict[Part, Tensor]:
-        attention, mlp = block.self_attn, block.mlp
-        found = {
-            Part.qk: attention.qk_proj.weight,
-            Part.v: attention.v_proj.weight,
-            Part.o: self.widened(attention.o_proj.weight),
-            Part.up_gate: self.interleaved(mlp.up_proj.weight, mlp.gate_proj.weight),
-            Part.down: self.padded(mlp.down_proj.weight, 1),
-        }
-        if attention.lf_gate is not None:
-            found[Part.conv1] = _older_then_newer(attention.lf_gate.conv1)
-            found[Part.conv2] = _older_then_newer(attention.lf_gate.conv2)
-        return found
+    def _pack_layer(self, number: int, tensor: Callable[[str], Tensor], *, filtering: bool) -> None:
+        self._vector(number, _Vector.input_norm, tensor("input_layernorm.weight"))
+        self._vector(number, _Vector.mlp_norm, tensor("post_attention_layernorm.weight"))
+        if filtering:
+            gate = "self_attn.lf_gate"
+            self._matrix(number, Part.conv1, _older_then_newer(tensor(f"{gate}.conv1.weight")))
+            self._matrix(number, Part.conv2, _older_then_newer(tensor(f"{gate}.conv2.weight")))
+            self._vector(number, _Vector.conv1_bias, tensor(f"{gate}.conv1.bias"))
+            self._vector(number, _Vector.conv2_bias, tensor(f"{gate}.conv2.bias"))
+            self._vector(number, _Vector.filter_norm, tensor(f"{gate}.output_layernorm.weight"))
+        self._matrix(number, Part.qk, tensor("self_attn.qk_proj.weight"))
+        self._matrix(number, Part.v, tensor("self_attn.v_proj.weight"))
+        self._matrix(number, Part.o, self._widened(tensor("self_attn.o_proj.weight")))
+        up, gate_rows = tensor("mlp.up_proj.weight"), tensor("mlp.gate_proj.weight")
+        self._matrix(number, Part.up_gate, self._interleaved(up, gate_rows))
+        self._matrix(number, Part.down, self._padded(tensor("mlp.down_proj.weight"), 1))
 
-    def widened(self, rows: Tensor) -> Tensor:
+    def _widened(self, rows: Tensor) -> Tensor:
         """Returns o_proj's weight (or an adapter's a) for heads of `wide` inputs, which is a multiple of 16."""
         heads = rows.view(rows.shape[0], self._heads, -1)
         return torch.nn.functional.pad(heads, (0, self._wide - heads.shape[2])).flatten(1)
 
-    def padded(self, rows: Tensor, dim: int) -> Tensor:
+    def _padded(self, rows: Tensor, dim: int) -> Tensor:
         """Returns a weight whose feed-forward dimension is padded with zeros to a multiple of 16."""
         missing = self._feed - rows.shape[dim]
         return torch.nn.functional.pad(rows, (0, missing) if dim else (0, 0, 0, missing))
 
-    def interleaved(self, up: Tensor, gate: Tensor) -> Tensor:
+    def _interleaved(self, up: Tensor, gate: Tensor) -> Tensor:
         """Returns the rows of up_proj and gate_proj in groups of 16."""
-        groups = [self.padded(part, 0).view(-1, _GROUP, part.shape[1]) for part in (up, gate)]
+        groups = [self._padded(part, 0).view(-1, _GROUP, part.shape[1]) for part in (up, gate)]
         return torch.stack(groups, 1).flatten(0, 2)
+
+    def _arranged(self, factors: Factors) -> dict[Part, tuple[Tensor, Tensor]]:
+        """Arranges a layer's factors as the packed matrices are."""
+        parts = {part: factors[name] for name, part in _PLAIN.items() if name in factors}
+        if "self_attn.o_proj" in factors:
+            a, b = factors["self_attn.o_proj"]
+            parts[Part.o] = (self._widened(a), b)
+        if "mlp.down_proj" in factors:
+            a, b = factors["mlp.down_proj"]
+            parts[Part.down] = (self._padded(a, 1), b)
+        halves = [factors.get("mlp.up_proj"), factors.get("mlp.gate_proj")]
+        there = [half for half in halves if half is not None]
+        if there:
+            # One matrix makes both: its low-rank inputs lie side by side, and each half's outputs look at its own.
+            nothing = (there[0][0][:0], there[0][1][:, :0])
+            (up_a, up_b), (gate_a, gate_b) = (half or nothing for half in halves)
+            up = torch.cat((up_b, torch.zeros(len(up_b), len(gate_a))), dim=1)
+            gate = torch.cat((torch.zeros(len(gate_b), len(up_a)), gate_b), dim=1)
+            parts[Part.up_gate] = (torch.cat((up_a, gate_a)), self._interleaved(up, gate))
+        return parts
 
     def _matrix(self, layer: int, part: Part, rows: Tensor) -> None:
         exact = rows.detach().float().contiguous()
@@ -286,16 +308,18 @@ class NativeRunner:
         return self._library.yuan_failure().decode()
 
 
-def _older_then_newer(convolution: CausalConvolution) -> Tensor:
-    weight = convolution.weight
-    return torch.cat((weight[:, :, 0, 0], weight[:, :, 1, 0]), dim=1)
+def _of_layer(weights: Weights, layer: int, name: str) -> Tensor:
+    return weights.tensor(f"model.layers.{layer}.{name}")
 
 
-def _check(model: Yuan) -> None:
-    weight = model.embed_tokens.weight
-    if weight.device.type != "cpu":
-        raise NativeUnavailable(f"the model is on {weight.device}")
-    if weight.dtype not in {torch.float32, torch.bfloat16}:
-        raise NativeUnavailable(f"weights are {weight.dtype}")
-    if model.config.head_dim > 1024:
-        raise NativeUnavailable(f"heads have {model.config.head_dim} dimensions, more than 1024")
+def _older_then_newer(kernel: Tensor) -> Tensor:
+    return torch.cat((kernel[:, :, 0, 0], kernel[:, :, 1, 0]), dim=1)
+
+
+def _check(weights: Weights) -> None:
+    if weights.device.type != "cpu":
+        raise NativeUnavailable(f"the model is on {weights.device}")
+    if weights.dtype not in {torch.float32, torch.bfloat16}:
+        raise NativeUnavailable(f"weights are {weights.dtype}")
+    if weights.config.head_dim > 1024:
+        raise NativeUnavailable(f"heads have {weights.config.head_dim} dimensions, more than 1024")

@@ -1,8 +1,9 @@
-// One step of a Yuan network over the new tokens of many sequences: libs/yuan_model/native.py says what is what.
+// One step of a Yuan network over the new tokens of many sequences: libs/yuan_model/native/runner.py says what is what.
 #include <exception>
 #include <memory>
 #include <string>
 #include "attention.h"
+#include "drawing.h"
 
 namespace yuan {
 
@@ -443,6 +444,25 @@ void yuan_adapter_free(void *network, int adapter) {
     static_cast<Base *>(network)->adapters[adapter] = std::vector<Adapter>(static_cast<Base *>(network)->shape.layers);
 }
 int yuan_step(void *network, const Chunks *chunks) { return static_cast<Base *>(network)->step(*chunks); }
+
+// A token for each of some rows of logits; draws: how, null: the likeliest.
+void yuan_draw(const float *logits, int64_t stride, const int *rows, int count, int vocabulary, const Draw *draws,
+               int threads, int *tokens) {
+    for_rows(count, draws ? int64_t(count) * vocabulary : 0, threads, [&](int i) {
+        static thread_local std::vector<float> numbers;
+        if (draws) numbers.resize(padded(vocabulary));
+        tokens[i] = draw_token(logits + rows[i] * stride, vocabulary, draws ? draws + i : nullptr, numbers.data());
+    });
+}
+// By how much each row's logits are above log-probabilities, and which place a token has in it.
+void yuan_places(const float *logits, int64_t stride, const int *rows, int count, int vocabulary, const int *tokens,
+                 int threads, float *totals, int *ranks) {
+    for_rows(count, int64_t(count) * vocabulary, threads, [&](int i) {
+        const float *x = logits + rows[i] * stride;
+        totals[i] = log_total(x, vocabulary);
+        ranks[i] = rank_of(x, vocabulary, x[tokens[i]]);
+    });
+}
 
 // Reads `bytes` of memory with all threads: what a step that reads all weights once can reach at best.
 double yuan_read(void *memory, int64_t bytes, int threads) {

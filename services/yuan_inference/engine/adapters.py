@@ -9,21 +9,14 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
 
 from yuan_events import InputError
-from yuan_model import NativeRunner, Runner, YuanConfig
-from yuan_model.native.runner import Part
+from yuan_model import AdapterRunner, Factors, Runner, YuanConfig
 
 ADAPTER_FILE = "adapter.safetensors"
 CONFIG_FILE = "adapter_config.json"
-_PLAIN = {"self_attn.qk_proj": Part.qk, "self_attn.v_proj": Part.v}
-
-Factors = dict[str, tuple[Tensor, Tensor]]
-"""By a matrix's name within its layer: a and b, the scale within b."""
 
 
 class Adapters:
@@ -47,7 +40,7 @@ class Adapters:
     def put(self, name: str, layers: list[Factors], used: Collection[int]) -> None:
         """Makes an adapter known; one of the same name is replaced, and finishes the requests it has."""
         runner = _able(self._runner)
-        number = runner.add_adapter([_parts(runner, factors) for factors in layers])
+        number = runner.add_adapter(layers)
         if name in self._numbers:
             self._retired.append(self._numbers[name])
         self._numbers[name] = number
@@ -115,29 +108,8 @@ def _shapes(config: YuanConfig) -> dict[str, tuple[int, int]]:
     }
 
 
-def _parts(runner: NativeRunner, factors: Factors) -> dict[Part, tuple[Tensor, Tensor]]:
-    """Arranges a layer's factors as the runner's matrices are."""
-    parts = {_PLAIN[name]: pair for name, pair in factors.items() if name in _PLAIN}
-    if "self_attn.o_proj" in factors:
-        a, b = factors["self_attn.o_proj"]
-        parts[Part.o] = (runner.widened(a), b)
-    if "mlp.down_proj" in factors:
-        a, b = factors["mlp.down_proj"]
-        parts[Part.down] = (runner.padded(a, 1), b)
-    halves = [factors.get("mlp.up_proj"), factors.get("mlp.gate_proj")]
-    there = [half for half in halves if half is not None]
-    if there:
-        # One matrix makes both: its low-rank inputs lie side by side, and each half's outputs look at its own.
-        nothing = (there[0][0][:0], there[0][1][:, :0])
-        (up_a, up_b), (gate_a, gate_b) = (half or nothing for half in halves)
-        up = torch.cat((up_b, torch.zeros(len(up_b), len(gate_a))), dim=1)
-        gate = torch.cat((torch.zeros(len(gate_b), len(up_a)), gate_b), dim=1)
-        parts[Part.up_gate] = (torch.cat((up_a, gate_a)), runner.interleaved(up, gate))
-    return parts
-
-
-def _able(runner: Runner) -> NativeRunner:
-    if not isinstance(runner, NativeRunner):
+def _able(runner: Runner) -> AdapterRunner:
+    if not isinstance(runner, AdapterRunner):
         raise InputError(
             "adapters need the compiled step (g++, a processor, fp32, bf16 or int8); serve the merged model"
         )

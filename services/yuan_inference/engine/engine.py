@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from prometheus_client import CollectorRegistry
 
-from yuan_events import InputError, one_line
+from yuan_events import one_line
 from yuan_inference.engine.adapters import Adapters, read_adapter
 from yuan_inference.engine.beam import BeamSearch
 from yuan_inference.engine.blocks import BlockPool
@@ -39,9 +39,14 @@ from yuan_inference.engine.stepping import Stepper
 from yuan_inference.engine.structure import Structures
 from yuan_inference.engine.task import Task
 from yuan_inference.loaded import LoadedModel
-from yuan_model import blocks_needed
+from yuan_inference.ranks import RankedRunner, RankLost, start_ranks
+from yuan_model import PoolSize, Runner, blocks_needed
 
 _LOGGER = logging.getLogger("yuan_inference.engine")
+
+_FIRST_PAUSE_SECONDS = 1.0
+_LONGEST_PAUSE_SECONDS = 30.0
+"""Between two attempts to start ranks that do not come up."""
 
 
 class Engine:
@@ -53,24 +58,25 @@ class Engine:
         loaded: LoadedModel,
         options: EngineOptions | None = None,
         metrics: EngineMetrics | None = None,
+        watch: Callable[[float], None] | None = None,
     ) -> None:
-        """Allocates the cache and starts the thread.
+        """Reads the weights, allocates the cache and starts the thread.
 
         Args:
             name: of the model, in metrics and logs.
             loaded: model and tokenizer.
             options: how much at once.
             metrics: where load and times are shown; None: nowhere.
+            watch: called with the part of the weights that has been read.
 
         Raises:
-            InputError: if the options ask for what cannot be.
+            InputError: if the options ask for what cannot be, or weights cannot be read.
             MemoryError: if there is no memory for weights or cache.
+            RankLost: if a rank dies on the way.
         """
         self.name = name
         self.loaded = loaded
         self.options = options or EngineOptions()
-        if self.options.tensor != 1:
-            raise InputError(f"serving.tensor: a model is served by one process, not by {self.options.tensor}")
         size = pool_size(loaded, self.options)
         self._pool_tokens = size.tokens
         limits = Limits(
@@ -82,17 +88,21 @@ class Engine:
         self._metrics = (metrics or EngineMetrics(CollectorRegistry())).of(name)
         self._scheduler = Scheduler(BlockPool(size.blocks, keep_prefixes=self.options.prefix_cache), limits)
         self._structures = Structures(loaded.tokenizer, loaded.end_ids)
-        self._stepper = Stepper(
-            make_runner(loaded, size),
-            self._scheduler,
-            Sampler(loaded.tokenizer.vocab_size, loaded.end_ids),
-            self._metrics,
-            self._tell,
-        )
-        self._adapters = Adapters(self._stepper.runner, loaded.model.config)
-        self._numbers = count()
         # What other threads say, until the engine's thread looks: guarded by the condition, as is `_known`.
         self._changed = threading.Condition()
+        runner = self._make_runner(size, watch)
+        self._ranks = runner if isinstance(runner, RankedRunner) else None
+        self._stepper = Stepper(
+            runner,
+            self._scheduler,
+            Sampler(loaded.tokenizer.vocab_size, loaded.end_ids),
+            metrics=self._metrics,
+            tell=self._tell,
+            wake=self._wake,
+        )
+        self._adapters = Adapters(self._stepper.runner, loaded.config)
+        self._numbers = count()
+        self._to_wake: set[Callable[[], None]] = set()
         self._arrived: list[Sequence] = []
         self._aborted: list[str] = []
         self._commands: list[Callable[[], None]] = []
@@ -139,7 +149,16 @@ class Engine:
     @property
     def healthy(self) -> bool:
         """Whether it can compute: false while one of its ranks is dead."""
-        return self._thread.is_alive()
+        return self._thread.is_alive() and not self._lost
+
+    @property
+    def _lost(self) -> str:
+        return "" if self._ranks is None else self._ranks.lost
+
+    @property
+    def ranks(self) -> list[int]:
+        """The processes that share the model; empty where this one has it."""
+        return [] if self._ranks is None else self._ranks.pids
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -153,7 +172,7 @@ class Engine:
             InputError: if it is none, or belongs to another model.
             EngineStopped: if the engine has ended.
         """
-        layers = read_adapter(folder, self.loaded.model.config)
+        layers = read_adapter(folder, self.loaded.config)
         self.between_steps(lambda: self._adapters.put(name, layers, self._used_adapters()))
 
     def unload_adapter(self, name: str) -> bool:
@@ -164,12 +183,13 @@ class Engine:
         with self._changed:
             return {branch.adapter for task in self._known.values() for branch in task.branches}
 
-    def submit(self, request: Request, deliver: Deliver) -> None:
+    def submit(self, request: Request, deliver: Deliver, wake: Callable[[], None] | None = None) -> None:
         """Puts a request into the queue. With `sampling.structure` this may take a second: call it in a thread then.
 
         Args:
             request: with `prompt_ids` and `max_tokens` that together are not longer than `longest`.
             deliver: takes its outputs.
+            wake: called behind each step in which something was delivered, once for all requests that have it.
 
         Raises:
             QueueFull: if too many wait.
@@ -178,7 +198,7 @@ class Engine:
             UnknownAdapter: if there is no adapter of that name.
             ValueError: if a request of that id is there, it is too long, or a search is wider than what runs at once.
         """
-        first = self._first_sequence(request, deliver)
+        first = self._first_sequence(request, deliver, wake)
         with self._changed:
             if self._closing:
                 raise EngineStopped(f"model {self.name} is being replaced or stopped")
@@ -192,7 +212,7 @@ class Engine:
             self._arrived.append(first)
             self._changed.notify()
 
-    def _first_sequence(self, request: Request, deliver: Deliver) -> Sequence:
+    def _first_sequence(self, request: Request, deliver: Deliver, wake: Callable[[], None] | None) -> Sequence:
         sampling = request.sampling
         whole = len(request.prompt_ids) + sampling.max_tokens
         if not request.prompt_ids or whole > self.longest:
@@ -205,7 +225,7 @@ class Engine:
         if adapter is None:
             raise UnknownAdapter(f"model {self.name} has no adapter {request.adapter}")
         matcher = None if sampling.structure is None else self._structures.matcher(sampling.structure)
-        task = Task(request, deliver, next(self._numbers))
+        task = Task(request, deliver, next(self._numbers), wake)
         if sampling.beam is not None:
             task.search = BeamSearch(task, self.loaded.tokenizer, self.loaded.end_ids)
         first = Sequence.begin(task, 0, self.loaded.tokenizer, adapter, matcher)
@@ -265,24 +285,74 @@ class Engine:
 
     # --- in the engine's thread ---------------------------------------------------------------------------------
 
+    def _make_runner(self, size: PoolSize, watch: Callable[[float], None] | None) -> Runner:
+        if self.options.tensor == 1:
+            return make_runner(self.loaded.watched(watch), size)
+
+        def on_lost() -> None:
+            with self._changed:
+                self._changed.notify()
+
+        seconds = self.options.step_seconds
+        return start_ranks(
+            self.name, self.loaded, size, self.options.tensor, step_seconds=seconds, on_lost=on_lost, watch=watch
+        )
+
     def _run(self) -> None:
         with torch.inference_mode():
             while self._take_news():
                 try:
+                    if self._lost:
+                        raise RankLost(self._lost)
                     self._stepper.step()
+                except RankLost as error:
+                    self._restart(error)
                 except Exception as error:
                     # Not one request's fault: what was planned is not known any more. The next ones begin afresh.
                     _LOGGER.exception("engine %s: a step failed; its requests end", self.name)
-                    for task in {one.task for one in self._scheduler.everything()}:
-                        self._stepper.fail(task, error, Failure.engine)
+                    self._end_with({one.task for one in self._scheduler.everything()}, error)
                 self._show()
         self._show()
+        self._wake()
+        if self._ranks is not None:
+            self._ranks.close()
+
+    def _restart(self, error: RankLost) -> None:
+        """Starts the ranks anew: who was running ends, who waits goes on waiting, unless that fails."""
+        if self._ranks is None:
+            raise error
+        _LOGGER.error("%s; the ranks are started anew", one_line(error))
+        self._end_with({one.task for one in self._scheduler.running}, error)
+        self._scheduler.blocks.forget_all()
+        pause = _FIRST_PAUSE_SECONDS
+        while not self._closing:
+            try:
+                self._ranks.restart()
+            except Exception as again:  # noqa: BLE001 - whatever it is, the server lives and tries on
+                _LOGGER.error("engine %s cannot be started: %s", self.name, one_line(again))
+                with self._changed:
+                    for sequence in self._arrived:
+                        self._scheduler.waiting.add(sequence)
+                    self._arrived.clear()
+                    self._end_with({one.task for one in self._scheduler.everything()}, again)
+                    self._changed.wait_for(lambda: self._closing, pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+                continue
+            _LOGGER.warning("engine %s computes again", self.name)
+            return
+        self._end_with({one.task for one in self._scheduler.everything()}, error)
+
+    def _end_with(self, tasks: set[Task], error: Exception) -> None:
+        for task in tasks:
+            self._stepper.fail(task, error, Failure.engine)
+        self._wake()
 
     def _take_news(self) -> bool:
         """Takes what arrived and was aborted; waits while there is nothing to do. False: the thread is to end."""
         scheduler = self._scheduler
         with self._changed:
-            while not (self._arrived or self._aborted or self._commands or self._closing or self._has_work):
+            while not (self._has_news or self._closing or self._has_work or self._lost):
+                self._wake()
                 self._show()
                 self._changed.wait()
             for sequence in self._arrived:
@@ -300,6 +370,10 @@ class Engine:
         return not self._closing or self._has_work or bool(self._arrived)
 
     @property
+    def _has_news(self) -> bool:
+        return bool(self._arrived or self._aborted or self._commands)
+
+    @property
     def _has_work(self) -> bool:
         return bool(self._scheduler.running or self._scheduler.waiting)
 
@@ -310,10 +384,21 @@ class Engine:
                 self._known.pop(task.request.id, None)
             if output.finish_reason is not None:
                 self._metrics.end(task, output.finish_reason, time.monotonic())
+        if task.wake is not None:
+            self._to_wake.add(task.wake)
         try:
             task.deliver(output)
         except Exception as error:  # noqa: BLE001 - whoever listened has gone
             _LOGGER.debug("nobody takes the output of request %s: %s", task.request.id, one_line(error))
+
+    def _wake(self) -> None:
+        """Wakes those who have been told of something since the last time."""
+        for wake in self._to_wake:
+            try:
+                wake()
+            except Exception as error:  # noqa: BLE001 - whoever listened has gone
+                _LOGGER.debug("nobody listens: %s", one_line(error))
+        self._to_wake.clear()
 
     def _show(self) -> None:
         scheduler = self._scheduler

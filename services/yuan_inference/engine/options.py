@@ -38,7 +38,8 @@ class EngineOptions:
         prefix_cache: blocks of texts are kept for later requests that begin alike.
         prompt_lookup: tokens a step that are guessed from the text before (speculative decoding, the same outputs); 0:
             none.
-        tensor: processes that share the model's matrices between them; only 1 so far.
+        tensor: processes (ranks) that share the model's matrices between them; 1: the server's own has them.
+        step_seconds: of several ranks, one that has not answered for so long is taken for dead.
     """
 
     max_batch: int = 16
@@ -48,6 +49,7 @@ class EngineOptions:
     prefix_cache: bool = True
     prompt_lookup: int = 0
     tensor: int = 1
+    step_seconds: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class EngineLoad:
 
 def scored_tokens(loaded: LoadedModel, options: EngineOptions) -> int:
     """Returns of how many tokens of prompts a step may give log-probabilities."""
-    return max(16, min(options.step_tokens, _SCORED_BYTES // (4 * loaded.model.config.vocab_size)))
+    return max(16, min(options.step_tokens, _SCORED_BYTES // (4 * loaded.config.vocab_size)))
 
 
 def pool_size(loaded: LoadedModel, options: EngineOptions) -> PoolSize:
@@ -91,13 +93,13 @@ def pool_size(loaded: LoadedModel, options: EngineOptions) -> PoolSize:
 
 
 def _blocks(loaded: LoadedModel, options: EngineOptions) -> int:
-    config = loaded.model.config
+    config, weights = loaded.config, loaded.weights
     context = blocks_needed(loaded.context)
     if options.kv_tokens is not None:
         return max(1, blocks_needed(options.kv_tokens))
     wanted = options.max_batch * context
-    memory = _memory_bytes(loaded.model.embed_tokens.weight.device) // 4
-    fitting = memory // (BLOCK_TOKENS * bytes_per_token(config, loaded.model.embed_tokens.weight.dtype))
+    memory = _memory_bytes(weights.device) // 4
+    fitting = memory // (BLOCK_TOKENS * bytes_per_token(config, weights.dtype))
     return max(context, min(wanted, fitting))
 
 

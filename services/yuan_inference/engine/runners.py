@@ -17,10 +17,10 @@ def make_runner(loaded: LoadedModel, size: PoolSize) -> Runner:
         MemoryError: if there is no memory for packed weights.
     """
     try:
-        return NativeRunner(loaded.model, size, int8=loaded.int8)
+        return NativeRunner(loaded.weights, size, int8=loaded.int8)
     except NativeUnavailable as error:
         if loaded.int8:
             raise InputError(f"dtype int8 needs the compiled step: {error}; use bf16 or fp32") from error
-        if loaded.model.embed_tokens.weight.device.type == "cpu":
+        if loaded.weights.device.type == "cpu":
             _LOGGER.warning("steps are computed by torch, several times slower than compiled: %s", error)
         return PagedRunner(loaded.model, size)

@@ -1,34 +1,40 @@
 """Draws the next token of many sequences at once, and says how probable tokens were.
 
-The common case (all greedy, nothing asked) is one pass over the logits; what only some ask for costs them alone.
-Shape suffixes: b sequences, v vocabulary.
+One call of the compiled library draws for all; what only some ask for (bias, penalties, structure, log-probabilities)
+costs them alone. Shape suffixes: b sequences, v vocabulary.
 """
 
+import logging
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from yuan_inference.engine.request import Sampling, TokenLogprob
+from yuan_inference.engine.changes import Logits
+from yuan_inference.engine.request import TokenLogprob
 from yuan_inference.engine.sequence import Sequence
-from yuan_model.sampling import Draw, draw_tokens
+from yuan_model import NativeUnavailable, native_library
+from yuan_model.native import native_draw, native_places
+from yuan_model.sampling import LIKELIEST, Draw, torch_draw, torch_places
+
+_LOGGER = logging.getLogger("yuan_inference.engine")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Drawn:
-    """A token that was drawn, or why none could be.
+    """What was drawn.
 
     Attributes:
-        token: its id.
-        logprob: how probable it was; None: nobody asked.
-        error: why there is none.
+        tokens: one a row.
+        logprobs: how probable tokens were, by place in `tokens`, of those who asked.
+        errors: why there is none, by place.
     """
 
-    token: int
-    logprob: TokenLogprob | None = None
-    error: Exception | None = None
+    tokens: list[int]
+    logprobs: dict[int, TokenLogprob] = field(default_factory=dict[int, TokenLogprob])
+    errors: dict[int, Exception] = field(default_factory=dict[int, Exception])
 
 
 class Sampler:
@@ -39,30 +45,72 @@ class Sampler:
         self._vocabulary = vocabulary
         self.end_ids = end_ids
         self._end_ids = [token for token in end_ids if token < vocabulary]
+        try:
+            native_library()
+            self._draw, self._places = native_draw, native_places
+        except NativeUnavailable as error:
+            _LOGGER.warning("tokens are drawn by torch, several times slower than compiled: %s", error)
+            self._draw, self._places = torch_draw, torch_places
 
-    def draw(self, logits_bv: Tensor, sequences: Many[Sequence]) -> list[Drawn]:
-        """Returns a token for each row of logits, which are left as they are."""
+    def draw(self, logits_bv: Tensor, rows: list[int], sequences: Many[Sequence]) -> Drawn:
+        """Returns a token for each of some rows of logits, which are left as they are.
+
+        Args:
+            logits_bv: of a step.
+            rows: whose next token is drawn.
+            sequences: whose they are.
+        """
         logits_bv = logits_bv[:, : self._vocabulary]
-        # By numpy: torch would share so small a thing between threads that the compiled step wants for itself.
-        values_bv = logits_bv.numpy()
-        likeliest_b = values_bv.argmax(axis=1)  # the first that is no number, if there is one
-        finite: list[bool] = np.isfinite(values_bv[np.arange(len(values_bv)), likeliest_b]).tolist()
-        tokens: list[int] = likeliest_b.tolist()
-        errors: dict[int, Exception] = {}
-        special = [number for number, one in enumerate(sequences) if finite[number] and not _is_plain(one)]
-        if special:
-            self._draw_special(logits_bv, sequences, special, tokens, errors)
-        asked = [number for number, one in enumerate(sequences) if finite[number] and one.task.wants_score]
-        logprobs = self.logprobs(
-            logits_bv[asked],
-            [tokens[number] for number in asked],
-            [sequences[number].sampling.logprobs or 0 for number in asked],
-        )
-        told = dict(zip(asked, logprobs, strict=True))
-        for number, is_finite in enumerate(finite):
-            if not is_finite:
-                errors[number] = FloatingPointError("the model computed no finite numbers for it")
-        return [Drawn(token, told.get(number), errors.get(number)) for number, token in enumerate(tokens)]
+        draws = [_draw_of(one) for one in sequences] if any(one.is_random for one in sequences) else None
+        changed = [place for place, one in enumerate(sequences) if one.changes_logits]
+        first = draws and [LIKELIEST if one.changes_logits else draws[place] for place, one in enumerate(sequences)]
+        drawn = Drawn(self._draw(logits_bv, rows, first))
+        if changed:
+            copies_bv = logits_bv[[rows[place] for place in changed]]
+            self._draw_changed(copies_bv, changed, sequences, draws, drawn)
+        for place, token in enumerate(drawn.tokens):
+            if token < 0:
+                drawn.errors.setdefault(place, FloatingPointError("the model computed no finite numbers for it"))
+        asked = [place for place, one in enumerate(sequences) if one.task.wants_score and place not in drawn.errors]
+        if asked:
+            told = self.logprobs(
+                logits_bv,
+                [rows[place] for place in asked],
+                [drawn.tokens[place] for place in asked],
+                [sequences[place].sampling.logprobs or 0 for place in asked],
+            )
+            drawn.logprobs = dict(zip(asked, told, strict=True))
+        return drawn
+
+    def _draw_changed(
+        self, logits_bv: Tensor, changed: list[int], sequences: Many[Sequence], draws: list[Draw] | None, drawn: Drawn
+    ) -> None:
+        """Draws again for those who change their logits, of which copies are given, and writes into `drawn`."""
+        finite: list[int] = []
+        for copy, place in enumerate(changed):
+            if drawn.tokens[place] < 0:
+                continue
+            try:
+                self._change(logits_bv[copy].numpy(), sequences[place])
+                finite.append(copy)
+            except Exception as error:  # noqa: BLE001 - only this sequence's
+                drawn.errors[place] = error
+        places = [changed[copy] for copy in finite]
+        tokens = self._draw(logits_bv, finite, draws and [draws[place] for place in places])
+        for place, token in zip(places, tokens, strict=True):
+            drawn.tokens[place] = token
+
+    def _change(self, logits_v: Logits, sequence: Sequence) -> None:
+        """Changes logits in place as a sequence asks: bias, penalties, what may not come."""
+        if sequence.changes is not None:
+            sequence.changes.apply(logits_v, sequence.tokens[-1])
+        if sequence.is_early:
+            logits_v[self._end_ids] = -np.inf
+            logits_v[[token for token in sequence.sampling.stop_token_ids if token < len(logits_v)]] = -np.inf
+        if sequence.matcher is not None:
+            logits_v[~sequence.matcher.allowed().numpy()] = -np.inf
+        if logits_v.max() == -np.inf:
+            raise ValueError("no token may follow: bias, structure and forbidden tokens leave none")
 
     def candidates(self, logits_v: Tensor, sequence: Sequence, count: int) -> list[tuple[float, int, TokenLogprob]]:
         """Returns the likeliest tokens for a search, with log-probabilities of what is allowed.
@@ -74,117 +122,44 @@ class Sampler:
         logits_v = logits_v[: self._vocabulary]
         if not logits_v.max().isfinite():
             raise FloatingPointError("the model computed no finite numbers for it")
-        scores_v = self._changed(logits_v.clone(), sequence).log_softmax(-1)
-        best, ids = scores_v.topk(min(count, len(scores_v)))
+        scores_v = logits_v.clone()
+        self._change(scores_v.numpy(), sequence)
+        best, ids = scores_v.log_softmax(-1).topk(min(count, len(scores_v)))
         found = [(score, token) for score, token in zip(best.tolist(), ids.tolist(), strict=True) if score > -torch.inf]
         told = self.logprobs(
-            logits_v.expand(len(found), -1),
+            logits_v[None],
+            [0] * len(found),
             [token for _, token in found],
             [sequence.sampling.logprobs or 0] * len(found),
         )
         return [(score, token, one) for (score, token), one in zip(found, told, strict=True)]
 
-    def logprobs(self, logits_bv: Tensor, tokens: Many[int], tops: Many[int]) -> list[TokenLogprob]:
+    def logprobs(self, logits_bv: Tensor, rows: list[int], tokens: Many[int], tops: Many[int]) -> list[TokenLogprob]:
         """Returns how probable tokens are by the logits as they are.
 
         Args:
-            logits_bv: one row for each.
+            logits_bv: of a step.
+            rows: of which, one for each token.
             tokens: whose log-probability is wanted.
             tops: how many of the likeliest are told with it.
         """
         if not tokens:
             return []
         logits_bv = logits_bv[:, : self._vocabulary]
-        totals_b1 = logits_bv.logsumexp(dim=-1, keepdim=True)
-        chosen_b1 = logits_bv.gather(1, torch.tensor(tokens)[:, None])
-        ranks = ((logits_bv > chosen_b1).sum(dim=-1) + 1).tolist()
-        values = (chosen_b1 - totals_b1).squeeze(1).tolist()
-        most = min(max(tops), self._vocabulary)
-        best_bk, ids_bk = logits_bv.topk(most, dim=-1) if most else (logits_bv[:, :0], logits_bv[:, :0].long())
-        best, ids = (best_bk - totals_b1).tolist(), ids_bk.tolist()
-        return [
-            TokenLogprob(token, values[row], ranks[row], tuple(zip(ids[row][:top], best[row][:top], strict=True)))
-            for row, (token, top) in enumerate(zip(tokens, tops, strict=True))
-        ]
-
-    def _draw_special(
-        self,
-        logits_bv: Tensor,
-        sequences: Many[Sequence],
-        special: list[int],
-        tokens: list[int],
-        errors: dict[int, Exception],
-    ) -> None:
-        """Draws for those who ask for more than the likeliest token, and writes into tokens and errors."""
-        rows_bv = logits_bv[special]  # a copy
-        for row, number in enumerate(special):
-            if _changes(sequences[number]):
-                try:
-                    self._changed(rows_bv[row], sequences[number])
-                except Exception as error:  # noqa: BLE001 - only this sequence's
-                    errors[number] = error
-                    rows_bv[row] = 0
-        likeliest = rows_bv.argmax(dim=-1).tolist()
-        for row, number in enumerate(special):
-            tokens[number] = likeliest[row]
-        random = [row for row, number in enumerate(special) if sequences[number].sampling.temperature > 0]
-        if not random:
-            return
-        draws = [_draw_of(sequences[special[row]]) for row in random]
-        for row, token in zip(random, draw_tokens(rows_bv[random], draws), strict=True):
-            tokens[special[row]] = token
-
-    def _changed(self, logits_v: Tensor, sequence: Sequence) -> Tensor:
-        """Changes logits in place as a sequence asks: bias, penalties, what may not come."""
-        sampling = sequence.sampling
-        if sampling.logit_bias:
-            ids, values = zip(*sampling.logit_bias, strict=True)
-            logits_v[list(ids)] += torch.tensor(values)
-        _penalise(logits_v, sequence, sampling)
-        if sampling.forbidden_pairs:
-            last = sequence.tokens[-1]
-            logits_v[[token for before, token in sampling.forbidden_pairs if before == last]] = -torch.inf
-        if sequence.new_tokens < sampling.min_tokens:
-            logits_v[
-                [*self._end_ids, *(token for token in sampling.stop_token_ids if token < len(logits_v))]
-            ] = -torch.inf
-        if sequence.matcher is not None:
-            logits_v.masked_fill_(~sequence.matcher.allowed(), -torch.inf)
-        if logits_v.max() == -torch.inf:
-            raise ValueError("no token may follow: bias, structure and forbidden tokens leave none")
-        return logits_v
-
-
-def _penalise(logits_v: Tensor, sequence: Sequence, sampling: Sampling) -> None:
-    if sampling.repetition_penalty != 1.0:
-        seen = torch.tensor(sorted(set(sequence.tokens)))
-        seen = seen[seen < len(logits_v)]
-        values = logits_v[seen]
-        logits_v[seen] = torch.where(
-            values > 0, values / sampling.repetition_penalty, values * sampling.repetition_penalty
-        )
-    if sequence.counts:
-        ids = list(sequence.counts)
-        times = torch.tensor([float(sequence.counts[token]) for token in ids])
-        logits_v[ids] -= sampling.presence_penalty + sampling.frequency_penalty * times
+        totals, ranks = self._places(logits_bv, rows, tokens)
+        values_bv = logits_bv.numpy()
+        told: list[TokenLogprob] = []
+        for row, token, top, total, rank in zip(rows, tokens, tops, totals, ranks, strict=True):
+            likeliest: tuple[tuple[int, float], ...] = ()
+            if top:
+                best, ids = logits_bv[row].topk(min(top, self._vocabulary))
+                likeliest = tuple(zip(ids.tolist(), (best - total).tolist(), strict=True))
+            told.append(TokenLogprob(token, float(values_bv[row, token] - np.float32(total)), rank, likeliest))
+        return told
 
 
 def _draw_of(sequence: Sequence) -> Draw:
+    if not sequence.is_random:
+        return LIKELIEST
     sampling = sequence.sampling
     return Draw(sequence.source.random(), sampling.temperature, sampling.top_k, sequence.top_p, sampling.min_p)
-
-
-def _is_plain(sequence: Sequence) -> bool:
-    return sequence.sampling.temperature == 0 and not _changes(sequence)
-
-
-def _changes(sequence: Sequence) -> bool:
-    sampling = sequence.sampling
-    return bool(
-        sampling.logit_bias
-        or sampling.repetition_penalty != 1.0
-        or sequence.counts
-        or sampling.forbidden_pairs
-        or sequence.matcher is not None
-        or sequence.new_tokens < sampling.min_tokens
-    )

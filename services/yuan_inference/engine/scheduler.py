@@ -7,6 +7,7 @@ always gets on.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from yuan_inference.engine.blocks import BlockPool
 from yuan_inference.engine.queue import FairQueue
@@ -14,8 +15,7 @@ from yuan_inference.engine.sequence import Sequence
 from yuan_model import BLOCK_TOKENS, blocks_needed
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(NamedTuple):
     """What is computed of one sequence in a step.
 
     Attributes:
@@ -92,11 +92,15 @@ class Scheduler:
         Blocks for all tokens of a turn are held when it is returned; new ones are at the end of `sequence.blocks`.
         """
         self._admit()
-        turns: list[Turn] = []
-        for turn in self._turns():
+        turns = self._turns()
+        preemptions = self.preemptions
+        for turn in turns:
+            sequence = turn.sequence
             # Who has just given its place to an older one has no row.
-            if turn.sequence.row >= 0 and self._hold(turn.sequence, turn.stop):
-                turns.append(turn)
+            if turn.stop > len(sequence.blocks) * BLOCK_TOKENS and sequence.row >= 0:
+                self._hold(sequence, turn.stop)
+        if self.preemptions == preemptions:
+            return turns
         return [turn for turn in turns if turn.sequence.row >= 0]
 
     def remove(self, sequence: Sequence) -> None:
@@ -181,23 +185,23 @@ class Scheduler:
             left -= share
         turns: list[Turn] = []
         for sequence in self.running:
-            pending = sequence.pending
-            share = shares.get(id(sequence), 0) if pending > 1 else pending
-            if share <= 0:
-                continue
-            stop = sequence.held + share
-            completes = share == pending
-            guesses: tuple[int, ...] = ()
-            if completes and pending == 1 and self.limits.guesses:
-                guesses = sequence.guess(self.limits.guesses)
-            outputs = share if sequence.scores_prompt else int(completes)
-            turns.append(Turn(sequence, sequence.held, stop + len(guesses), outputs + len(guesses), guesses))
+            held, length = sequence.held, len(sequence.tokens)
+            pending = length - held
+            if pending > 1:
+                share = shares[id(sequence)]
+                if share <= 0:
+                    continue
+                outputs = share if sequence.scores_prompt else int(share == pending)
+                turns.append(Turn(sequence, held, held + share, outputs))
+            elif pending:
+                guesses = sequence.guess(self.limits.guesses) if self.limits.guesses else ()
+                turns.append(Turn(sequence, held, length + len(guesses), 1 + len(guesses), guesses))
         return turns
 
     # --- what they hold -----------------------------------------------------------------------------------------
 
-    def _hold(self, sequence: Sequence, tokens: int) -> bool:
-        """Gets blocks for that many tokens; False if the sequence itself had to give its own back."""
+    def _hold(self, sequence: Sequence, tokens: int) -> None:
+        """Gets blocks for that many tokens, unless the sequence itself has to give its own back."""
         while len(sequence.blocks) * BLOCK_TOKENS < tokens:
             if self.blocks.available:
                 sequence.blocks.append(self.blocks.take())
@@ -205,8 +209,7 @@ class Scheduler:
             least = self._least()
             self._preempt(least)
             if least is sequence:
-                return False
-        return True
+                return
 
     def _least(self) -> Sequence:
         """Returns who gives way first: lowest priority, then the youngest request, then its last branch."""

@@ -1,11 +1,11 @@
 """One continuation on its way through the engine; only the engine's thread touches it."""
 
 import random
-from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from yuan_corpus import Tokenizer
+from yuan_inference.engine.changes import LogitChanges
 from yuan_inference.engine.lookup import PromptLookup
 from yuan_inference.engine.request import FinishReason, Output, Sampling, TokenLogprob
 from yuan_inference.engine.structure import Matcher
@@ -19,6 +19,7 @@ class Sequence:
 
     Attributes:
         task: the request that it belongs to.
+        sampling: how its tokens are drawn.
         index: which of the request's continuations.
         tokens: prompt and new tokens; the last `len(tokens) - held` of them are still to be computed.
         prompt_length: how many of them are the prompt's.
@@ -32,7 +33,8 @@ class Sequence:
         registered: tokens whose full blocks are known to the prefix cache.
         row: of the cache; -1 while it waits.
         top_p: at the next token; it may decay.
-        counts: how often each token is in the text, where a penalty asks for that.
+        changes: what it changes in its logits; None: nothing.
+        is_random: its tokens are drawn, not the likeliest taken.
         score: log-probability of the new tokens, where somebody asks for it.
         last_token: monotonic seconds of the last token; 0 before the first.
         candidates: where a search waits for its other branches: (log-probability, token, what is told of it).
@@ -46,6 +48,7 @@ class Sequence:
     source: random.Random
     matcher: Matcher | None = None
     adapter: int = -1
+    sampling: Sampling = field(init=False)
     prompt_length: int = field(init=False)
     held: int = 0
     blocks: list[int] = field(default_factory=list[int])
@@ -53,7 +56,8 @@ class Sequence:
     registered: int = 0
     row: int = -1
     top_p: float = field(init=False)
-    counts: Counter[int] | None = None
+    changes: LogitChanges | None = None
+    is_random: bool = field(init=False)
     score: float = 0.0
     last_token: float = 0.0
     candidates: list[tuple[float, int, TokenLogprob]] | None = None
@@ -62,11 +66,12 @@ class Sequence:
     lookup: PromptLookup | None = None
 
     def __post_init__(self) -> None:
-        sampling = self.sampling
-        self.prompt_length = len(self.task.request.prompt_ids)
-        self.top_p = sampling.top_p
-        if sampling.presence_penalty or sampling.frequency_penalty:
-            self.counts = Counter()
+        request = self.task.request
+        self.sampling = request.sampling
+        self.prompt_length = len(request.prompt_ids)
+        self.top_p = self.sampling.top_p
+        self.is_random = self.sampling.temperature > 0
+        self.changes = LogitChanges.of(self.sampling, request.prompt_ids)
 
     @classmethod
     def begin(cls, task: Task, index: int, tokenizer: Tokenizer, adapter: int, matcher: Matcher | None) -> "Sequence":
@@ -89,7 +94,7 @@ class Sequence:
         """Returns a continuation that goes on from here by another token than this one."""
         other = self.sibling(self.index)
         other.tokens = list(self.tokens)
-        other.counts = None if self.counts is None else Counter(self.counts)
+        other.changes = None if self.changes is None else self.changes.copy()
         other.told = list(self.told)
         other.go_on(token, score, told)
         return other
@@ -100,15 +105,10 @@ class Sequence:
         self.score = score
         self.told.append(told)
         self.candidates = None
-        if self.counts is not None:
-            self.counts[token] += 1
+        if self.changes is not None:
+            self.changes.take(token)
         if self.matcher is not None:
             self.matcher.take(token, ends=False)
-
-    @property
-    def sampling(self) -> Sampling:
-        """How it is drawn."""
-        return self.task.request.sampling
 
     @property
     def pending(self) -> int:
@@ -119,6 +119,16 @@ class Sequence:
     def new_tokens(self) -> int:
         """Tokens drawn so far."""
         return len(self.tokens) - self.prompt_length
+
+    @property
+    def is_early(self) -> bool:
+        """Whether nothing may end it yet."""
+        return len(self.tokens) - self.prompt_length < self.sampling.min_tokens
+
+    @property
+    def changes_logits(self) -> bool:
+        """Whether its next token is not drawn from the logits as they are."""
+        return self.changes is not None or self.matcher is not None or self.is_early
 
     @property
     def scores_prompt(self) -> bool:
@@ -133,30 +143,32 @@ class Sequence:
         self.lookup = self.lookup or PromptLookup()
         return self.lookup.guess(self.tokens, min(count, room))
 
-    def take(self, token: int, end_ids: Collection[int]) -> tuple[str, tuple[int, ...], FinishReason | None]:
-        """Takes a drawn token and returns the text and tokens that it adds, with the reason if it is the last."""
+    def take(self, token: int, end_ids: Collection[int]) -> Output:
+        """Takes a drawn token and returns what is told of it: text and tokens, with the reason if it is the last."""
         sampling = self.sampling
         if self.matcher is not None and not self.matcher.take(token, token in end_ids):
             raise ValueError(f"token {token} is none that the structure allows")
-        early = self.new_tokens < sampling.min_tokens
+        early = self.is_early
         ends = token in end_ids and (self.matcher is not None or not sampling.ignore_eos)
         if (ends or token in sampling.stop_token_ids) and not early:
-            return self.text.finish(), (), FinishReason.stop
+            return self.output(self.text.finish(), (), FinishReason.stop)
         self.tokens.append(token)
-        if self.counts is not None:
-            self.counts[token] += 1
+        if self.changes is not None:
+            self.changes.take(token)
         if sampling.top_p_decay:
             self.top_p = max(self.top_p * sampling.top_p_decay, sampling.top_p_bound)
+        new_tokens = self.new_tokens
         # Before min_tokens a stop string ends nothing.
-        text = self.text.push(token, stops=self.new_tokens >= sampling.min_tokens)
+        text = self.text.push(token, stops=new_tokens >= sampling.min_tokens)
+        reason: FinishReason | None = None
         if self.text.stopped_by:
-            return text, (token,), FinishReason.stop
-        if self.matcher is not None and self.matcher.complete:
-            return text + self.text.finish(), (token,), FinishReason.stop
-        if self.new_tokens == sampling.max_tokens:
+            reason = FinishReason.stop
+        elif self.matcher is not None and self.matcher.complete:
+            text, reason = text + self.text.finish(), FinishReason.stop
+        elif new_tokens == sampling.max_tokens:
             text += self.text.finish()
-            return text, (token,), FinishReason.stop if self.text.stopped_by else FinishReason.length
-        return text, (token,), None
+            reason = FinishReason.stop if self.text.stopped_by else FinishReason.length
+        return self.output(text, (token,), reason)
 
     def output(self, text: str, tokens: tuple[int, ...], reason: FinishReason | None) -> Output:
         """Returns what is told of it."""

