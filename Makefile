@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: help install demo test test-slow lint types protos protos-check protos-lint lock bench clean image compose-secrets compose-up compose-down
+.PHONY: help install demo test test-slow lint types protos protos-check protos-lint lock audit bench clean image compose-secrets compose-up compose-down
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*## /\t/' | expand -t 18
 install: .venv/installed  ## .venv with everything that this machine can use, and `yuan` in it
@@ -27,6 +27,8 @@ protos-lint:     ## style of protos/ (buf, where npm is there)
 	@bash deploy/protos.sh lint
 lock: install    ## writes requirements.lock anew from what .venv holds
 	@bash deploy/lock.sh
+audit: install   ## known vulnerabilities of what requirements.lock pins (pip-audit, OSV)
+	@$(BIN)/python deploy/audit.py
 bench: install   ## benchmarks, each a ratio against a named peer
 	@for file in benchmarks/*.py; do $(BIN)/python $$file; done
 image:           ## yuan-stack: one image with everything (BUILD_OPTIONS: more for docker build)

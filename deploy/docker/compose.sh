@@ -4,10 +4,13 @@
 #   deploy/docker/compose.sh up             secrets, images, all containers; waits until they are healthy
 #   deploy/docker/compose.sh down           ends them; `down --volumes` removes what they kept, too
 #   deploy/docker/compose.sh ANYTHING …     that command of Compose
+# COMPOSE_PROFILES=gpu,monitoring: what else, or instead (docker-compose.yml's head).
 # YUAN_BUILD_NETWORK=host builds on the host's network (deploy/docker/host-network.override.yml).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export YUAN_SECRETS=${YUAN_SECRETS:-./deploy/docker/secrets}
+export YUAN_CPUS=${YUAN_CPUS:-$(nproc)}
+export COMPOSE_PROFILES=${COMPOSE_PROFILES:-cpu}
 
 compose() {
   local files=(-f docker-compose.yml)
@@ -27,14 +30,23 @@ make_secrets() { # random, readable by this user alone; kept, since the volumes 
   (
     umask 077
     random() { head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n'; }
-    [[ -s "$YUAN_SECRETS/token" ]] || random > "$YUAN_SECRETS/token"
-    [[ -s "$YUAN_SECRETS/postgres.env" ]] || echo "POSTGRES_PASSWORD=$(random)" > "$YUAN_SECRETS/postgres.env"
+    # Up to version 0.1 the database's password was in a file of variables: its volume remembers that one.
+    if [[ -s "$YUAN_SECRETS/postgres.env" && ! -s "$YUAN_SECRETS/postgres-password" ]]; then
+      sed -n 's/^POSTGRES_PASSWORD=//p' "$YUAN_SECRETS/postgres.env" > "$YUAN_SECRETS/postgres-password"
+    fi
+    for name in token prometheus postgres-password redis-password grafana-password; do
+      [[ -s "$YUAN_SECRETS/$name" ]] || random > "$YUAN_SECRETS/$name"
+    done
   )
 }
 
 wait_until_healthy() { # wait_until_healthy SECONDS
   local end=$((SECONDS + $1)) service id health
-  for service in data trainer converter sandbox evaluator inference gateway; do
+  local services=(data trainer converter sandbox evaluator gateway)
+  [[ ,$COMPOSE_PROFILES, == *,cpu,* ]] && services+=(inference)
+  [[ ,$COMPOSE_PROFILES, == *,gpu,* ]] && services+=(inference-gpu)
+  [[ ,$COMPOSE_PROFILES, == *,monitoring,* ]] && services+=(prometheus grafana)
+  for service in "${services[@]}"; do
     while true; do
       id=$(compose ps -q "$service" 2>/dev/null | head -n 1)
       health=$(docker inspect --format '{{.State.Health.Status}}' "$id" 2>/dev/null || echo missing)
@@ -57,7 +69,7 @@ case ${1:-} in
     compose up --detach "$@"
     wait_until_healthy 300
     echo "compose: the stack is up; next: yuan -f configs/clusters/compose.yaml submit configs/pipelines/demo.yaml --watch" ;;
-  "" | -h | --help) sed -n '2,8s/^# //p' "$0" ;;
+  "" | -h | --help) sed -n '2,9s/^# //p' "$0" ;;
   *)
     # Compose reads the whole file for any command, so the file that it names must be there.
     make_secrets

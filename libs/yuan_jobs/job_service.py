@@ -29,6 +29,7 @@ from yuan_jobs.resuming import topologies_of
 from yuan_jobs.schedules import NoSuchSchedule, put_schedule, remove_schedule, schedules
 from yuan_jobs.states import JobState
 from yuan_jobs.submission import LONGEST_KEY, IdempotencyConflict, submit
+from yuan_jobs.urls import check_urls
 from yuan_jobs.watching import Logged, Watched
 from yuan_manifest import SERVICE_OF_KIND, ClusterManifest, Kind
 from yuan_manifest.schema import as_plain
@@ -113,6 +114,7 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         check_order(parts)
         check_artifacts(parts, self._store)
         check_webhooks(request, self.context.manifest.cluster.security.webhook_hosts)
+        check_urls(parts, self.context.manifest.cluster)
         record, reused = submit(self._registry, request, force=message.force, idempotency_key=message.idempotency_key)
         return jobs_pb2.SubmitResponse(job=job_message(record), reused=reused)
 
@@ -259,6 +261,7 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
             asked = self._request(request)
             check_order(parts_of(asked))
             check_webhooks(asked, self.context.manifest.cluster.security.webhook_hosts)
+            check_urls(parts_of(asked), self.context.manifest.cluster)
             return jobs_pb2.PutScheduleResponse(schedule=schedule_message(put_schedule(self._registry, asked)))
 
         return await asyncio.to_thread(put)

@@ -15,12 +15,13 @@ from typing import Any
 from yuan_jobs.arguments import cluster_of
 from yuan_jobs.artifacts import ArtifactStore
 from yuan_jobs.context import Work
+from yuan_jobs.gauges import JobGauges
 from yuan_jobs.home import Home
 from yuan_jobs.job_service import ENDLESS, TRANSLATIONS, job_service
 from yuan_jobs.registry import Registry
 from yuan_jobs.teaching_service import TRANSLATIONS as TEACHING_TRANSLATIONS
 from yuan_jobs.teaching_service import teaching_service
-from yuan_manifest import ClusterManifest, Kind
+from yuan_manifest import ClusterManifest, Kind, device_count
 from yuan_rpc import Mount, RpcServer, server_of
 from yuan_rpc.tracing import OFF, Tracing
 
@@ -122,6 +123,8 @@ async def _serve(
             servicers.append(job_service(context, list(works)))
             servicers.append(teaching_service(context.registry))
             endless.extend(ENDLESS)
+            devices = device_count(context.manifest.topology)
+            context.on_ready.append(lambda server: server.registry.register(JobGauges(context.registry, devices)))
             context.on_ready.append(lambda server: _start_reconciler(context))
         server = server_of(
             context.service,

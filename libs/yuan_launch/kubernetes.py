@@ -16,6 +16,7 @@ from yuan_manifest.schema import KubernetesSection
 
 API = "trainer.kubeflow.org/v1alpha1"
 _INDEX = "YUAN_HOST_INDEX"
+_TEMPORARY = "/tmp"  # noqa: S108
 
 
 def kubernetes_name(job: str, suffix: str) -> str:
@@ -70,9 +71,19 @@ def _replicated_job(agents: Agents, section: KubernetesSection, home: str, name:
                 "template": {
                     "spec": {
                         "restartPolicy": "Never",
+                        "automountServiceAccountToken": False,
+                        "securityContext": {
+                            "runAsNonRoot": True,
+                            "runAsUser": section.user,
+                            "runAsGroup": section.user,
+                            "fsGroup": section.user,
+                            "fsGroupChangePolicy": "OnRootMismatch",
+                            "seccompProfile": {"type": "RuntimeDefault"},
+                        },
                         "containers": [_container(agents, section, home, name)],
                         "volumes": [
                             {"name": "home", "persistentVolumeClaim": {"claimName": section.claim}},
+                            {"name": "temporary", "emptyDir": {}},
                             # Ranks of a pod hand each other tensors there; a container has 64 MB of it by default.
                             {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
                         ],
@@ -90,9 +101,21 @@ def _container(agents: Agents, section: KubernetesSection, home: str, name: str)
         "name": "node",
         "image": section.image,
         "command": ["python", "-m", MODULE, *agents.arguments(_INDEX, first)],
-        "env": [{"name": _INDEX, "valueFrom": {"fieldRef": {"fieldPath": index}}}],
+        "env": [
+            {"name": _INDEX, "valueFrom": {"fieldRef": {"fieldPath": index}}},
+            {"name": "HOME", "value": _TEMPORARY},
+        ],
         "ports": [{"containerPort": agents.port, "protocol": "TCP"}],
-        "volumeMounts": [{"name": "home", "mountPath": home}, {"name": "shared-memory", "mountPath": "/dev/shm"}],  # noqa: S108
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": "home", "mountPath": home},
+            {"name": "temporary", "mountPath": _TEMPORARY},
+            {"name": "shared-memory", "mountPath": "/dev/shm"},  # noqa: S108
+        ],
     }
     if agents.cuda and section.device_resource is not None:
         container["resources"] = {"limits": {section.device_resource: agents.devices}}

@@ -476,6 +476,8 @@ def _kubernetes(section: schema.KubernetesSection) -> Iterator[Problem]:
     if section.device_resource is not None and not _RESOURCE.fullmatch(section.device_resource):
         problem = f"expected a resource like nvidia.com/gpu, or null, found {shown(section.device_resource)}"
         yield "device_resource", problem
+    if not 1 <= section.user < 1 << 31:
+        yield "user", f"expected the number of a user other than root, found {section.user}"
 
 
 def _nodes(nodes: schema.Nodes) -> Iterator[Problem]:
@@ -536,6 +538,10 @@ def _cluster(cluster: schema.Cluster) -> Iterator[Problem]:
             "broker",
             f"expected embedded or a URL like redis://HOST:6379/0, found {_without_password(cluster.broker)}",
         )
+    if cluster.broker_password_file is not None and (cluster.broker == "embedded" or "@" in cluster.broker):
+        embedded = cluster.broker == "embedded"
+        holder = "an embedded broker makes its own" if embedded else "cluster.broker has one already"
+        yield "broker_password_file", f"{holder}; expected null"
     shortest = 3  # a lease is renewed every quarter of it, over a database that may be busy for a second
     if cluster.lease_seconds < shortest:
         yield "lease_seconds", f"expected at least {shortest}, found {cluster.lease_seconds}"
@@ -593,7 +599,7 @@ def _service(section: schema.ServiceSection) -> Iterator[Problem]:
         port = getattr(section, name)
         if port is not None and not 1 <= port <= 65535:
             yield name, f"expected 1 to 65535, found {port}"
-    for name in ("host", "bind"):
+    for name in ("host", "bind", "metrics_bind"):
         value = getattr(section, name)
         if value is not None and not re.fullmatch(r"[A-Za-z0-9_.:%-]+", value):
             yield name, f"expected the name or address of a host, found {shown(value)}"
@@ -602,6 +608,9 @@ def _service(section: schema.ServiceSection) -> Iterator[Problem]:
 
 def _security(section: schema.SecuritySection) -> Iterator[Problem]:
     yield from rules.some_text(section, "token_file", "tokens")
+    for index, url in enumerate(section.urls):
+        if not re.fullmatch(r"[a-z][a-z0-9+]*://[^/\s@\\]+(/[^\s\\]*)?", url):
+            yield ("urls", index), f"expected a URL like s3://bucket/folder, found {shown(url)}"
     files = {section.token_file: "token_file"}
     if files.setdefault(section.tokens, "tokens") != "tokens":
         yield "tokens", "is cluster.security.token_file already; expected a file of its own"

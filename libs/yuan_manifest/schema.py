@@ -248,12 +248,14 @@ class KubernetesSection:
         image: with Yuan Stack in it.
         claim: persistent volume claim that every pod mounts at `cluster.home`.
         device_resource: resource name of a device; null: none asked for.
+        user: number of the user and group that ranks run as, never 0; 10001 is that of our images.
     """
 
     namespace: str = "default"
     image: str = "yuan-stack"
     claim: str = MISSING
     device_resource: str | None = "nvidia.com/gpu"
+    user: int = 10001
 
 
 @dataclass
@@ -288,7 +290,8 @@ class ServiceSection:
         bind: address that its server listens on; null: `host`.
         port: of its gRPC server; of the gateway's HTTP server.
         workers: worker processes, each doing one job at a time. The inference service and the gateway have none.
-        metrics_port: of Prometheus metrics on loopback; null: none.
+        metrics_port: of Prometheus metrics (`http://HOST:PORT/metrics`); null: none.
+        metrics_bind: address that they are served on; beyond loopback they ask for a token, a tenant's or the stack's.
     """
 
     host: str = "127.0.0.1"
@@ -296,6 +299,7 @@ class ServiceSection:
     port: int = MISSING
     workers: int = 1
     metrics_port: int | None = None
+    metrics_bind: str = "127.0.0.1"
 
 
 @dataclass
@@ -399,6 +403,8 @@ class SecuritySection:
         plaintext: allow ports off the loopback interface without tls (inside a private container network).
         tenants: further callers, by name, each with a token file.
         audit: the log of who did what.
+        urls: what submitted jobs may read and write besides files and the cluster's own store: URLs, and what is below
+            them (`s3://corpora/`, `https://data.example.org/sets`); none: nothing.
         webhook_hosts: hosts that `scheduling.notify` may name (`hooks.example.org`, `*.example.org`); none: nobody is
             told.
     """
@@ -409,6 +415,7 @@ class SecuritySection:
     plaintext: bool = False
     tenants: dict[str, TenantSection] = field(default_factory=dict[str, TenantSection])
     audit: AuditSection = field(default_factory=AuditSection)
+    urls: list[str] = field(default_factory=list[str])
     webhook_hosts: list[str] = field(default_factory=list[str])
 
 
@@ -448,6 +455,7 @@ class Cluster:
         home: folder of registry, run states and logs, seen by every service.
         registry: SQLAlchemy URL of the registry: SQLite, or `postgresql+psycopg://…`.
         broker: `embedded` (a Valkey that `yuan up` starts), or a `redis://` URL.
+        broker_password_file: file with the password of that URL's user, readable by its owner alone; null: none.
         store: fsspec URL or folder of artifacts.
         services: of the stack.
         security: who may call.
@@ -459,6 +467,7 @@ class Cluster:
     home: str = "${oc.env:YUAN_HOME,'~/.yuan'}"
     registry: str = "sqlite:///${cluster.home}/registry.db"
     broker: str = "embedded"
+    broker_password_file: str | None = None
     store: str = "${cluster.home}/store"
     services: Services = field(default_factory=Services)
     security: SecuritySection = field(default_factory=SecuritySection)

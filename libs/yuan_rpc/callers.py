@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from yuan_events import InputError
@@ -17,7 +18,7 @@ from yuan_rpc.access import may
 from yuan_rpc.errors import PermissionDenied, Unauthenticated
 from yuan_rpc.security import Security, is_bearer, read_token, read_tokens
 from yuan_rpc.tokens import IssuedToken, digest_of, read_issued
-from yuan_rpc.watched import WatchedFile
+from yuan_rpc.watched import Watched
 
 OWNER_NAME = "owner"
 """How the owner of the stack's own token is called in messages and in the audit log."""
@@ -119,9 +120,17 @@ class Callers:
         """
         self._server = server
         self._now = now
-        self._own = None if security.token_file is None else WatchedFile(security.token_file, read_tokens)
-        self._tenants = [(WatchedFile(tenant.token_file, read_tokens), tenant) for tenant in tenants]
-        self._issued = None if security.tokens is None else WatchedFile(security.tokens, read_issued)
+        self._own = (
+            None
+            if security.token_file is None
+            else Watched(partial(read_tokens, security.token_file), security.token_file)
+        )
+        self._tenants = [
+            (Watched(partial(read_tokens, tenant.token_file), tenant.token_file), tenant) for tenant in tenants
+        ]
+        self._issued = (
+            None if security.tokens is None else Watched(partial(read_issued, security.tokens), security.tokens)
+        )
         taken = {} if security.token_file is None else {read_token(security.token_file): "cluster.security.token_file"}
         for tenant in tenants:
             holder = taken.setdefault(read_token(tenant.token_file), f"tenant {tenant.caller.name}")

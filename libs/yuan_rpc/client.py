@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -22,6 +23,7 @@ from yuan_rpc.options import COMMON_OPTIONS
 from yuan_rpc.policy import SECONDS, UNARY_SECONDS, service_config
 from yuan_rpc.security import TOKEN_KEY, Security, bearer, channel_credentials
 from yuan_rpc.version import TIME_KEY, VERSION, VERSION_KEY, check_version
+from yuan_rpc.watched import Watched
 
 _StubT = TypeVar("_StubT")
 
@@ -82,7 +84,8 @@ class Connection:
         self.address = join_address(host, port)
         self._token_file = str(security.token_file) if security.token_file else None
         self._timeout = timeout
-        self._credentials = channel_credentials(security.tls) if security.tls else None
+        tls = security.tls
+        self._credentials = None if tls is None else tls.watched(partial(channel_credentials, tls))
         self._options = [
             *COMMON_OPTIONS,
             ("grpc.service_config", service_config()),
@@ -96,8 +99,12 @@ class Connection:
             ("grpc.enable_http_proxy", 0),
         ]
         self._has_answered = False
-        self._sync: grpc.Channel | None = None
-        self._async: aio.Channel | None = None
+        self._sync = _Channels(
+            grpc.secure_channel, grpc.insecure_channel, self.address, self._credentials, self._options
+        )
+        self._async = _Channels(
+            aio.secure_channel, aio.insecure_channel, self.address, self._credentials, self._options
+        )
 
     @property
     def server(self) -> str:
@@ -110,12 +117,7 @@ class Connection:
         Args:
             make: the generated class, `jobs_pb2_grpc.JobServiceStub`.
         """
-        if self._sync is None:
-            self._sync = (
-                grpc.secure_channel(self.address, self._credentials, self._options)
-                if self._credentials
-                else grpc.insecure_channel(self.address, self._options)
-            )
+        self._sync.open()
         return make(cast("grpc.Channel", _Calls(self._sync, self._metadata, self._timeout)))
 
     def aio_stub(self, make: Callable[[aio.Channel], _StubT]) -> _StubT:
@@ -124,12 +126,7 @@ class Connection:
         Args:
             make: the generated class, `jobs_pb2_grpc.JobServiceStub`.
         """
-        if self._async is None:
-            self._async = (
-                aio.secure_channel(self.address, self._credentials, self._options)
-                if self._credentials
-                else aio.insecure_channel(self.address, self._options)
-            )
+        self._async.open()
         return make(cast("aio.Channel", _Calls(self._async, self._metadata, self._timeout)))
 
     def _metadata(self) -> list[tuple[str, str]]:
@@ -250,16 +247,14 @@ class Connection:
 
     def close(self) -> None:
         """Closes what sync stubs use; running calls end."""
-        if self._sync is not None:
-            self._sync.close()
-            self._sync = None
+        for channel in self._sync.take():
+            channel.close()
 
     async def aclose(self) -> None:
         """Closes what async and sync stubs use; running calls end."""
         self.close()
-        if self._async is not None:
-            await self._async.close()
-            self._async = None
+        for channel in self._async.take():
+            await channel.close()
 
     def __enter__(self) -> Self:
         return self
@@ -278,6 +273,46 @@ class Connection:
         await self.aclose()
 
 
+class _Channels:
+    """The channel of a connection; another one as soon as files of TLS have changed, so that what they say holds.
+
+    The one before is closed with the connection: calls still run on it.
+    """
+
+    def __init__(
+        self,
+        secure: Callable[..., Any],
+        insecure: Callable[..., Any],
+        address: str,
+        credentials: "Watched[grpc.ChannelCredentials] | None",
+        options: Sequence[tuple[str, Any]],
+    ) -> None:
+        self._secure, self._insecure = secure, insecure
+        self._address, self._options = address, options
+        self._credentials = credentials
+        self._used: grpc.ChannelCredentials | None = None
+        self._opened: list[Any] = []
+
+    def open(self) -> Any:
+        """Returns the channel, opened if need be."""
+        if self._credentials is None:
+            if not self._opened:
+                self._opened.append(self._insecure(self._address, self._options))
+        elif not self._opened or self._credentials.get() is not self._used:
+            self._used = self._credentials.get()
+            self._opened.append(self._secure(self._address, self._used, self._options))
+        return self._opened[-1]
+
+    def current(self) -> Any:
+        """Returns the channel as `open`; None once it has been closed: who calls on is told so by gRPC."""
+        return self.open() if self._opened else None
+
+    def take(self) -> list[Any]:
+        """Returns all that were opened, to be closed."""
+        taken, self._opened = self._opened, []
+        return taken
+
+
 @dataclass(frozen=True)
 class _Calls:
     """As much of a channel as generated stubs use, each call with our metadata and a deadline.
@@ -285,41 +320,56 @@ class _Calls:
     In place of interceptors: of those there are eight kinds, and those of async streams end calls differently.
     """
 
-    channel: Any
+    channels: _Channels
     metadata: _Metadata
     timeout: float
 
     def unary_unary(self, method: str, *arguments: Any, **options: Any) -> "_Call":
         timeout = SECONDS.get(method, self.timeout)
-        return _Call(self.channel.unary_unary(method, *arguments, **options), self.metadata, timeout)
+        return self._call("unary_unary", timeout, method, *arguments, **options)
 
     def unary_stream(self, method: str, *arguments: Any, **options: Any) -> "_Call":
-        return _Call(self.channel.unary_stream(method, *arguments, **options), self.metadata, None)
+        return self._call("unary_stream", None, method, *arguments, **options)
 
     def stream_unary(self, method: str, *arguments: Any, **options: Any) -> "_Call":
-        return _Call(self.channel.stream_unary(method, *arguments, **options), self.metadata, None)
+        return self._call("stream_unary", None, method, *arguments, **options)
 
     def stream_stream(self, method: str, *arguments: Any, **options: Any) -> "_Call":
-        return _Call(self.channel.stream_stream(method, *arguments, **options), self.metadata, None)
+        return self._call("stream_stream", None, method, *arguments, **options)
+
+    def _call(self, kind: str, timeout: float | None, *arguments: Any, **options: Any) -> "_Call":
+        return _Call(
+            self.channels, lambda channel: getattr(channel, kind)(*arguments, **options), self.metadata, timeout
+        )
 
 
-@dataclass(frozen=True)
 class _Call:
     """One method of a stub; `timeout` is what holds unless a call names its own, None: no deadline."""
 
-    inner: Any
-    metadata: _Metadata
-    timeout: float | None
+    def __init__(
+        self, channels: _Channels, make: Callable[[Any], Any], metadata: _Metadata, timeout: float | None
+    ) -> None:
+        self._channels, self._make = channels, make
+        self._metadata, self._timeout = metadata, timeout
+        channel = channels.open()
+        self._made: tuple[Any, Any] = (channel, make(channel))
+
+    @property
+    def _inner(self) -> Any:
+        channel = self._channels.current()
+        if channel is not None and channel is not self._made[0]:
+            self._made = (channel, self._make(channel))
+        return self._made[1]
 
     def __call__(self, request: Any = None, **options: Any) -> Any:
-        return self.inner(request, **self._options(options))
+        return self._inner(request, **self._options(options))
 
     def with_call(self, request: Any, **options: Any) -> Any:
-        return self.inner.with_call(request, **self._options(options))
+        return self._inner.with_call(request, **self._options(options))
 
     def future(self, request: Any, **options: Any) -> Any:
-        return self.inner.future(request, **self._options(options))
+        return self._inner.future(request, **self._options(options))
 
     def _options(self, options: dict[str, Any]) -> dict[str, Any]:
         own = options.get("metadata") or ()
-        return {"timeout": self.timeout, **options, "metadata": (*self.metadata(), *own)}
+        return {"timeout": self._timeout, **options, "metadata": (*self._metadata(), *own)}

@@ -129,6 +129,7 @@ def server_of(
         security_of(cluster.security),
         servicers,
         metrics_port=section.metrics_port,
+        metrics_bind=section.metrics_bind,
         drain_seconds=drain_seconds,
         translations=translations,
         end_at_drain=end_at_drain,

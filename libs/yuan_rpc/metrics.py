@@ -1,4 +1,4 @@
-"""Prometheus metrics of a server's calls, and the loopback page that serves them.
+"""Prometheus metrics of a server's calls; `metrics_page.py` shows them.
 
 A service adds its own to `registry`. No metric carries what a call is about.
 """
@@ -7,12 +7,9 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from wsgiref.simple_server import WSGIServer
 
 import grpc
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
-
-from yuan_rpc.addresses import check_port
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
@@ -57,31 +54,3 @@ class CallMetrics:
             finally:
                 self._handled.labels(service, name, outcome.code.name).inc()
                 self._seconds.labels(service, name).observe(time.monotonic() - start)
-
-
-class MetricsPage:
-    """`http://127.0.0.1:PORT/metrics`, served by a thread of its own."""
-
-    def __init__(self, registry: CollectorRegistry, service: str, port: int) -> None:
-        """Starts to serve.
-
-        Args:
-            registry: what is shown.
-            service: whose metrics they are, for messages.
-            port: on 127.0.0.1; 0: any free one.
-
-        Raises:
-            InputError: if the port is taken.
-        """
-        if port:
-            key = f"cluster.services.{service}.metrics_port"
-            check_port("127.0.0.1", port, service=f"metrics of {service}", port_key=key, bind_key=key)
-        self._server: WSGIServer
-        self._server, self._thread = start_http_server(port, addr="127.0.0.1", registry=registry)
-        self.port = self._server.server_port
-
-    def close(self) -> None:
-        """Ends the thread and frees the port."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()

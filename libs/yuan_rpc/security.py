@@ -11,14 +11,18 @@ import secrets
 import ssl
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
+from typing import TypeVar, cast
 
 import grpc
 
 from yuan_events import InputError
 from yuan_rpc.addresses import is_loopback
-from yuan_rpc.watched import WatchedFile
+from yuan_rpc.watched import Watched
+
+_T = TypeVar("_T")
 
 TOKEN_KEY = "authorization"  # noqa: S105
 """Metadata key of the token: `Bearer …`."""
@@ -43,6 +47,10 @@ class Tls:
     client_authority: Path | None = None
     client_certificate: Path | None = None
     client_key: Path | None = None
+
+    def watched(self, read: Callable[[], _T]) -> Watched[_T]:
+        """Returns what `read` makes of these files, made anew when one of them has changed."""
+        return Watched(read, *(getattr(self, field.name) for field in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,8 @@ class Security:
         Raises:
             InputError: see `read_token`; only here, not when it is asked.
         """
-        return (lambda: None) if self.token_file is None else WatchedFile(self.token_file, read_token).get
+        file = self.token_file
+        return (lambda: None) if file is None else Watched(partial(read_token, file), file).get
 
     def check_server(self, service: str, bind: str) -> None:
         """Refuses to listen beyond loopback without protection.
@@ -173,6 +182,29 @@ def read_tokens(path: Path) -> tuple[str, ...]:
     return tokens
 
 
+def read_secret(path: Path, key: str) -> str:
+    """Reads a file that holds one secret word, a password.
+
+    Args:
+        path: of the file.
+        key: the manifest's that names it, for messages.
+
+    Raises:
+        InputError: if it is missing or empty, or others than its owner can read it.
+    """
+    try:
+        mode = path.stat().st_mode
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = (getattr(error, "strerror", None) or "it is no text").lower()
+        raise InputError(f"{path}: cannot read this secret: {reason}; see {key}") from error
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise InputError(f"{path}: others can read this secret (mode {mode & 0o777:04o}); run: chmod 600 {path}")
+    if not text or len(text.split()) != 1:
+        raise InputError(f"{path}: expected one word; see {key}")
+    return text
+
+
 def bearer(token: str) -> str:
     """Returns the metadata value of a token."""
     return f"Bearer {token}"
@@ -187,12 +219,30 @@ def is_bearer(value: str | bytes, token: str) -> bool:
 def server_credentials(tls: Tls) -> grpc.ServerCredentials:
     """Returns a server's TLS; with `client_authority`, clients must show a certificate signed by it.
 
+    Files that are replaced hold from the next connection on.
+
     Raises:
         InputError: naming the file that is missing or wrong, and its key.
     """
-    certificate, key = _identity(tls.certificate, tls.key, "")
-    authority = _authority(tls.client_authority)
-    return grpc.ssl_server_credentials([(key, certificate)], authority, require_client_auth=authority is not None)
+
+    def read() -> grpc.ServerCertificateConfiguration:
+        certificate, key = _identity(tls.certificate, tls.key, "")
+        return grpc.ssl_server_certificate_configuration([(key, certificate)], _authority(tls.client_authority))
+
+    watched = tls.watched(read)
+    used = first = watched.get()
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal used
+        before, used = used, watched.get()
+        return None if used is before else used
+
+    # gRPC takes None for "as before"; its type stubs do not know.
+    return grpc.dynamic_ssl_server_credentials(
+        first,
+        cast("Callable[[], grpc.ServerCertificateConfiguration]", fetch),
+        require_client_authentication=tls.client_authority is not None,
+    )
 
 
 def channel_credentials(tls: Tls) -> grpc.ChannelCredentials:

@@ -24,7 +24,8 @@ from yuan_rpc.audit import AuditLog
 from yuan_rpc.callers import Callers, Tenant
 from yuan_rpc.errors import Translations
 from yuan_rpc.interceptor import CallGuard
-from yuan_rpc.metrics import CallMetrics, MetricsPage
+from yuan_rpc.metrics import CallMetrics
+from yuan_rpc.metrics_page import LOOPBACK, MetricsPage
 from yuan_rpc.options import SERVER_OPTIONS
 from yuan_rpc.security import Security, server_credentials
 from yuan_rpc.tracing import OFF, Tracing
@@ -70,6 +71,7 @@ class RpcServer:
         servicers: Iterable[Mount | tuple[Callable[[Any, Any], None], object, str]],
         *,
         metrics_port: int | None = None,
+        metrics_bind: str = LOOPBACK,
         drain_seconds: float = 30.0,
         translations: Translations | None = None,
         end_at_drain: Sequence[str] = (),
@@ -85,7 +87,8 @@ class RpcServer:
             port: 0: any free one.
             security: what callers must bring.
             servicers: what is served.
-            metrics_port: of Prometheus metrics on 127.0.0.1; None: none, 0: any free one.
+            metrics_port: of Prometheus metrics; None: none, 0: any free one.
+            metrics_bind: address that they are served on; beyond loopback for those with a token alone.
             drain_seconds: how long running calls may go on once the server is asked to stop.
             translations: what errors of other layers mean on the wire.
             end_at_drain: full names (`/yuan.jobs.v1.JobService/Watch`) of streams that may never end by themselves:
@@ -102,6 +105,7 @@ class RpcServer:
         self._security = security
         self._mounts = [Mount(*mount) for mount in servicers]
         self._metrics_port = metrics_port
+        self._metrics_bind = metrics_bind
         self.drain_seconds = drain_seconds
         self._translations = translations or {}
         self._end_at_drain = (*_ENDLESS, *end_at_drain)
@@ -133,8 +137,9 @@ class RpcServer:
         credentials = server_credentials(self._security.tls) if self._security.tls else None
         key = f"cluster.services.{self.name}"
         check_port(self.bind, self.port, service=self.name, port_key=f"{key}.port", bind_key=f"{key}.bind")
-        server = self._assemble()
-        page = None if self._metrics_port is None else MetricsPage(self.registry, self.name, self._metrics_port)
+        callers = Callers(self.name, self._security, self._tenants)
+        server = self._assemble(callers)
+        page = None if self._metrics_port is None else self._page_of(self._metrics_port, callers)
         try:
             self.port = (
                 server.add_secure_port(self.address, credentials)
@@ -152,10 +157,15 @@ class RpcServer:
         self._server, self._page = server, page
         _LOGGER.info("%s listens on %s%s", self.name, self.address, " (TLS)" if credentials else "")
 
-    def _assemble(self) -> aio.Server:
+    def _page_of(self, port: int, callers: Callers) -> MetricsPage:
+        self._security.check_server(f"metrics of {self.name}", self._metrics_bind)
+        bind, tls = self._metrics_bind, self._security.tls
+        return MetricsPage(self.registry, self.name, port, bind, callers=callers, tls=tls)
+
+    def _assemble(self, callers: Callers) -> aio.Server:
         guard = CallGuard(
             self.name,
-            Callers(self.name, self._security, self._tenants),
+            callers,
             CallMetrics(self.registry),
             translations=self._translations,
             draining=self.draining,

@@ -1,6 +1,6 @@
-"""A file that is read anew when it has changed, so that what it says can be changed without a restart.
+"""What files say, read anew when they have changed, so that it can be changed without a restart.
 
-Nothing runs in between: whoever asks looks at the file's time stamps, which takes microseconds.
+Nothing runs in between: whoever asks looks at the files' time stamps, which takes microseconds.
 """
 
 import logging
@@ -15,42 +15,46 @@ _LOGGER = logging.getLogger("yuan_rpc.files")
 _T = TypeVar("_T")
 
 
-class WatchedFile(Generic[_T]):
-    """What a file says now; may be shared by threads.
+class Watched(Generic[_T]):
+    """What some files say now; may be shared by threads.
 
-    A file that has become unreadable or wrong keeps its last meaning, and one line of the log says so: a slip while
-    tokens are exchanged must not lock everybody out. Who removes an entry from a file that is right has removed it.
+    Files that have become unreadable or wrong keep their last meaning, and one line of the log says so: a slip while
+    tokens are exchanged, or a certificate whose key is still to come, must not lock everybody out. Who removes an entry
+    from a file that is right has removed it.
     """
 
-    def __init__(self, path: Path, read: Callable[[Path], _T]) -> None:
-        """Reads it.
+    def __init__(self, read: Callable[[], _T], *paths: Path | None) -> None:
+        """Reads them.
 
         Args:
-            path: the file.
-            read: gives it its meaning; also called where it is not there.
+            read: gives them their meaning; also called where one of them is not there.
+            paths: the files; None is none.
 
         Raises:
             YuanError: as `read` does, this first time.
         """
-        self.path = path
         self._read = read
-        signature = signature_of(path)
-        self._known: tuple[object, _T] = (signature, read(path))
+        self._paths = [path for path in paths if path is not None]
+        signature = self._signature()
+        self._known: tuple[object, _T] = (signature, read())
 
     def get(self) -> _T:
-        """Returns what it says now."""
-        signature = signature_of(self.path)
+        """Returns what they say now; the very same value as long as none of them has changed."""
+        signature = self._signature()
         before, value = self._known
         if signature != before:
             try:
-                value = self._read(self.path)
+                value = self._read()
             except YuanError as error:
                 _LOGGER.warning("%s; what it said before still holds", one_line(error))
             self._known = (signature, value)
         return value
 
+    def _signature(self) -> object:
+        return tuple(_signature_of(path) for path in self._paths)
 
-def signature_of(path: Path) -> object:
+
+def _signature_of(path: Path) -> object:
     """Returns what is another value as soon as a file has been written or replaced; None where there is none."""
     try:
         status = path.stat()

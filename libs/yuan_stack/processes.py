@@ -184,6 +184,7 @@ def with_absolute_paths(manifest: ClusterManifest) -> ClusterManifest:
         cluster,
         home=_absolute(cluster.home),
         registry=registry,
+        broker_password_file=_absolute(cluster.broker_password_file) if cluster.broker_password_file else None,
         store=cluster.store if "://" in cluster.store else _absolute(cluster.store),
         security=replace(
             security,

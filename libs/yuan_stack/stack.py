@@ -8,6 +8,7 @@ from pathlib import Path
 from redis.exceptions import RedisError
 
 from yuan_events import InputError, WorkFailed
+from yuan_jobs.broker import server_url
 from yuan_manifest import ClusterManifest, to_yaml
 from yuan_rpc import VERSION, check_port, ensure_token_file, security_of
 from yuan_rpc.security import channel_credentials, server_credentials
@@ -92,7 +93,7 @@ class Stack:
                         bind_key = f"{key}.{'bind' if process.section.bind else 'host'}"
                         check_port(host, port, service=process.service, port_key=f"{key}.{name}", bind_key=bind_key)
         if not self.plan.embedded_broker:
-            _check_broker(self.manifest.cluster.broker)
+            _check_broker(server_url(self.manifest.cluster))
 
     def write(self) -> str:
         """Writes the manifest that the processes run from, and the token file if there is none; returns its digest.
@@ -134,7 +135,7 @@ def state_of(folder: StackFolder, holder: Holder | None) -> StackState | None:
 def _ports(process: ProcessPlan) -> Iterator[tuple[str, int, str]]:
     yield process.bind, process.section.port, "port"
     if process.section.metrics_port:
-        yield "127.0.0.1", process.section.metrics_port, "metrics_port"
+        yield process.section.metrics_bind, process.section.metrics_port, "metrics_port"
 
 
 def _check_broker(url: str) -> None:

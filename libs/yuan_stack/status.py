@@ -11,7 +11,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from yuan_events import InputError, YuanError
-from yuan_jobs.broker import EMBEDDED
+from yuan_jobs.broker import EMBEDDED, server_url
 from yuan_jobs.queries import jobs_by_state
 from yuan_jobs.registry import Registry
 from yuan_manifest import ClusterManifest
@@ -210,6 +210,8 @@ def _broker(manifest: ClusterManifest, folder: StackFolder, record: ProcessRecor
         url = ""
         with suppress(OSError):
             url = folder.broker_url.read_text(encoding="ascii").strip()
+    else:
+        url = server_url(manifest.cluster)
     queues: dict[str, int] = {}
     answers = False
     if url:

@@ -16,6 +16,7 @@ from yuan_events import InputError
 from yuan_gateway.app import create_app
 from yuan_gateway.protocol import ImpatientProtocol
 from yuan_gateway.state import Gateway
+from yuan_gateway.tls import renew
 from yuan_jobs.arguments import cluster_of
 from yuan_manifest import ClusterManifest
 from yuan_rpc import check_port, join_address, security_of, service_of
@@ -90,6 +91,10 @@ async def serve(manifest: ClusterManifest, *, drain_seconds: float = DRAIN_SECON
         ssl_ca_certs=_text(tls.client_authority) if tls and tls.client_authority else None,
         ssl_cert_reqs=ssl.CERT_REQUIRED if tls and tls.client_authority else ssl.CERT_NONE,
     )
+    config.load()
+    if tls is not None:
+        assert config.ssl is not None  # noqa: S101 - loaded, with a certificate
+        renew(config.ssl, tls)
     server = _Server(config)
     with _listen(host, section.port) as listening:
         try:

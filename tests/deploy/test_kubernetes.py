@@ -62,6 +62,9 @@ def test_every_resource_is_valid_for_kubernetes(resources: list[dict[str, Any]])
 
 def test_the_kustomization_lists_every_file(folder: Path, kustomization: dict[str, Any]) -> None:
     generated = {name for one in kustomization["configMapGenerator"] for name in one["files"]}
+    monitoring = yaml.safe_load((folder / "monitoring" / "kustomization.yaml").read_text())
+    found = {path.name for path in (folder / "monitoring").glob("*.yaml")} - {"kustomization.yaml"}
+    assert set(monitoring["resources"]) == found
     files = {path.name for path in folder.glob("*.yaml")} - {"kustomization.yaml"} - generated
     assert sorted(kustomization["resources"]) == sorted(files)
 
@@ -96,6 +99,10 @@ def test_every_process_of_the_cluster_manifest_is_there_and_reached_at_its_port(
         if process.role is Role.server:
             assert process.section.host == name
             assert services[name]["spec"]["ports"][0]["port"] == process.section.port
+            if process.section.metrics_port is not None:
+                assert services[name]["spec"]["ports"][1]["port"] == process.section.metrics_port
+                assert container["ports"][1]["containerPort"] == process.section.metrics_port
+                assert process.section.metrics_bind == "0.0.0.0"  # noqa: S104 - Prometheus is in another pod
             assert container["ports"][0]["containerPort"] == process.section.port
             probes = [container[kind] for kind in ("startupProbe", "readinessProbe", "livenessProbe")]
             assert {" ".join(probe["exec"]["command"]) for probe in probes} == {
@@ -132,11 +139,68 @@ def test_no_pod_is_root_or_may_write_its_root_file_system_or_take_what_it_likes(
             context = container["securityContext"]
             assert context["allowPrivilegeEscalation"] is False, name
             assert context["readOnlyRootFilesystem"] is True, name
-            assert context["capabilities"] == {"drop": ["ALL"]}, name
+            if container["name"] != "sandbox":
+                assert context["capabilities"] == {"drop": ["ALL"]}, name
+                assert not {"runAsUser", "runAsNonRoot"} & context.keys(), name
             assert {"cpu", "memory"} <= container["resources"]["limits"].keys(), name
             assert {"cpu", "memory"} <= container["resources"]["requests"].keys(), name
             mounted = {mount["name"] for mount in container["volumeMounts"]}
             assert mounted <= volumes | {"redis", "postgres"}, name
+
+
+def test_programs_of_models_run_in_a_container_without_sockets_secrets_and_rights(
+    workloads: dict[str, dict[str, Any]],
+) -> None:
+    spec = workloads["evaluator-worker"]["spec"]
+    (sandbox,) = (one for one in spec["initContainers"] if one["name"] == "sandbox")
+    # Before the worker, and for as long as it lives.
+    assert sandbox["restartPolicy"] == "Always"
+    assert sandbox["command"][:4] == ["python", "-m", "yuan_evaluator", "sandbox"]
+    assert "--deny-network" in sandbox["command"]
+    place = sandbox["command"][sandbox["command"].index("--socket") + 1]
+    assert sandbox["startupProbe"]["exec"]["command"] == ["test", "-S", place]
+    assert sandbox["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["SETUID", "SETGID", "KILL"]}
+    assert "env" not in sandbox
+    # Of what it mounts, it shares the socket's folder alone with anybody, who may not write there.
+    (worker,) = spec["containers"]
+    theirs = {mount["name"]: mount for mount in worker["volumeMounts"]}
+    shared = {mount["name"] for mount in sandbox["volumeMounts"]} & theirs.keys()
+    assert shared == {"sandbox"}
+    assert theirs["sandbox"]["readOnly"] is True
+    assert {"name": "YUAN_SANDBOX", "value": place} in worker["env"]
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    for mount in sandbox["volumeMounts"]:
+        assert volumes[mount["name"]]["emptyDir"].keys() == {"medium", "sizeLimit"}
+    assert {mount["mountPath"] for mount in sandbox["volumeMounts"]} >= {"/tmp", "/dev/shm"}  # noqa: S108
+    others = [
+        c
+        for name, one in workloads.items()
+        if name != "evaluator-worker"
+        for c in one["spec"].get("initContainers", [])
+    ]
+    assert "sandbox" not in {container["name"] for container in others}
+
+
+def test_prometheus_operator_reads_every_server_with_a_token_that_may_only_look(
+    folder: Path, repository: Path, resources: list[dict[str, Any]], kustomization: dict[str, Any]
+) -> None:
+    monitors = list(yaml.safe_load_all((folder / "monitoring" / "servicemonitor.yaml").read_text()))
+    secrets = {one["name"]: one for one in kustomization["secretGenerator"]}
+    read: set[str] = set()
+    for monitor in monitors:
+        (endpoint,) = monitor["spec"]["endpoints"]
+        secret = endpoint["authorization"]["credentials"]
+        assert f"secrets/{secret['key']}" in secrets[secret["name"]]["files"]
+        assert secrets[secret["name"]]["options"] == {"disableNameSuffixHash": True}
+        for name, service in named(resources, "Service").items():
+            ports = {port.get("name") for port in service["spec"]["ports"]}
+            if selects(monitor["spec"]["selector"], service["metadata"]["labels"]) and endpoint["port"] in ports:
+                read.add(name)
+    manifest = load_cluster(folder / "cluster.yaml").cluster
+    assert read == {"data", "trainer", "converter", "evaluator", "inference", "gateway"}
+    assert manifest.security.tenants["prometheus"].role == "viewer"
+    rules = yaml.safe_load((folder / "monitoring" / "prometheusrule.yaml").read_text())["spec"]
+    assert rules == yaml.safe_load((repository / "deploy" / "prometheus" / "alerts.yaml").read_text())
 
 
 def test_secrets_come_from_files_and_stand_in_no_resource(resources: list[dict[str, Any]]) -> None:

@@ -6,6 +6,7 @@ images, or a Docker engine that can pull them. The first build takes some ten mi
 
 import json
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -13,8 +14,10 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from yuan_manifest import load_cluster
 from yuan_rpc import connect
@@ -205,10 +208,52 @@ def test_the_containers_of_our_services_run_without_root_and_without_compilers(s
     }
 
 
+def test_no_container_can_write_its_root_or_gain_rights_and_all_have_limits(stack: Composed) -> None:
+    workers = [f"{name}-worker" for name in SERVICES if name not in ("inference", "gateway")]
+    for service in (*SERVICES, *workers, "redis", "postgres", "sandbox"):
+        container = stack.container(service)
+        tried = output_of("docker", "exec", container, "sh", "-c", "touch /x /usr/x 2>&1 || true; touch /tmp/x; id -u")
+        assert tried.count("Read-only file system") == 2, (service, tried)
+        assert (tried.split()[-1] == "0") == (service == "sandbox"), service
+        status = output_of("docker", "exec", container, "cat", "/proc/self/status")
+        assert "NoNewPrivs:\t1" in status, service
+        limits = json.loads(output_of("docker", "inspect", "--format", "{{json .HostConfig}}", container))
+        assert min(limits[key] for key in ("NanoCpus", "Memory", "PidsLimit")) > 0, service
+        if service != "sandbox":
+            assert "CapBnd:\t0000000000000000" in status, service
+
+
+def test_metrics_are_read_from_another_container_with_prometheus_token_alone(stack: Composed) -> None:
+    gateway = stack.container("gateway")
+    ask = (
+        "import sys, urllib.error, urllib.request as u\n"
+        "token = open('/run/yuan/prometheus').read() if sys.argv[2] else ''\n"
+        "try: print(u.urlopen(u.Request(sys.argv[1], headers={'Authorization': 'Bearer ' + token})).status)\n"
+        "except urllib.error.HTTPError as error: print(error.code)\n"
+    )
+    settings = yaml.safe_load((stack.script.parents[1] / "prometheus" / "prometheus.yaml").read_text())
+    jobs = [job for job in settings["scrape_configs"] if job["job_name"].startswith("yuan")]
+    for target in (target for job in jobs for target in job["static_configs"][0]["targets"]):
+        for token, status in (("", "401"), ("token", "200")):
+            found = output_of("docker", "exec", gateway, "python", "-c", ask, f"http://{target}/metrics", token)
+            assert found == status, target
+
+
+def test_the_inference_image_has_the_compiled_step_though_no_compiler(stack: Composed) -> None:
+    if platform.machine() != "x86_64":
+        pytest.skip("libraries are made for x86-64 alone")
+    command = "from yuan_model import native_library; print(native_library()._name)"
+    for service in ("inference", "evaluator-worker"):
+        found = output_of("docker", "exec", stack.container(service), "python", "-c", command)
+        assert found.startswith("/opt/yuan/native/step-"), service
+
+
 def test_redis_keeps_what_it_was_sent_and_refuses_rather_than_forget(stack: Composed) -> None:
     redis = stack.container("redis")
     for key, value in (("appendonly", "yes"), ("maxmemory-policy", "noeviction")):
-        assert output_of("docker", "exec", redis, "redis-cli", "config", "get", key).split() == [key, value]
+        assert "NOAUTH" in output_of("docker", "exec", redis, "redis-cli", "config", "get", key)
+        asked = f'REDISCLI_AUTH="$(cat /run/redis/password)" redis-cli config get {key}'
+        assert output_of("docker", "exec", redis, "sh", "-c", asked).split() == [key, value]
     deadline = time.monotonic() + 60
     while stack.state("redis", ".State.Health.Status") != "healthy":
         assert time.monotonic() < deadline
@@ -221,9 +266,45 @@ def test_generated_programs_run_in_a_container_without_network_and_come_to_nothi
     sandbox, worker = stack.container("sandbox"), stack.container("evaluator-worker")
     assert output_of("docker", "inspect", "--format", "{{.HostConfig.NetworkMode}}", sandbox) == "none"
     assert output_of("docker", "inspect", "--format", "{{.HostConfig.ReadonlyRootfs}}", sandbox) == "true"
-    attacks = str(repository / "tests/yuan_evaluator/attacks.py")
-    subprocess.run(["docker", "cp", attacks, f"{worker}:/home/yuan/attacks.py"], check=True)
-    found = json.loads(output_of("docker", "exec", worker, "python", "/home/yuan/attacks.py", "/run/sandbox/socket"))
+    attacks = (repository / "tests/yuan_evaluator/attacks.py").read_bytes()
+    subprocess.run(["docker", "exec", "-i", worker, "sh", "-c", "cat > /tmp/attacks.py"], check=True, input=attacks)
+    command = "python /tmp/attacks.py /run/sandbox/socket"
+    found = json.loads(output_of("docker", "exec", worker, "sh", "-c", command))
+    came_to_nothing(found)
+
+
+def test_generated_programs_come_to_nothing_in_a_pod_whose_containers_share_a_network(
+    stack: Composed, repository: Path
+) -> None:
+    """As deploy/kubernetes/evaluator.yaml has it: the network is the worker's, volumes are everybody's to write."""
+    worker = stack.container("evaluator-worker")
+    image = f"yuan-evaluator:{stack.environment['YUAN_TAG']}"
+    volume = f"{stack.project}_pod"
+    output_of("docker", "volume", "create", "--label", f"com.docker.compose.project={stack.project}", volume)
+    pod = ["--network", f"container:{worker}", "--cap-drop", "ALL", "--security-opt", "no-new-privileges:true"]
+    pod += ["--read-only", "--memory", "4g", "-v", f"{volume}:/run/sandbox"]
+    opened = ["docker", "run", "--rm", "--cap-drop", "ALL", "--user", "root", "-v", f"{volume}:/run/sandbox", image]
+    output_of(*opened, "chmod", "777", "/run/sandbox")
+    command = ["python", "-m", "yuan_evaluator", "sandbox", "--socket", "/run/sandbox/socket", "--deny-network"]
+    rights = ["--user", "root", "--cap-add", "SETUID", "--cap-add", "SETGID", "--cap-add", "KILL"]
+    rights += ["--tmpfs", "/tmp:size=256m,mode=777", "--tmpfs", "/dev/shm:size=1m,mode=777"]  # noqa: S108
+    sandbox = output_of("docker", "run", "--detach", "--init", *pod, *rights, image, *command)
+    try:
+        end = time.monotonic() + 120
+        while not succeeds("docker", "exec", sandbox, "test", "-S", "/run/sandbox/socket"):
+            assert time.monotonic() < end, output_of("docker", "logs", sandbox)
+            time.sleep(0.5)
+        # The network that programs may not use is there.
+        assert output_of("docker", "exec", sandbox, "ls", "/sys/class/net") != "lo"
+        script = f"{repository / 'tests/yuan_evaluator/attacks.py'}:/attacks.py:ro"
+        client = ["docker", "run", "--rm", *pod, "--tmpfs", "/tmp", "-v", script, image]  # noqa: S108
+        came_to_nothing(json.loads(output_of(*client, "python", "/attacks.py", "/run/sandbox/socket")))
+    finally:
+        subprocess.run(["docker", "rm", "--force", sandbox], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(["docker", "volume", "rm", volume], check=True, stdout=subprocess.DEVNULL)
+
+
+def came_to_nothing(found: dict[str, Any]) -> None:
     assert "refused" not in found, found
     outside = found.pop("outside")
     assert outside == {"left": [], "files": ["secret"]}

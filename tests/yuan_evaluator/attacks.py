@@ -58,14 +58,15 @@ except OSError as error:
     "writes a large file": "open('large', 'wb').write(bytes(20 << 20))",
     "opens sockets": """
 import socket
-for family in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX, 16):
-    try:
-        made = socket.socket(family)
-        if family == socket.AF_INET:
-            made.connect(("127.0.0.1", PORT))
-        print("BREACH", family)
-    except OSError:
-        pass
+for family in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX, 16, 17, 40):
+    for kind in (1, 2, 3):
+        try:
+            made = socket.socket(family, kind)
+            if (family, kind) == (socket.AF_INET, 1):
+                made.connect(("127.0.0.1", PORT))
+            print("BREACH", family, kind)
+        except OSError:
+            pass
 """,
     "reads what is not its own": """
 import glob
@@ -97,7 +98,8 @@ time.sleep(600)
 """,
     "writes outside": """
 import os
-for folder in ("/", "/usr", "/usr/bin", "/etc", "/var", "/root", "/home", "/work", OUTSIDE, "/proc/sys/kernel"):
+for folder in ("/", "/usr", "/usr/bin", "/etc", "/var", "/root", "/home", "/work", "/run", "/run/sandbox", OUTSIDE,
+               "/proc/sys/kernel"):
     try:
         with open(os.path.join(folder, "breach"), "w") as file:
             file.write("x")
@@ -114,6 +116,14 @@ if os.fork() == 0:
         os.execv(INTERPRETER, ["left-behind-MARK", "-I", "-S", "-c", "import time; time.sleep(600)"])
     os._exit(0)
 time.sleep(0.3)
+""",
+    "leaves a word in shared memory": """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+for name, arguments in (("shmget", (4711, 4096, 0o1666)), ("msgget", (4711, 0o1666)), ("semget", (4711, 1, 0o1666)),
+                        ("mq_open", (b"/breach", 0o102, 0o666, None))):
+    if getattr(libc, name)(*arguments) >= 0:
+        print("BREACH", name)
 """,
     "asks for privileges": """
 import ctypes

@@ -3,8 +3,11 @@
 import gzip
 import json
 import os
+import platform
 import shutil
+import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,14 +96,14 @@ def test_attacks_come_to_nothing_for_a_user_without_rights(backend: str) -> None
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0 or not Path(PYTHON).exists(), reason="needs root, as in its container")
-def test_attacks_come_to_nothing_in_the_sandbox_of_a_container(tmp_path: Path) -> None:
+def test_attacks_come_to_nothing_in_a_container_that_shares_a_network(tmp_path: Path) -> None:
     place = tmp_path / "socket"
     # A Python that others may start too, as the one in the image; with our packages.
     packages = [
         Path(sqlalchemy.__file__).parents[1],
         *(Path(one.__file__).parents[1] for one in (yuan_evaluator, yuan_events)),
     ]
-    command = [PYTHON, "-m", "yuan_evaluator", "sandbox", "--socket", str(place), "--any-host"]
+    command = [PYTHON, "-m", "yuan_evaluator", "sandbox", "--socket", str(place), "--deny-network"]
     environment = {**os.environ, "PYTHONPATH": ":".join(map(str, packages))}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     try:
@@ -108,13 +111,49 @@ def test_attacks_come_to_nothing_in_the_sandbox_of_a_container(tmp_path: Path) -
         assert "answers at" in process.stderr.readline()
         with open_sandbox(socket_path=str(place)) as opened:
             assert opened.name == "container"
+            assert "network" not in opened.probe()
             # There is no container around it here: what it sees of files and disks is this machine's.
             check(run_all(opened, "fills the disk", "reads what is not its own"))
+        # Its own process has given up the network as well, not only the programs that it starts.
+        assert "Seccomp:\t2" in Path(f"/proc/{process.pid}/status").read_text()
     finally:
         process.terminate()
         process.wait(30)
     with pytest.raises(InputError, match="does not answer"):
         open_sandbox(socket_path=str(place))
+
+
+DENIED = """
+import errno, os, socket, sys
+from yuan_evaluator.sandbox import seccomp
+before = socket.socket()
+before.close()
+assert seccomp.deny_network()
+own, other = socket.socketpair()
+own.sendall(b"a Unix socket works")
+assert other.recv(99) == b"a Unix socket works"
+for family in range(2, 46):
+    for kind in (1, 2, 3, 5, 1 | socket.SOCK_CLOEXEC):
+        for make in (socket.socket, socket.socketpair):
+            try:
+                make(family, kind)
+            except OSError as error:
+                if error.errno == errno.EPERM: continue
+            print("BREACH", family, kind)
+pid = os.fork()
+if pid == 0:
+    os.execv(sys.executable, [sys.executable, "-c", "import socket; socket.create_connection(('127.0.0.1', PORT))"])
+print("child", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="the filter knows x86-64 and aarch64")
+def test_who_has_given_up_the_network_makes_unix_sockets_alone_and_so_do_its_children() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        text = DENIED.replace("PORT", str(server.getsockname()[1]))
+        done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "child 1\n", (done.stdout, done.stderr)
+    assert "PermissionError" in done.stderr
 
 
 def test_where_nothing_confines_programs_are_refused_unless_it_is_said_that_they_may_run(

@@ -145,6 +145,16 @@ def test_what_is_submitted_is_checked_again(job_stack: JobStack) -> None:
             assert "\n" not in str(caught.value)
 
 
+def test_a_url_that_the_cluster_does_not_list_is_fetched_by_nobody(job_stack: JobStack, client: JobClient) -> None:
+    asked = tokenizer(job_stack, "fetched", "inputs.text=[http://169.254.169.254/latest]")
+    with pytest.raises(
+        RpcRefused, match=r"inputs.text\[0\]: http://169.254.169.254 is not among cluster.security.urls"
+    ):
+        client.submit(asked)
+    with pytest.raises(RpcRefused, match=r"is not among cluster.security.urls"):
+        client.put_schedule(tokenizer(job_stack, "fetched", "inputs.text=[s3://b/c]", "scheduling.cron=0 9 * * *"))
+
+
 def test_an_input_that_is_not_there_is_told_at_once(job_stack: JobStack, client: JobClient) -> None:
     with pytest.raises(RpcRefused, match="artifact tokenizer/nowhere does not exist") as caught:
         client.submit(job_stack.request("tokenize.yaml", "inputs.tokenizer=nowhere"))

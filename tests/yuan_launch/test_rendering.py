@@ -140,6 +140,28 @@ def test_a_kubernetes_manifest_is_what_kubeflow_trainers_models_take(cuda: bool)
     assert container.get("resources") == ({"limits": {"nvidia.com/gpu": 8}} if cuda else None)
 
 
+def test_ranks_on_kubernetes_are_not_root_and_may_do_no_more_than_they_must() -> None:
+    section = KubernetesSection(claim="yuan-home", user=4711)
+    runtime, _ = yaml.safe_load_all(kubernetes_manifest(agents(), section, "/shared/yuan", "yuan-demo-0a1"))
+    pod = runtime["spec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert {pod["securityContext"][key] for key in ("runAsUser", "runAsGroup", "fsGroup")} == {4711}
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    (container,) = pod["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    # What is written, with a root that is not: the home, temporary files, shared memory.
+    mounted = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod["volumes"]}
+    pytest.importorskip("kubernetes_validate", reason="the schemas are in the extra dev").validate(
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "rank"}, "spec": pod}, "1.34.0", strict=True
+    )
+
+
 @given(st.from_regex(r"[a-z0-9][a-z0-9._-]{0,62}", fullmatch=True))
 def test_a_jobs_name_becomes_a_name_that_pods_can_have(job: str) -> None:
     name = kubernetes_name(job, "0a1b2c3d-1-ffff")

@@ -355,7 +355,7 @@ def test_every_kind_has_its_rules(case: tuple[str, str], folder: Path) -> None:
 
 CLUSTERS = {
     "job": ("cluster:", "kind: pretrain\ncluster:", "cluster.yaml:2: kind: this is a job (kind: pretrain), given as a cluster; a cluster manifest has no kind"),
-    "unknown key": ("home: home", "homes: home", "cluster.yaml:3: cluster.homes: unknown key; expected one of home, registry, broker, store, services, security, observability, lease_seconds, retention; did you mean cluster.home?"),
+    "unknown key": ("home: home", "homes: home", "cluster.yaml:3: cluster.homes: unknown key; expected one of home, registry, broker, broker_password_file, store, services, security, observability, lease_seconds, retention; did you mean cluster.home?"),
     "section of a job": ("cluster:", "optimizer: {lr: 1}\ncluster:", "cluster.yaml:2: optimizer: unknown key; expected one of version, cluster, topology"),
     "no version": ("version: 1\n", "", "cluster.yaml:1: version: missing; write `version: 1`"),
     "empty home": ("home: home", "home: ''", "cluster.yaml:3: cluster.home: is empty text"),
@@ -378,6 +378,8 @@ TLS = "certificate: a, key: b, authority: c"
 STACKS = {
     "port out of range": ("services: {data: {port: 0}}", "services.data.port: expected 1 to 65535, found 0"),
     "port too large": ("services: {data: {port: 65536}}", "services.data.port: expected 1 to 65535, found 65536"),
+    "a password for an embedded broker": ("broker_password_file: /x", "broker_password_file: an embedded broker makes its own; expected null"),
+    "a metrics address that is none": ("services: {data: {metrics_bind: a b}}", "services.data.metrics_bind: expected the name or address of a host, found 'a b'"),
     "no port of metrics": ("services: {data: {metrics_port: -1}}", "services.data.metrics_port: expected 1 to 65535, found -1"),
     "two services on one port": ("services: {data: {port: 7102}}", "services.trainer.port: 7102 is cluster.services.data.port already; expected a port of its own"),
     "two names of one host": ("services: {data: {host: localhost, port: 7102}}", "services.trainer.port: 7102 is cluster.services.data.port already; expected a port of its own"),

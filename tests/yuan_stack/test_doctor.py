@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,11 +24,18 @@ from yuan_jobs.claims import register_worker
 from yuan_jobs.records import NewJob, WorkerIdentity
 from yuan_jobs.registry import Registry
 from yuan_manifest import load_cluster
-from yuan_manifest.schema import ClusterManifest, Device, Nodes, Services, Topology
+from yuan_manifest.schema import ClusterManifest, Device, Launcher, Nodes, Services, Topology
 from yuan_rpc import VERSION, ensure_token_file, server_of
 from yuan_stack.broker import EmbeddedBroker
 from yuan_stack.doctor import Finding, Level
-from yuan_stack.doctor.machine import look_at_compiler, look_at_devices, look_at_packages, look_at_python
+from yuan_stack.doctor.machine import (
+    look_at_compiler,
+    look_at_devices,
+    look_at_launcher,
+    look_at_packages,
+    look_at_python,
+    look_at_sandbox,
+)
 from yuan_stack.doctor.places import look_at_disks, look_at_home, look_at_store, look_at_token
 from yuan_stack.doctor.services import look_at_what_runs
 from yuan_stack.folder import StackFolder
@@ -134,6 +141,62 @@ def test_a_compiler_that_is_not_there_or_fails_is_told(tmp_path: Path, monkeypat
     script.chmod(0o755)
     monkeypatch.setenv("CXX", str(script))
     assert "fails: no headers" in look_at_compiler().text
+
+
+def test_without_a_compiler_it_is_told_where_inference_has_its_compiled_step_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("YUAN_NATIVE_LIBRARIES", str(tmp_path))
+    assert "inference computes in torch, without int8 and adapters" in look_at_compiler().text
+    (tmp_path / "step-0a-x86-64-v3.so").touch()
+    assert f"inference has the compiled step of {tmp_path}" in look_at_compiler().text
+
+
+def test_a_launcher_without_its_command_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert look_at_launcher(Topology(), needed=True) is None
+    topology = Topology(launcher=Launcher.kubernetes)
+    missing, elsewhere = look_at_launcher(topology, needed=True), look_at_launcher(topology, needed=False)
+    assert missing is not None
+    assert elsewhere is not None
+    assert (missing.level, "kubectl is not installed here" in missing.text) == (Level.wrong, True)
+    assert elsewhere.level is Level.note
+    (tmp_path / "kubectl").write_text("#!/bin/sh\n")
+    (tmp_path / "kubectl").chmod(0o755)
+    found = look_at_launcher(topology, needed=True)
+    assert found is not None
+    assert found.text == f"kubernetes: {tmp_path / 'kubectl'}"
+
+
+def test_a_sandbox_of_its_own_that_does_not_answer_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YUAN_SANDBOX", str(tmp_path / "socket"))
+    assert look_at_sandbox().level is Level.wrong
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+        assert look_at_sandbox().level is Level.ok
+    monkeypatch.delenv("YUAN_SANDBOX")
+    assert look_at_sandbox().level in (Level.ok, Level.note)
+
+
+def test_metrics_that_cannot_be_read_are_told(home: Path) -> None:
+    ports = free_ports(2)
+    manifest = cluster(home, f"cluster.services.data.metrics_port={ports[0]}")
+    ensure_token_file(Path(manifest.cluster.security.token_file))
+
+    async def asked(other: ClusterManifest) -> Finding:
+        async with server_of("data", manifest.cluster, ()):
+            return (await asyncio.to_thread(found, other))["data server"]
+
+    well = asyncio.run(asked(manifest))
+    assert (well.level, f"metrics at port {ports[0]}" in well.text) == (Level.ok, True)
+    data = manifest.cluster.services.data
+    assert data is not None
+    services = replace(manifest.cluster.services, data=replace(data, metrics_port=ports[1]))
+    silent = asyncio.run(asked(replace(manifest, cluster=replace(manifest.cluster, services=services))))
+    assert silent.level is Level.note
+    assert f"its metrics at 127.0.0.1:{ports[1]} do not answer" in silent.text
 
 
 def test_a_gpu_that_torch_cannot_use_and_gpus_that_are_not_there_are_told(

@@ -3,7 +3,9 @@
 `native_library` is the step of a network that is served (step.cpp); `training_library` what a training step does
 between its matrix products (training.cpp).
 
-No Python or torch headers are needed: the library is called through ctypes, which leaves other Python threads running.
+Where `YUAN_NATIVE_LIBRARIES` names a folder of libraries made beforehand (as in our images, which have no compiler),
+the best one for this processor is taken from there instead. No Python or torch headers are needed: the library is
+called through ctypes, which leaves other Python threads running.
 """
 
 import ctypes
@@ -17,13 +19,14 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-_SOURCES = Path(__file__).parent
-_FLAGS = (
-    *("-O3", "-march=native", "-std=c++20", "-fno-math-errno", "-fopenmp-simd", "-shared", "-fPIC", "-pthread"),
-    *("-Wno-psabi", "-Wno-ignored-attributes"),
-)
+from yuan_model.native.levels import FLAGS, SOURCES, CompileFailed, compile_library, made_beforehand
+
+_MARCH = ("-march=native",)
 SWITCH = "YUAN_NATIVE"
 """An environment variable: `off` keeps to torch."""
+
+LIBRARIES = "YUAN_NATIVE_LIBRARIES"
+"""An environment variable: a folder that `levels.py` has filled."""
 
 
 class NativeUnavailable(RuntimeError):
@@ -81,7 +84,7 @@ def training_library() -> ctypes.CDLL:
     Raises:
         NativeUnavailable: if it cannot be. clang++ has another OpenMP than torch.
     """
-    library = _library("training", shutil.which("g++"), "-fopenmp")
+    library = _library("training", shutil.which("g++"))
     pointer, whole, long, number = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
     for name, arguments in (
         ("norm_forward", [pointer] * 4 + [long, long, number]),
@@ -99,27 +102,31 @@ def training_library() -> ctypes.CDLL:
     return library
 
 
-def _library(name: str, compiler: str | None, *flags: str) -> ctypes.CDLL:
+def _library(name: str, compiler: str | None) -> ctypes.CDLL:
     if os.environ.get(SWITCH, "").lower() in {"off", "0", "no"}:
         raise NativeUnavailable(f"{SWITCH} is off")
-    if compiler is None:
-        raise NativeUnavailable("no g++ is installed")
     try:
-        return ctypes.CDLL(str(_compiled(name, compiler, flags)))
+        return ctypes.CDLL(str(_found_or_compiled(name, compiler)))
     except OSError as error:
         raise NativeUnavailable(f"the compiled {name} cannot be loaded: {error}") from error
 
 
-def _compiled(source: str, compiler: str, flags: tuple[str, ...]) -> Path:
-    sources = [_SOURCES / f"{source}.cpp", *sorted(_SOURCES.glob("*.h"))]
+def _found_or_compiled(name: str, compiler: str | None) -> Path:
+    folder = os.environ.get(LIBRARIES)
+    if folder and (made := made_beforehand(Path(folder), library=name)) is not None:
+        return made
+    if compiler is not None:
+        return _compiled(name, compiler)
+    without = f", and {folder} ({LIBRARIES}) has no library for this processor and version" if folder else ""
+    raise NativeUnavailable(f"no g++ is installed{without}")
+
+
+def _compiled(library: str, compiler: str) -> Path:
+    sources = [SOURCES / f"{library}.cpp", *sorted(SOURCES.glob("*.h"))]
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    parts = [
-        version,
-        " ".join((*_FLAGS, *flags)),
-        _processor(),
-        *(path.read_text(encoding="utf-8") for path in sources),
-    ]
-    name = f"{source}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:20]}.so"
+    texts = (source.read_text(encoding="utf-8") for source in sources)
+    parts = [version, " ".join((*FLAGS, *_MARCH)), _processor(), *texts]
+    name = f"{library}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:20]}.so"
     folder = _cache_folder()
     target = folder / name
     # Ranks and tests begin at the same time: one compiles, the others wait for it.
@@ -127,11 +134,10 @@ def _compiled(source: str, compiler: str, flags: tuple[str, ...]) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
             made = folder / f"{name}.{os.getpid()}"
-            command = [compiler, *_FLAGS, *flags, str(_SOURCES / f"{source}.cpp"), "-o", str(made)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                reason = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[-200:])
-                raise NativeUnavailable(f"{compiler} cannot compile the {source}: {reason.strip()}")
+            try:
+                compile_library(library, compiler, made, _MARCH)
+            except CompileFailed as error:
+                raise NativeUnavailable(str(error)) from error
             made.replace(target)
     return target
 

@@ -1,20 +1,22 @@
-"""What does not depend on a home: Python, installed packages, the compiler, devices."""
+"""What does not depend on a home: Python, installed packages, the compiler, a launcher's commands, devices."""
 
 import json
 import os
 import platform
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from yuan_manifest.schema import Device, Launcher, Topology
-from yuan_stack.doctor.findings import Finding, note, ok, wrong
+from yuan_stack.doctor.findings import Finding, note, ok, reason, wrong
 
 DISTRIBUTION = "yuan-stack"
 
@@ -31,6 +33,24 @@ print(json.dumps({
     "capabilities": ["".join(map(str, torch.cuda.get_device_capability(device))) for device in devices],
     "architectures": [name.rpartition("_")[2] for name in torch.cuda.get_arch_list()] if devices else [],
 }))
+"""
+
+_LIBRARIES = "YUAN_NATIVE_LIBRARIES"
+"""As in `yuan_model.native.building`, which loads torch."""
+
+_COMMANDS = {Launcher.kubernetes: "kubectl", Launcher.slurm: "sbatch", Launcher.hostfile: "pdsh"}
+"""What a launcher starts ranks with."""
+
+_SANDBOX = "YUAN_SANDBOX"
+"""As in `yuan_evaluator.sandbox.pool`."""
+
+_ANSWER_S = 3.0
+
+_LOOK_AT_NAMESPACES = """
+import ctypes, os
+root = os.geteuid() == 0
+flags = 0x40000000 | 0x20000000 | 0x00020000 | (0 if root else 0x10000000)
+raise SystemExit(ctypes.CDLL(None).unshare(flags) != 0)
 """
 
 _LOOK_AT_COMPILER = "#include <Python.h>\n#include <vector>\nint main() { return 0; }\n"
@@ -97,7 +117,12 @@ def look_at_compiler() -> Finding:
     compiler = os.environ.get("CXX", "g++")
     without = "train.compile cannot be used on a processor"
     if shutil.which(compiler) is None:
-        return note("compiler", f"no {compiler} here: {without}", "for that: apt-get install g++")
+        made = os.environ.get(_LIBRARIES)
+        if made and any(Path(made).glob("step-*.so")):
+            serving = f"inference has the compiled step of {made}"
+        else:
+            serving = "inference computes in torch, without int8 and adapters"
+        return note("compiler", f"no {compiler} here: {without}; {serving}", "for that: apt-get install g++")
     import sysconfig  # noqa: PLC0415 - loads a table of the whole build
 
     headers = sysconfig.get_paths()["include"]
@@ -106,6 +131,45 @@ def look_at_compiler() -> Finding:
         line = "" if ended is None else next(iter(ended.stderr.splitlines()), "")
         return note("compiler", f"{compiler} fails: {line}: {without}", "for that: apt-get install g++ python3-dev")
     return ok("compiler", f"{shutil.which(compiler)}, with the headers of this Python")
+
+
+def look_at_launcher(topology: Topology, *, needed: bool) -> Finding | None:
+    """Looks for the command that the topology's launcher starts ranks with; None where it starts them itself.
+
+    Args:
+        topology: of the cluster.
+        needed: trainings are started on this machine.
+    """
+    command = _COMMANDS.get(topology.launcher)
+    if command is None:
+        return None
+    if found := shutil.which(command):
+        return ok("launcher", f"{topology.launcher}: {found}")
+    text = f"topology.launcher is {topology.launcher} and {command} is not installed here"
+    mend = f"install {command} where the trainer's worker runs"
+    if topology.launcher is Launcher.kubernetes:
+        mend += " (an image has it: deploy/docker/images.sh kubernetes)"
+    return wrong("launcher", text, mend) if needed else note("launcher", text, mend)
+
+
+def look_at_sandbox() -> Finding:
+    """Looks whether programs that models write can be confined; the evaluator's own probe has the last word."""
+    if place := os.environ.get(_SANDBOX):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(_ANSWER_S)
+            try:
+                connection.connect(place)
+            except OSError as error:
+                text = f"the sandbox at {place} ({_SANDBOX}) does not answer: {reason(error)}"
+                return wrong("sandbox", text, "start it: python -m yuan_evaluator sandbox --socket PATH")
+        return ok("sandbox", f"one in a container of its own answers at {place}")
+    if found := shutil.which("bwrap", path="/usr/bin:/bin:/usr/local/bin"):
+        return ok("sandbox", f"by {found}")
+    ended = _ask([sys.executable, "-I", "-S", "-c", _LOOK_AT_NAMESPACES])
+    if ended is not None and ended.returncode == 0:
+        return ok("sandbox", "by namespaces of the kernel")
+    text = "programs that models write cannot be confined here (evaluations of HumanEval are refused)"
+    return note("sandbox", text, "install bubblewrap, or allow unprivileged user namespaces")
 
 
 def look_at_devices(topology: Topology) -> Finding:

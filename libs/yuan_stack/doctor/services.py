@@ -3,6 +3,7 @@
 A stack that is not started is not ill: its ports are looked at then, and what it would start.
 """
 
+import http.client
 import os
 import socket
 import time
@@ -16,7 +17,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from yuan_events import InputError, YuanError
-from yuan_jobs.broker import EMBEDDED
+from yuan_jobs.broker import EMBEDDED, server_url
 from yuan_jobs.claims import workers as known_workers
 from yuan_jobs.database import look_at
 from yuan_jobs.migrations import HEAD
@@ -24,7 +25,10 @@ from yuan_jobs.queries import lease_holder, queued_by_service
 from yuan_jobs.reconciler import LEASE
 from yuan_jobs.records import WorkerRecord
 from yuan_jobs.registry import Registry
-from yuan_rpc import HTTP_SERVICES, VERSION, HttpServer, RpcFailed, connect, health_of
+from yuan_rpc import HTTP_SERVICES, VERSION, HttpServer, RpcFailed, connect, health_of, security_of
+from yuan_rpc.addresses import is_loopback, join_address
+from yuan_rpc.http_server import client_context
+from yuan_rpc.security import bearer
 from yuan_stack.broker import client, valkey_server
 from yuan_stack.doctor.findings import Finding, note, ok, refused, wrong
 from yuan_stack.doctor.places import write_and_remove
@@ -108,6 +112,11 @@ def _broker(stack: Stack, seen: Observed) -> Finding:
         url, mend = "", "see HOME/stack/logs/broker.log; the stack starts it again by itself"
         with suppress(OSError):
             url = stack.folder.broker_url.read_text(encoding="ascii").strip()
+    else:
+        try:
+            url = server_url(stack.manifest.cluster)
+        except InputError as error:
+            return refused("broker", error)
     place = url.rpartition("@")[2].rpartition("//")[2]
     try:
         with client(url) as connection:
@@ -181,7 +190,38 @@ def _server(stack: Stack, process: ProcessPlan, seen: Observed) -> Finding:
         seen.ahead[f"the {process.service} server"] = facts.ahead_seconds
     if not facts.serving:
         return wrong(check, f"{process.address} says that it does not serve", _RESTART)
-    return ok(check, f"{process.address} serves and knows the token")
+    return _with_metrics(stack, process, ok(check, f"{process.address} serves and knows the token"))
+
+
+def _with_metrics(stack: Stack, process: ProcessPlan, finding: Finding) -> Finding:
+    """Adds to a finding of a server that is well whether its metrics can be read."""
+    if (port := process.section.metrics_port) is None:
+        return finding
+    check, told = finding.check, finding.text
+    silent = _silent_metrics(stack, process, port)
+    mend = f"see cluster.services.{process.service}.metrics_bind and the server's log"
+    return note(check, f"{told}; {silent}", mend) if silent else ok(check, f"{told}; metrics at port {port}")
+
+
+def _silent_metrics(stack: Stack, process: ProcessPlan, port: int) -> str:
+    """Returns why Prometheus would not read a server's metrics; nothing where it would."""
+    security = security_of(stack.manifest.cluster.security)
+    host = process.section.host
+    try:
+        encrypted = security.tls is not None and not is_loopback(process.section.metrics_bind)
+        context = client_context(security.tls) if security.tls is not None and encrypted else None
+        kind = http.client.HTTPConnection if context is None else http.client.HTTPSConnection
+        options: dict[str, Any] = {} if context is None else {"context": context}
+        token = security.token()
+        connection = kind(host, port, timeout=_ANSWER_S, **options)
+        try:
+            connection.request("GET", "/metrics", headers={"Authorization": bearer(token)} if token else {})
+            status = connection.getresponse().status
+        finally:
+            connection.close()
+    except (OSError, http.client.HTTPException, InputError) as error:
+        return f"its metrics at {join_address(host, port)} do not answer ({' '.join(str(error).split())})"
+    return "" if status == http.HTTPStatus.OK else f"its metrics at {join_address(host, port)} answer {status}"
 
 
 def _not_ours(stack: Stack, process: ProcessPlan, seen: Observed) -> Finding:
