@@ -12,11 +12,13 @@ one `.txt` of a document a line. Three ways, one after the other in every round,
 
 Loading the tokenizer is in none of them. "A core" means seconds of processor time, which a busy machine changes less
 than a clock's. The first and the last way must come to the same bytes, or this fails. Then the whole job with one and
-with two workers on the text `--times` over, by the clock, the start of the processes in it: wants two free cores.
+with two workers on the text `--times` over, by the clock, the start of the processes in it: wants two free cores. What
+two cores give at all is measured beside it: two jobs of one worker that know nothing of each other, at the same time.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import sysconfig
@@ -25,6 +27,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -103,22 +106,37 @@ def compare(options: argparse.Namespace, files: list[Path], peer: Path, folder: 
 
 
 def scale(options: argparse.Namespace, files: list[Path], folder: Path) -> None:
-    """Prints the whole job's speed with one and two workers."""
+    """Prints the whole job's speed with one and two workers, and that of two jobs side by side: the machine's own."""
     copies = folder / "copies"
     copies.mkdir()
     for number in range(options.times):
         for file in files:
             (copies / f"{number:03}-{file.name}").symlink_to(file)
-    best: dict[str, float] = {}
+
+    def take(way: str, number: int = 0) -> dict[str, float]:
+        output = folder / f"{way}-{number}"
+        output.mkdir(exist_ok=True)
+        return run(Path(sys.executable), options.tokenizer, way, copies, output)
+
+    wall: dict[str, list[float]] = {"one": [], "pair": [], "two": []}
+    cpu: dict[str, list[float]] = {"one": [], "pair": [], "two": []}
     for _ in range(options.rounds):
-        for way in ("whole", "two"):
-            output = folder / way
-            output.mkdir(exist_ok=True)
-            result = run(Path(sys.executable), options.tokenizer, way, copies, output)
-            best[way] = min(result["wall"], best.get(way, result["wall"]))
+        one, two = take("whole"), take("two")
+        with ThreadPoolExecutor(2) as pool:
+            pair = list(pool.map(take, ("whole", "whole"), range(2)))
+        for name, results in (("one", [one]), ("two", [two]), ("pair", pair)):
+            wall[name].append(max(result["wall"] for result in results) / len(results))
+            cpu[name].append(sum(result["cpu"] for result in results) / len(results))
     size = options.times * sum(file.stat().st_size for file in files) / 1e6
-    one, two = size / best["whole"], size / best["two"]
-    sys.stdout.write(f"{size:.0f} MB by the clock: one worker {one:.2f} MB/s, two {two:.2f} MB/s: {two / one:.2f}x\n")
+    speed = {name: size / min(seconds) for name, seconds in wall.items()}
+    spent = {name: min(seconds) for name, seconds in cpu.items()}
+    reached, ceiling = (speed[name] / speed["one"] for name in ("two", "pair"))
+    sys.stdout.write(
+        f"{size:.0f} MB by the clock: one worker {speed['one']:.2f} MB/s, two {speed['two']:.2f} MB/s: {reached:.2f}x; "
+        f"two jobs side by side {ceiling:.2f}x, the machine's ceiling, the workers reach {reached / ceiling:.0%}\n"
+        f"processor seconds for all of it: one worker {spent['one']:.1f}, two {spent['two']:.1f}, each of two jobs "
+        f"{spent['pair']:.1f}\n"
+    )
 
 
 def run(python: Path, tokenizer: Path, way: str, source: Path, output: Path) -> dict[str, float]:
@@ -198,10 +216,16 @@ def two(tokenizer: Path, source: Path, output: Path) -> dict[str, float]:
 
 
 def timed(work: Callable[[], object]) -> dict[str, float]:
-    """Returns the seconds that some work takes, of this process and by the clock."""
-    cpu, wall = time.process_time(), time.perf_counter()
+    """Returns the seconds that some work takes, of this process with those it started, and by the clock."""
+    cpu, wall = processor_seconds(), time.perf_counter()
     work()
-    return {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+    return {"cpu": processor_seconds() - cpu, "wall": time.perf_counter() - wall}
+
+
+def processor_seconds() -> float:
+    """Returns what this process and those that it has started and seen end have computed."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
 
 
 WAYS: dict[str, Callable[..., dict[str, float]]] = {"original": original, "bare": bare, "whole": whole}

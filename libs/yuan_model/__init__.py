@@ -16,7 +16,8 @@ from yuan_model.loading import load_model
 from yuan_model.localized_filter import CausalConvolution, LocalizedFilter
 from yuan_model.loss import VocabularyShard, blockwise_cross_entropy, cross_entropy
 from yuan_model.model import Yuan
-from yuan_model.native import NativeRunner, NativeUnavailable, native_library
+from yuan_model.native import NativeUnavailable, native_library
+from yuan_model.native.runner import NativeRunner
 from yuan_model.norm import RMSNorm
 from yuan_model.paged import PagedRunner
 from yuan_model.paging import (

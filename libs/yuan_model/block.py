@@ -12,6 +12,7 @@ from torch.nn import functional
 from yuan_model.attention import Attention
 from yuan_model.cache import LayerPast
 from yuan_model.config import YuanConfig
+from yuan_model.native import training
 from yuan_model.norm import RMSNorm
 from yuan_model.recompute import Recompute, recomputed
 from yuan_model.rotary import Rotary
@@ -38,12 +39,17 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, up: Tensor, gate: Tensor) -> Tensor:  # type: ignore[override]
         ctx.save_for_backward(up, gate)
+        ctx.compiled = any(ctx.needs_input_grad) and training.usable(up)
+        if ctx.compiled:
+            return training.gated(up, gate)
         return functional.silu(up).mul_(gate)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         up, gate = ctx.saved_tensors
+        if ctx.compiled:
+            return training.gated_backward(up, gate, upstream)
         up_gradient = torch.ops.aten.silu_backward(upstream * gate, up)
         return up_gradient, functional.silu(up).mul_(upstream)
 

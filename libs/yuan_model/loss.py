@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from yuan_model.native import training
+
 BLOCK_LOGITS = 1 << 25
 """Numbers in one block's logits where no size is asked for: 128 MiB in fp32, and products as fast as undivided ones."""
 
@@ -111,17 +113,18 @@ class _BlockwiseLoss(torch.autograd.Function):
             stop = min(start + task.block_tokens, count)
             rows = slice(start, stop) if counted_rows is None else counted_rows[start:stop]
             block = hidden_th[rows]
-            losses_t, logits_tv = _losses(
-                block, weight_vh, task.labels_t[rows], task.shard, gradients=wants_hidden or wants_weight
+            block_weights_t = None if weights_t is None else weights_t[rows]
+            losses_t, gradients_tv = _weighted_losses(
+                block,
+                weight_vh,
+                task.labels_t[rows],
+                block_weights_t,
+                shard=task.shard,
+                gradients=wants_hidden or wants_weight,
             )
-            if weights_t is not None:
-                losses_t *= weights_t[rows]
             total += losses_t.sum()
-            if logits_tv is None:
+            if gradients_tv is None:
                 continue
-            if weights_t is not None:
-                logits_tv *= weights_t[rows].unsqueeze(1)
-            gradients_tv = logits_tv.to(weight_vh.dtype)
             if gradient_th is not None:
                 gradient_th[rows] = (gradients_tv @ weight_vh).float()
             if gradient_vh is not None:
@@ -151,6 +154,29 @@ def _counted(weights_t: Tensor) -> Tensor | None:
     """Returns the positions that count, or None where all do."""
     rows = weights_t.nonzero().squeeze(1)
     return None if rows.numel() == weights_t.numel() else rows
+
+
+def _weighted_losses(
+    hidden_th: Tensor,
+    weight_vh: Tensor,
+    labels_t: Tensor,
+    weights_t: Tensor | None,
+    *,
+    shard: VocabularyShard | None,
+    gradients: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Returns a block's weighted losses [t], and their gradients with respect to its logits [t, v] in their dtype."""
+    if gradients and shard is None and training.usable(weight_vh, weight_vh.shape[0]):
+        logits_tv = functional.linear(hidden_th, weight_vh)
+        return training.cross_entropy_(logits_tv, labels_t, weights_t, gradients=True), logits_tv
+    losses_t, logits_tv = _losses(hidden_th, weight_vh, labels_t, shard, gradients=gradients)
+    if weights_t is not None:
+        losses_t *= weights_t
+    if logits_tv is None:
+        return losses_t, None
+    if weights_t is not None:
+        logits_tv *= weights_t.unsqueeze(1)
+    return losses_t, logits_tv.to(weight_vh.dtype)
 
 
 def _losses(

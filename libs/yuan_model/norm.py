@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from yuan_model.native import training
+
 
 class RMSNorm(nn.Module):
     """Divides by the root mean square over the last dimension and scales by a weight.
@@ -27,10 +29,18 @@ class RMSNorm(nn.Module):
 
 
 class _ProcessorNorm(torch.autograd.Function):
-    """The norm in as few passes over memory as torch's operations allow; keeps its input and one number a row."""
+    """The norm in one pass over memory where it is trained, else in as few as torch's operations allow.
+
+    Keeps its input and one number a row.
+    """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, eps: float) -> Tensor:  # type: ignore[override]
+        ctx.compiled = any(ctx.needs_input_grad) and training.usable(hidden)
+        if ctx.compiled:
+            output, inverse = training.norm(hidden, weight, eps)
+            ctx.save_for_backward(hidden, weight, inverse)
+            return output
         exact = hidden.float()
         length = cast("Tensor", torch.linalg.vector_norm(exact, dim=-1, keepdim=True))  # pyright: ignore[reportUnknownMemberType]
         inverse = length.square_().div_(exact.shape[-1]).add_(eps).rsqrt_()
@@ -41,6 +51,9 @@ class _ProcessorNorm(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
         hidden, weight, inverse = ctx.saved_tensors
+        if ctx.compiled:
+            result, weight_gradient = training.norm_backward(hidden, weight, inverse, upstream)
+            return result, weight_gradient.to(weight.dtype) if ctx.needs_input_grad[1] else None, None
         gradient, scale = upstream.float(), weight.float()
         normed = hidden.float() * inverse
         product = gradient * normed

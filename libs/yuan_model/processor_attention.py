@@ -15,6 +15,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from yuan_model.native import training
+
 SHORT, LONG = 128, 256
 """Queries of a block: in a long sequence more of them, where what a block computes beyond the diagonal is little."""
 
@@ -34,8 +36,9 @@ class _Attention(torch.autograd.Function):
         batch, heads, length, size = queries.shape
         # As the output projection reads it: heads side by side.
         output = queries.new_empty(batch, length, heads, size).transpose(1, 2)
+        ctx.compiled = training.usable(keys, math.gcd(length, SHORT, LONG))
         for first, last in _blocks(length):
-            seen = _weights(queries_rsd, keys_rsd, first, last) @ values_rsd[:, :last]
+            seen = _weights(queries_rsd, keys_rsd, first, last, compiled=ctx.compiled) @ values_rsd[:, :last]
             output[:, :, first:last] = seen.view(batch, heads, last - first, size)
         return output
 
@@ -45,21 +48,28 @@ class _Attention(torch.autograd.Function):
         queries_rsd, keys_rsd, values_rsd = ctx.saved_tensors
         upstream_rsd = upstream.flatten(0, 1)
         query_gradient = torch.empty_like(queries_rsd)
+        scale = 1.0 / math.sqrt(queries_rsd.shape[-1])
         # Sums over blocks of queries: in fp32, whatever the dtype.
         key_gradient, value_gradient = (torch.zeros_like(keys_rsd, dtype=torch.float32) for _ in range(2))
         for first, last in _blocks(queries_rsd.shape[1]):
-            weights_rqk = _weights(queries_rsd, keys_rsd, first, last)
+            weights_rqk = _weights(queries_rsd, keys_rsd, first, last, compiled=ctx.compiled)
             upstream_rqd = upstream_rsd[:, first:last]
-            value_gradient[:, :last] += weights_rqk.transpose(1, 2) @ upstream_rqd
             products_rqk = upstream_rqd @ values_rsd[:, :last].transpose(1, 2)
+            if ctx.compiled:
+                training.softmax_backward_(weights_rqk, products_rqk, scale)
+                training.accumulate_(value_gradient, weights_rqk.transpose(1, 2) @ upstream_rqd)
+                query_gradient[:, first:last] = products_rqk @ keys_rsd[:, :last]
+                training.accumulate_(key_gradient, products_rqk.transpose(1, 2) @ queries_rsd[:, first:last])
+                continue
+            value_gradient[:, :last] += weights_rqk.transpose(1, 2) @ upstream_rqd
             scores_rqk = cast(
                 "Tensor", cast("Any", torch)._softmax_backward_data(products_rqk, weights_rqk, -1, weights_rqk.dtype)
             )
             query_gradient[:, first:last] = scores_rqk @ keys_rsd[:, :last]
             key_gradient[:, :last] += scores_rqk.transpose(1, 2) @ queries_rsd[:, first:last]
-        scale = 1.0 / math.sqrt(queries_rsd.shape[-1])
-        query_gradient *= scale
-        key_gradient *= scale
+        if not ctx.compiled:
+            query_gradient *= scale
+            key_gradient *= scale
         shape = upstream.shape
         return (
             query_gradient.view(shape),
@@ -74,9 +84,14 @@ def _blocks(length: int) -> list[tuple[int, int]]:
     return [(first, min(first + size, length)) for first in range(0, length, size)]
 
 
-def _weights(queries_rsd: Tensor, keys_rsd: Tensor, first: int, last: int) -> Tensor:
+def _weights(queries_rsd: Tensor, keys_rsd: Tensor, first: int, last: int, *, compiled: bool) -> Tensor:
     """Returns the attention weights of a block of queries over the keys before its end, [r, q, k]."""
-    scaled_rqd = queries_rsd[:, first:last] * (1.0 / math.sqrt(queries_rsd.shape[-1]))
+    scale = 1.0 / math.sqrt(queries_rsd.shape[-1])
+    if compiled:
+        weights_rqk = queries_rsd[:, first:last] @ keys_rsd[:, :last].transpose(1, 2)
+        training.causal_softmax_(weights_rqk, first, scale)
+        return weights_rqk
+    scaled_rqd = queries_rsd[:, first:last] * scale
     scores_rqk = scaled_rqd @ keys_rsd[:, :last].transpose(1, 2)
     # Only the square at the diagonal holds keys behind a query.
     behind = torch.full((last - first, last - first), -math.inf, dtype=scores_rqk.dtype, device=scores_rqk.device)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from yuan_model.config import YuanConfig
+from yuan_model.native import training
 
 Rotary = tuple[Tensor, Tensor]
 """Cosine and sine, each [sequence, head_dim] or [batch, sequence, head_dim], fp32."""
@@ -104,9 +105,16 @@ class _Rotation(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any, pairs_bse: Tensor, cosine: Tensor, sine: Tensor, head_dim: int
     ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(cosine, sine)
         batch, length, width = pairs_bse.shape
         ctx.shape = (batch, length, width // (2 * head_dim), 2, head_dim)
+        ctx.compiled = ctx.needs_input_grad[0] and training.usable(pairs_bse, head_dim // 2)
+        if ctx.compiled:
+            cosine, sine = (part.squeeze(1).float() for part in (cosine, sine))
+            ctx.save_for_backward(cosine, sine)
+            rotated = pairs_bse.new_empty(2, batch, ctx.shape[2], length, head_dim)
+            training.rotate(pairs_bse.contiguous().view(ctx.shape), rotated, cosine, sine, back=False)
+            return rotated[0], rotated[1]
+        ctx.save_for_backward(cosine, sine)
         pairs_2bnsd = pairs_bse.view(ctx.shape).permute(3, 0, 2, 1, 4)
         rotated = torch.empty(pairs_2bnsd.shape, dtype=pairs_bse.dtype, device=pairs_bse.device)
         _rotate(pairs_2bnsd, cosine, sine, rotated)
@@ -119,6 +127,9 @@ class _Rotation(torch.autograd.Function):
     ) -> tuple[Tensor, None, None, None]:
         cosine, sine = ctx.saved_tensors
         gradient = torch.empty(ctx.shape, dtype=keys_bnsd.dtype, device=keys_bnsd.device)
+        if ctx.compiled:
+            training.rotate(gradient, (queries_bnsd.contiguous(), keys_bnsd.contiguous()), cosine, sine, back=True)
+            return gradient.flatten(2), None, None, None
         for place, heads_bnsd in enumerate((queries_bnsd, keys_bnsd)):
             _rotate(heads_bnsd, cosine, -sine, gradient[:, :, :, place].transpose(1, 2))  # the inverse turns back
         return gradient.flatten(2), None, None, None

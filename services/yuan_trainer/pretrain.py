@@ -15,6 +15,7 @@ from torch import Tensor
 from yuan_checkpoint.training_state import finish_state, newest_whole_state
 from yuan_events import Checkpoint, Message, Metrics, Progress, WorkFailed
 from yuan_manifest.schema import BadStep, Precision, as_plain
+from yuan_model.native import training
 from yuan_parallel import Grid
 from yuan_trainer.batches import MicroBatch, Samples, micro_batch, step_batches
 from yuan_trainer.combinations import step_seed
@@ -91,6 +92,8 @@ def pretrain(specification: Specification, link: ParentLink) -> RankReport:
         YuanError: if the disk is full, the data does not fit, or a step went wrong that the guard stops at.
     """
     run = set_up(specification, link)
+    if specification.device == "cpu" and (reason := training.why_not()):
+        run.tell(f"torch computes what lies between matrix products, slower than compiled: {reason}", "warning")
     done = take_up(run)
     link.report(RankReport("training", step=done))
     if done == 0:

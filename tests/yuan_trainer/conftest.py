@@ -109,12 +109,14 @@ class ForkingRunner(Runner):
     def __init__(self, root: Path, server: "subprocess.Popen[str]") -> None:
         super().__init__(root)
         self._server = server
+        self.environment: dict[str, str] = {}
 
     def _run(self, path: Path, ranks: int, should_stop: Callable[[], bool]) -> None:
         logs = self.root / "logs"
         assert self._server.stdin is not None
         assert self._server.stdout is not None
-        print(json.dumps({"specification": str(path), "ranks": ranks, "logs": str(logs)}), file=self._server.stdin)
+        job = {"specification": str(path), "ranks": ranks, "logs": str(logs), "environment": self.environment}
+        print(json.dumps(job), file=self._server.stdin)
         self._server.stdin.flush()
         codes = json.loads(self._server.stdout.readline())["codes"]
         tails = [(logs / f"rank-{rank}.log").read_text()[-2000:] for rank in range(ranks)]

@@ -1,6 +1,7 @@
 """Ranks as forks of one process that has imported everything: a run in a second, where importing takes ten.
 
-    python forked.py    takes lines of JSON, {"specification": PATH, "ranks": N, "logs": DIR}; answers {"codes": [...]}
+    python forked.py    takes lines of JSON, {"specification": PATH, "ranks": N, "logs": DIR, "environment": {}};
+                        answers {"codes": [...]}
 
 The ranks are the real ones (`yuan_trainer.rank`, gloo, DeepSpeed); only how they are started differs from the launcher,
 which other tests run. Rank n writes its events to DIR/events-n.jsonl.
@@ -22,11 +23,11 @@ def main() -> None:
 
     for line in sys.stdin:
         job = json.loads(line)
-        codes = run(job["specification"], job["ranks"], Path(job["logs"]))
+        codes = run(job["specification"], job["ranks"], Path(job["logs"]), job["environment"])
         print(json.dumps({"codes": codes}), file=answers, flush=True)
 
 
-def run(specification: str, ranks: int, logs: Path) -> list[int]:
+def run(specification: str, ranks: int, logs: Path, environment: dict[str, str]) -> list[int]:
     """Returns the exit codes of a run's ranks; the first that fails ends the others."""
     logs.mkdir(parents=True, exist_ok=True)
     meeting = os.memfd_create("meeting")
@@ -36,7 +37,7 @@ def run(specification: str, ranks: int, logs: Path) -> list[int]:
         child = os.fork()
         if child == 0:
             os.close(held)
-            os.environ |= {"YUAN_CONTROL_FD": str(alive), "YUAN_MEETING_FILE": f"/proc/self/fd/{meeting}"}
+            os.environ |= environment | {"YUAN_CONTROL_FD": str(alive), "YUAN_MEETING_FILE": f"/proc/self/fd/{meeting}"}
             become(rank, ranks, specification, logs)
         children[child] = rank
     codes = [0] * ranks

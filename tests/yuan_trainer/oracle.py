@@ -1,9 +1,12 @@
 """The oracle: what training means, in one plain-torch loop on one process, without DeepSpeed, stages or ranks."""
 
+from unittest import mock
+
 import torch
 from torch import Tensor
 
 from yuan_model import Yuan, cross_entropy, initialize_
+from yuan_model.native import training
 from yuan_trainer.batches import step_batches
 from yuan_trainer.optimizers import make_optimizer
 from yuan_trainer.samples import open_samples
@@ -13,6 +16,11 @@ from yuan_trainer.specification import Specification
 
 def oracle_losses(specification: Specification, steps: int) -> list[float]:
     """Returns the training loss of each of the first steps, fp32."""
+    with mock.patch.object(training, "usable", return_value=False):  # torch's operations alone
+        return _losses(specification, steps)
+
+
+def _losses(specification: Specification, steps: int) -> list[float]:
     train = specification.train
     model = Yuan(specification.model)
     initialize_(model, specification.model, train.seed)

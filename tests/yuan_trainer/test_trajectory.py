@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from yuan_events import Message
 from yuan_manifest.schema import Precision, Recompute, RecomputeSection
 from yuan_model import cross_entropy, load_model
 from yuan_trainer.batches import micro_batch
@@ -148,6 +149,17 @@ def test_what_is_computed_again_changes_no_loss(
     recompute = RecomputeSection(mode=mode, every_layers=2)
     losses = quick_run(specification, train=replace(specification.train, recompute=recompute), **topology)
     assert list(losses.values()) == pytest.approx(expected, abs=1e-4)
+
+
+def test_without_the_compiled_parts_a_run_says_so_and_trains_alike(
+    specification: Specification, quick_run: ForkingRunner
+) -> None:
+    specification = replace(specification, train=replace(specification.train, steps=5))
+    quick_run.environment = {"YUAN_NATIVE": "off"}
+    losses = quick_run(specification)
+    assert list(losses.values()) == pytest.approx(oracle_losses(specification, 5), abs=1e-4)
+    told = [event.text for event in quick_run.sink.events if isinstance(event, Message) and "compiled" in event.text]
+    assert told == ["torch computes what lies between matrix products, slower than compiled: YUAN_NATIVE is off"]
 
 
 @pytest.mark.slow

@@ -1,4 +1,7 @@
-"""Compiles step.cpp for this processor with g++ and loads it; once a machine and version, then from a cache folder.
+"""Compiles C++ for this processor with g++ and loads it; once a machine and version, then from a cache folder.
+
+`native_library` is the step of a network that is served (step.cpp); `training_library` what a training step does
+between its matrix products (training.cpp).
 
 Where `YUAN_NATIVE_LIBRARIES` names a folder of libraries made beforehand (as in our images, which have no compiler),
 the best one for this processor is taken from there instead. No Python or torch headers are needed: the library is
@@ -16,7 +19,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from yuan_model.native.levels import FLAGS, SOURCES, CompileFailed, compile_step, made_beforehand
+from yuan_model.native.levels import FLAGS, SOURCES, CompileFailed, compile_library, made_beforehand
 
 _MARCH = ("-march=native",)
 SWITCH = "YUAN_NATIVE"
@@ -69,33 +72,61 @@ def native_library() -> ctypes.CDLL:
     Raises:
         NativeUnavailable: if it cannot be.
     """
-    if os.environ.get(SWITCH, "").lower() in {"off", "0", "no"}:
-        raise NativeUnavailable(f"{SWITCH} is off")
-    try:
-        library = ctypes.CDLL(str(_found_or_compiled()))
-    except OSError as error:
-        raise NativeUnavailable(f"the compiled step cannot be loaded: {error}") from error
+    library = _library("step", shutil.which("g++") or shutil.which("clang++"))
     _declare(library)
     return library
 
 
-def _found_or_compiled() -> Path:
+@functools.cache
+def training_library() -> ctypes.CDLL:
+    """Returns the library of training's element-wise parts, compiled first if that has not been done (4 s).
+
+    Raises:
+        NativeUnavailable: if it cannot be. clang++ has another OpenMP than torch.
+    """
+    library = _library("training", shutil.which("g++"))
+    pointer, whole, long, number = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
+    for name, arguments in (
+        ("norm_forward", [pointer] * 4 + [long, long, number]),
+        ("norm_backward", [pointer] * 6 + [long, long]),
+        ("gated_forward", [pointer] * 3 + [long]),
+        ("gated_backward", [pointer] * 5 + [long]),
+        ("rotate", [whole] + [pointer] * 5 + [long] * 5),
+        ("causal_softmax", [pointer] + [long] * 4 + [number]),
+        ("softmax_backward", [pointer] * 2 + [long] * 2 + [number]),
+        ("accumulate", [pointer] * 2 + [long] * 3),
+        ("cross_entropy", [pointer] * 4 + [long] * 2 + [whole]),
+    ):
+        function = getattr(library, f"yuan_{name}")
+        function.restype, function.argtypes = None, [whole, *arguments, whole]  # first the format, last the threads
+    return library
+
+
+def _library(name: str, compiler: str | None) -> ctypes.CDLL:
+    if os.environ.get(SWITCH, "").lower() in {"off", "0", "no"}:
+        raise NativeUnavailable(f"{SWITCH} is off")
+    try:
+        return ctypes.CDLL(str(_found_or_compiled(name, compiler)))
+    except OSError as error:
+        raise NativeUnavailable(f"the compiled {name} cannot be loaded: {error}") from error
+
+
+def _found_or_compiled(name: str, compiler: str | None) -> Path:
     folder = os.environ.get(LIBRARIES)
-    if folder and (made := made_beforehand(Path(folder))) is not None:
+    if folder and (made := made_beforehand(Path(folder), library=name)) is not None:
         return made
-    compiler = shutil.which("g++") or shutil.which("clang++")
     if compiler is not None:
-        return _compiled(compiler)
+        return _compiled(name, compiler)
     without = f", and {folder} ({LIBRARIES}) has no library for this processor and version" if folder else ""
     raise NativeUnavailable(f"no g++ is installed{without}")
 
 
-def _compiled(compiler: str) -> Path:
-    sources = sorted([*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h")])
+def _compiled(library: str, compiler: str) -> Path:
+    sources = [SOURCES / f"{library}.cpp", *sorted(SOURCES.glob("*.h"))]
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
     texts = (source.read_text(encoding="utf-8") for source in sources)
     parts = [version, " ".join((*FLAGS, *_MARCH)), _processor(), *texts]
-    name = f"step-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:20]}.so"
+    name = f"{library}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:20]}.so"
     folder = _cache_folder()
     target = folder / name
     # Ranks and tests begin at the same time: one compiles, the others wait for it.
@@ -104,7 +135,7 @@ def _compiled(compiler: str) -> Path:
         if not target.exists():
             made = folder / f"{name}.{os.getpid()}"
             try:
-                compile_step(compiler, made, _MARCH)
+                compile_library(library, compiler, made, _MARCH)
             except CompileFailed as error:
                 raise NativeUnavailable(str(error)) from error
             made.replace(target)

@@ -1,6 +1,6 @@
-"""How step.cpp is compiled, and libraries of it made beforehand for processors other than this one.
+"""How step.cpp and training.cpp are compiled, and libraries of them made beforehand for processors other than this one.
 
-    python3 levels.py FOLDER        one library a level of x86-64; needs g++ and nothing else, not even torch
+    python3 levels.py FOLDER        libraries for each level of x86-64; needs g++ and nothing else, not even torch
 
 An image has no compiler: a build stage makes the folder, and `YUAN_NATIVE_LIBRARIES` names it (`building.py`). A file's
 name holds a digest of the sources and flags, so that a library of another version is never taken. On processors that
@@ -21,6 +21,9 @@ FLAGS = (
     *("-Wno-psabi", "-Wno-ignored-attributes"),
 )
 """Of every build; `-march` comes in addition."""
+
+LIBRARIES = {"step": (), "training": ("-fopenmp",)}
+"""What is compiled, by the name of its source, and the flags of its own."""
 
 
 class CompileFailed(RuntimeError):
@@ -62,29 +65,34 @@ def processor_flags() -> frozenset[str]:
     return frozenset(line.partition(":")[2].split())
 
 
-def file_name(level: Level) -> str:
-    """Returns the name of a level's library, made of the sources that are here."""
+def file_name(level: Level, library: str = "step") -> str:
+    """Returns the name of a library for a level, made of the sources that are here."""
     sources = sorted([*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h")])
-    parts = [" ".join((*FLAGS, *level.march)), *(source.read_text(encoding="utf-8") for source in sources)]
-    return f"step-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:20]}-{level.name}.so"
+    parts = [
+        " ".join((*FLAGS, *LIBRARIES[library], *level.march)),
+        *(source.read_text(encoding="utf-8") for source in sources),
+    ]
+    return f"{library}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:20]}-{level.name}.so"
 
 
-def made_beforehand(folder: Path, flags: frozenset[str] | None = None) -> Path | None:
+def made_beforehand(folder: Path, flags: frozenset[str] | None = None, library: str = "step") -> Path | None:
     """Returns the best library of a folder for a processor; None if none fits it and these sources.
 
     Args:
         folder: that `main` has filled.
         flags: of the processor; None: of this one.
+        library: one of LIBRARIES.
     """
     has = processor_flags() if flags is None else flags
-    fitting = (folder / file_name(level) for level in LEVELS if level.needs <= has)
+    fitting = (folder / file_name(level, library) for level in LEVELS if level.needs <= has)
     return next((path for path in fitting if path.is_file()), None)
 
 
-def compile_step(compiler: str, target: Path, march: Sequence[str]) -> None:
-    """Compiles the library.
+def compile_library(library: str, compiler: str, target: Path, march: Sequence[str]) -> None:
+    """Compiles a library.
 
     Args:
+        library: one of LIBRARIES.
         compiler: g++ or clang++.
         target: of the library.
         march: flags that say for which processor, and what else is meant for this build alone.
@@ -92,27 +100,29 @@ def compile_step(compiler: str, target: Path, march: Sequence[str]) -> None:
     Raises:
         CompileFailed: with the compiler's reason.
     """
-    command = [compiler, *FLAGS, *march, str(SOURCES / "step.cpp"), "-o", str(target)]
+    command = [compiler, *FLAGS, *LIBRARIES[library], *march, str(SOURCES / f"{library}.cpp"), "-o", str(target)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[-200:])
-        raise CompileFailed(f"{compiler} cannot compile the step: {reason.strip()}")
+        raise CompileFailed(f"{compiler} cannot compile the {library}: {reason.strip()}")
 
 
 def main(folder: Path, compiler: str = "g++") -> None:
-    """Fills a folder with a library a level.
+    """Fills a folder with every library for each level.
 
     Raises:
-        CompileFailed: as `compile_step`.
+        CompileFailed: as `compile_library`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if platform.machine() != "x86_64":
         sys.stdout.write(f"no libraries are made for {platform.machine()}: the step is compiled where it runs\n")
         return
     for level in LEVELS:
-        # A slim image may have no libstdc++ of its own, or an older one.
-        compile_step(compiler, folder / file_name(level), (*level.march, "-static-libstdc++", "-static-libgcc"))
-        sys.stdout.write(f"{folder / file_name(level)}\n")
+        for library in LIBRARIES:
+            target = folder / file_name(level, library)
+            # A slim image may have no libstdc++ of its own, or an older one.
+            compile_library(library, compiler, target, (*level.march, "-static-libstdc++", "-static-libgcc"))
+            sys.stdout.write(f"{target}\n")
 
 
 if __name__ == "__main__":
