@@ -324,7 +324,7 @@ OTHER_KINDS = {
     "no path": ("kind: convert\ninputs: {model: a}\noutputs: {path: ''}", "x.yaml:5: outputs.path: is empty text"),
     "dtype": ("kind: convert\ninputs: {model: a}\ntarget: {dtype: float16}\noutputs: {path: b}", "x.yaml:5: target.dtype: expected one of fp32, bf16, fp16, int8, found 'float16'"),
     "layout": ("kind: convert\ninputs: {model: a}\ntarget: {layout: hugging}\noutputs: {path: b}", "x.yaml:5: target.layout: expected one of native, megatron, huggingface, found 'hugging'; did you mean huggingface?"),
-    "suite": ("kind: evaluate\ninputs: {model: a, dataset: b}\nsuite: [perplexty]\noutputs: {report: a}", "x.yaml:5: suite[0]: expected one of yuan, perplexity, gsm8k, gsm8k_en, humaneval, mathcloze, mathqa, truthfulqa, truthfulqa_mc, found 'perplexty'; did you mean perplexity?"),
+    "suite": ("kind: evaluate\ninputs: {model: a, dataset: b}\nsuite: [perplexty]\noutputs: {report: a}", "x.yaml:5: suite[0]: expected one of yuan, perplexity, gsm8k, gsm8k_en, humaneval, mathcloze, mathqa, requests, requests_learned, truthfulqa, truthfulqa_mc, found 'perplexty'; did you mean perplexity?"),
     "no suite": ("kind: evaluate\ninputs: {model: a, dataset: b}\nsuite: []\noutputs: {report: a}", "x.yaml:5: suite: is empty; expected at least one item"),
     "no benchmarks": ("kind: evaluate\ninputs: {model: a}\nsuite: [gsm8k]\noutputs: {report: a}", "x.yaml:4: inputs.data: missing; it is the folder or URL of the benchmarks' files (yuan evaluate --list)"),
     "no dataset": ("kind: evaluate\ninputs: {model: a}\nsuite: [perplexity]\noutputs: {report: a}", "x.yaml:4: inputs.dataset: missing; perplexity is measured on a dataset's validation part"),
