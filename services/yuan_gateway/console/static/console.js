@@ -78,7 +78,7 @@
     return String(+value.toPrecision(4));
   };
 
-  const clock = (seconds) => new Date(1000 * seconds).toLocaleTimeString(document.documentElement.lang);
+  const clock = (seconds) => new Date(1000 * seconds).toLocaleTimeString(document.documentElement.lang, { hourCycle: "h23" });
   const MOST_RECENT = 60;
 
   class Chart {
@@ -129,7 +129,7 @@
         scales: this.words.time
           ? { x: { time: true, range: (_, least, most) => [Math.min(least, most - MOST_RECENT), most] }, y: { range: (_, least, most) => [0, Math.max(1, 1.1 * most)] } }
           : { x: { time: false }, y: this.log ? { distr: 3 } : {} },
-        axes: [{ ...lines, size: 28, values: this.words.time ? (_, values) => values.map(clock) : undefined }, { ...lines, size: 54, values: (_, values) => values.map((v) => v === null ? "" : axis(v)) }],
+        axes: [{ ...lines, size: 28, space: this.words.time ? 80 : 50, values: this.words.time ? (_, values) => values.map(clock) : undefined }, { ...lines, size: 54, values: (_, values) => values.map((v) => v === null ? "" : axis(v)) }],
         cursor: { y: false },
         legend: { live: true },
         series: [
@@ -235,6 +235,7 @@
       source = new EventSource(section.dataset.stream);
       source.addEventListener("reset", reset);
       source.addEventListener("end", () => { over = true; source.close(); });
+      source.onerror = () => { if (!over) say(document.body.dataset.lost); };
       source.onmessage = (event) => take(JSON.parse(event.data));
     }
     // A browser has six connections to a server: a page that nobody sees gives its own back.

@@ -73,6 +73,7 @@ document.addEventListener("DOMContentLoaded", () => {
       talk.append(make("div", message, "turn user"));
       const answer = make("div", "", "turn model");
       talk.append(answer);
+      talk.scrollTop = talk.scrollHeight;
       form.message.value = "";
       running = new AbortController();
       send.disabled = true;
@@ -108,6 +109,7 @@ document.addEventListener("DOMContentLoaded", () => {
           method: "POST", signal: running.signal, body: JSON.stringify(body),
           headers: { "content-type": "application/json", accept: "text/event-stream, application/json", "x-console-proof": proof },
         });
+        if (reply.redirected) { location.reload(); return; }
         if (!reply.ok) throw new Error(await told(reply));
         const reader = reply.body.getReader();
         let rest = "";
@@ -117,6 +119,8 @@ document.addEventListener("DOMContentLoaded", () => {
           rest += decoder.decode(value, { stream: true });
           const events = rest.split("\n\n");
           rest = events.pop();
+          // Who has scrolled back to read stays there.
+          const atEnd = talk.scrollHeight - talk.scrollTop - talk.clientHeight < 60;
           for (const event of events) {
             const data = event.replace(/^data: /, "");
             if (data === "[DONE]") continue;
@@ -126,6 +130,7 @@ document.addEventListener("DOMContentLoaded", () => {
               text += choice.delta.content || "";
               for (const entry of (choice.logprobs && choice.logprobs.content) || []) { count += 1; token(entry); }
             }
+            if (atEnd) talk.scrollTop = talk.scrollHeight;
             speed.textContent = words.speed.replace("{n}", count).replace("{rate}", (count / Math.max(0.001, (performance.now() - begun) / 1000)).toFixed(1));
           }
         }
