@@ -6,33 +6,67 @@ Weights are random, prompts have 64 tokens, decoding is greedy, and each pair is
 the machine does meets both; the best round counts. Peers: `transformers` generate on a Llama of the same sizes (30M
 parameters, tied; ours carries the localized filter's 17 % more), in this environment if it is installed there (extra
 `bench`), and numbers of llama.cpp and vLLM's CPU build that were measured once on a machine like this (2 cores; named
-as quoted). Without --quick it also sends 10,000 requests and looks at the process's memory.
+as quoted). The same model is then asked through gRPC (`serving_rpc.py`). Without --quick it also sends 10,000 requests
+and looks at the process's memory. Ends with a table: every goal, what was reached, whether that is enough.
 """
 
 import argparse
 import ctypes
 import gc
 import importlib.util
+import itertools
 import os
 import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from serving_rpc import SMALL, prompts, through_grpc
 
 from yuan_corpus import Tokenizer
 from yuan_inference.engine import Engine, EngineOptions, Output, Request, Sampling
 from yuan_inference.loaded import LoadedModel
 from yuan_model import BLOCK_TOKENS, Chunk, NativeRunner, PoolSize, Yuan, YuanConfig, initialize_, native_library
 
-PROMPT_TOKENS = 64
-SMALL = YuanConfig(8192, 512, 8, 8, 1408, 4096)
 LARGE = YuanConfig(8192, 1024, 13, 16, 2816, 1024)
-QUOTED = {"llama.cpp bf16": {1: 418, 16: 1672}, "vLLM CPU bf16": {1: 102, 16: 1052, 64: 1788}}
+LIKE_VLLM, LIKE_LLAMA = {1: 102, 16: 1052, 64: 1788}, 418
+QUOTED = {"llama.cpp bf16": {1: LIKE_LLAMA, 16: 1672}, "vLLM CPU bf16": LIKE_VLLM}
 """Tokens a second at so many requests at once, measured once on 2 cores of a machine like this."""
+
+
+@dataclass
+class Goals:
+    """What is to be reached, and what was.
+
+    Attributes:
+        rows: of the table: goal, reached, wanted, whether it is met (None: not measured here).
+    """
+
+    rows: list[tuple[str, str, str, bool | None]] = field(default_factory=list[tuple[str, str, str, bool | None]])
+
+    def at_least(self, goal: str, reached: float, wanted: float, unit: str = "") -> None:
+        """Takes a number that should be high."""
+        self.rows.append((goal, f"{reached:,.4g}{unit}", f">= {wanted:,.4g}{unit}", reached >= wanted))
+
+    def at_most(self, goal: str, reached: float, wanted: float, unit: str = "") -> None:
+        """Takes a number that should be low."""
+        self.rows.append((goal, f"{reached:,.4g}{unit}", f"<= {wanted:,.4g}{unit}", reached <= wanted))
+
+    def not_measured(self, goal: str, why: str) -> None:
+        """Says that a goal could not be looked at."""
+        self.rows.append((goal, why, "", None))
+
+    def show(self) -> None:
+        """Prints the table."""
+        widths = [max(len(row[column]) for row in self.rows) for column in range(3)]
+        print()
+        for goal, reached, wanted, met in self.rows:
+            verdict = "not measured" if met is None else "met" if met else "NOT MET"
+            print(f"{goal:{widths[0]}}  {reached:>{widths[1]}}  {wanted:<{widths[2]}}  {verdict}")
 
 
 class NoTokenizer:
@@ -62,12 +96,6 @@ def made(config: YuanConfig, dtype: torch.dtype, *, int8: bool = False) -> Loade
     initialize_(model, config, 1)
     tokenizer: Tokenizer = NoTokenizer()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
     return LoadedModel(model.to(dtype).eval(), tokenizer, int8=int8)
-
-
-def prompts(count: int, length: int = PROMPT_TOKENS, seed: int = 1) -> list[list[int]]:
-    """Returns the same random prompts each time."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 8191, (count, length), generator=generator).tolist()
 
 
 def served(engine: Engine, asked: Sequence[Sequence[int]], tokens: int) -> tuple[float, list[list[int]], float]:
@@ -130,7 +158,7 @@ def bandwidth(threads: int) -> float:
     return best
 
 
-def throughput(options: argparse.Namespace) -> None:
+def throughput(options: argparse.Namespace, goals: Goals) -> None:
     """The small model at 1, 8, 16 and 64 requests at once, beside transformers and quoted numbers."""
     for name, dtype, int8 in (
         ("fp32", torch.float32, False),
@@ -154,6 +182,7 @@ def throughput(options: argparse.Namespace) -> None:
                         for peer_name, rates in QUOTED.items()
                         if count in rates
                     ]
+                _judge(goals, name, count, ours, theirs)
                 print(
                     f"30M {name}, {count:2d} at once: {ours:7.0f} tokens/s, first token after {first * 1000:.0f} ms; "
                     + ", ".join(beside),
@@ -162,7 +191,21 @@ def throughput(options: argparse.Namespace) -> None:
         gc.collect()
 
 
-def against_memory(options: argparse.Namespace) -> None:
+def _judge(goals: Goals, name: str, count: int, ours: float, theirs: float) -> None:
+    """Compares with what there is a goal for."""
+    if name == "bf16" and count in LIKE_VLLM:
+        goals.at_least(f"bf16, {count} at once, tokens/s: vLLM's CPU build", ours, LIKE_VLLM[count])
+    if name == "bf16" and count == 1:
+        goals.at_least("bf16, 1 at once, tokens/s: llama.cpp / 1.5", ours, LIKE_LLAMA / 1.5)
+    if (name, count) in {("fp32", 1), ("fp32", 8), ("bf16", 16)}:
+        goal = f"{name}, {count} at once: times transformers"
+        if theirs:
+            goals.at_least(goal, ours / theirs, 2)
+        else:
+            goals.not_measured(goal, "transformers is not installed")
+
+
+def against_memory(options: argparse.Namespace, goals: Goals) -> None:
     """A 200M model, one request: how much of the memory's bandwidth a step reaches, and what int8 gains and costs."""
     size = PoolSize(LARGE.max_position_embeddings // BLOCK_TOKENS, 1, 256, 256)
     model = made(LARGE, torch.bfloat16).model
@@ -183,6 +226,8 @@ def against_memory(options: argparse.Namespace) -> None:
                 best[name] = min(best[name], time.perf_counter() - started)
     reached = max(reached, bandwidth(options.threads))
     share = 2 * count / best["bf16"] / reached
+    goals.at_least("200M bf16, 1 at once: part of the memory's bandwidth", share, 0.6)
+    goals.at_least("200M int8, 1 at once: times bf16", best["bf16"] / best["int8"], 1.3)
     print(
         f"{count / 1e6:.0f}M bf16, 1 request: {1 / best['bf16']:.1f} tokens/s; reads its weights at "
         f"{2 * count / best['bf16'] / 1e9:.1f} GB/s of {reached / 1e9:.1f} GB/s measured ({share:.2f})"
@@ -196,7 +241,7 @@ def against_memory(options: argparse.Namespace) -> None:
     )
 
 
-def beside_a_long_prompt() -> None:
+def beside_a_long_prompt(goals: Goals) -> None:
     """In how many steps a short request has its first token, alone and beside a prompt of 2,000 tokens."""
     with Engine("ttft", made(SMALL, torch.bfloat16), EngineOptions(max_batch=4, prefix_cache=False)) as engine:
         inner = engine._stepper.runner
@@ -233,13 +278,14 @@ def beside_a_long_prompt() -> None:
             number for number, chunks in enumerate(steps) if any(chunk.tokens[:16] == short for chunk in chunks)
         ]
         later = with_short[-1] - with_short[0] + 1 - alone
+        goals.at_most("first token beside a prompt of 2,000 tokens: steps more", later, 3)
         print(
             f"first token of a short request: {idle * 1000:.0f} ms alone, {beside * 1000:.0f} ms beside a prompt of "
             f"2,000 tokens; {later} steps more"
         )
 
 
-def shared_beginning(options: argparse.Namespace) -> None:
+def shared_beginning(options: argparse.Namespace, goals: Goals) -> None:
     """20 requests that share 1,000 tokens, with and without the prefix cache."""
     beginning = prompts(1, 1000, seed=5)[0]
     asked = [[*beginning, *end] for end in prompts(20, 8, seed=6)]
@@ -251,42 +297,62 @@ def shared_beginning(options: argparse.Namespace) -> None:
             with Engine("prefix", loaded, EngineOptions(max_batch=20, prefix_cache=keeps)) as engine:
                 served(engine, [beginning], 1)
                 best[keeps] = min(best[keeps], served(engine, asked, 1)[0])
+    goals.at_least("20 requests that share 1,000 tokens: times without the prefix cache", best[False] / best[True], 8)
     print(
         f"20 requests that share 1,000 tokens: {best[False]:.2f} s without, {best[True]:.3f} s with the prefix cache "
         f"(x{best[False] / best[True]:.1f})"
     )
 
 
-def overhead(options: argparse.Namespace) -> None:
-    """The part of a step at 64 requests that is not the network's."""
+class Clocked:
+    """A part of the engine that counts the processor seconds of its thread while one of its functions runs."""
+
+    def __init__(self, inner: Any, name: str) -> None:
+        """Args: inner: the part. name: of the function."""
+        self._inner, self._name = inner, name
+        self.spans: list[tuple[float, float]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        if name != self._name:
+            return found
+
+        def clocked(*arguments: Any) -> Any:
+            begun = time.thread_time()
+            result = found(*arguments)
+            self.spans.append((begun, time.thread_time()))
+            return result
+
+        return clocked
+
+    def median(self) -> float:
+        """Returns the median of its last calls, all of them of steps in which everybody decodes."""
+        return statistics.median(end - begin for begin, end in self.spans[-30:-2])
+
+
+def overhead(options: argparse.Namespace, goals: Goals) -> None:
+    """What a step at 64 requests spends outside the network, in its thread's processor time."""
     with Engine("overhead", made(SMALL, torch.bfloat16), EngineOptions(max_batch=64)) as engine:
-        inner = engine._stepper.runner
-        inside: list[float] = []
-        ends: list[float] = []
-
-        class Timing:
-            def __getattr__(self, name: str) -> Any:
-                return getattr(inner, name)
-
-            def step(self, chunks: Sequence[Chunk]) -> torch.Tensor:
-                started = time.perf_counter()
-                logits = inner.step(chunks)
-                ends.append(time.perf_counter())
-                inside.append(ends[-1] - started)
-                return logits
-
-        engine._stepper.runner = Timing()  # type: ignore[assignment]  # pyright: ignore
-        served(engine, prompts(64), options.tokens)
-        steps = [(ends[i] - ends[i - 1], inside[i]) for i in range(len(ends) - options.tokens // 2, len(ends) - 1)]
-        shares = sorted(1 - network / whole for whole, network in steps)
-        whole = statistics.median(whole for whole, _ in steps)
+        stepper: Any = engine._stepper
+        stepper.runner._library = network = Clocked(stepper.runner._library, "yuan_step")
+        stepper._scheduler = plan = Clocked(stepper._scheduler, "plan")
+        stepper._sampler = draw = Clocked(stepper._sampler, "draw")
+        stepper.runner = step = Clocked(stepper.runner, "step")
+        served(engine, prompts(64), max(options.tokens, 40))
+        inside, spans = network.median(), network.spans[-30:-2]
+        outside = statistics.median(begin - end for (_, end), (begin, _) in itertools.pairwise(spans))
+        parts = {"planning": plan.median(), "handing over": step.median() - inside, "drawing": draw.median()}
+        parts["taking and telling"] = outside - sum(parts.values())
+        share = outside / (inside + outside)
+        goals.at_most("64 at once: part of a step outside the network", 100 * share, 5, " %")
+        told = ", ".join(f"{name} {1e6 * seconds:.0f}" for name, seconds in parts.items())
         print(
-            f"at 64 requests a step takes {whole * 1000:.1f} ms, of which scheduling, drawing and telling take "
-            f"{statistics.median(shares):.1%} (median)"
+            f"at 64 requests a step's thread computes {1000 * (inside + outside):.1f} ms, of which "
+            f"{1e6 * outside:.0f} us ({share:.1%}) are not the network's: us of {told}"
         )
 
 
-def memory_growth() -> None:
+def memory_growth(goals: Goals) -> None:
     """The process's memory over 10,000 requests."""
     tiny = YuanConfig(8192, 64, 2, 2, 128, 256)
     with Engine("growth", made(tiny, torch.float32), EngineOptions(max_batch=64, max_waiting=2000)) as engine:
@@ -296,6 +362,7 @@ def memory_growth() -> None:
             gc.collect()
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             sizes.append(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
+    goals.at_most("10,000 requests: growth of memory behind the first 5,000", sizes[-1] - sizes[4], 5, " MB")
     print(
         f"10,000 requests: resident memory {sizes[0]:.0f} MB after the first 1,000, {sizes[4]:.0f} MB after 5,000, "
         f"{sizes[-1]:.0f} MB at the end"
@@ -313,13 +380,17 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if importlib.util.find_spec("transformers") is None:
         print("transformers is not installed here (extra bench): its numbers are left out")
-    throughput(options)
-    against_memory(options)
-    beside_a_long_prompt()
-    shared_beginning(options)
-    overhead(options)
+    goals = Goals()
+    throughput(options, goals)
+    against_memory(options, goals)
+    beside_a_long_prompt(goals)
+    shared_beginning(options, goals)
+    overhead(options, goals)
+    for count, reached in through_grpc(options.tokens, options.rounds).items():
+        goals.at_least(f"bf16 through gRPC, {count} streams, tokens/s: vLLM's CPU build", reached, LIKE_VLLM[count])
     if not options.quick:
-        memory_growth()
+        memory_growth(goals)
+    goals.show()
 
 
 if __name__ == "__main__":

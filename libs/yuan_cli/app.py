@@ -117,7 +117,9 @@ def artifacts(
     kind: Annotated[
         str | None,
         typer.Argument(
-            metavar="[KIND]", help="Only these: tokenizer, dataset, model, report.", autocompletion=complete_kind
+            metavar="[KIND]",
+            help="Only these: tokenizer, dataset, model, report, requests.",
+            autocompletion=complete_kind,
         ),
     ] = None,
     *,

@@ -7,14 +7,14 @@ from pathlib import Path
 import typer
 
 from yuan_cli.artifacts import ArtifactView, artifact_views
-from yuan_cli.following import Submission, submit_manifest
-from yuan_cli.manifests import load_with_steps, print_validated
+from yuan_cli.following import Submission, submit_loaded
+from yuan_cli.manifests import load_with_steps, print_loaded
 from yuan_cli.planning import predict
 from yuan_events import InputError, Interrupted, YuanError, one_line
 from yuan_jobs.identity import digest_of
 from yuan_jobs.wiring import artifact_inputs, output_of
 from yuan_manifest import ClusterManifest, Job, Step
-from yuan_manifest.schema import TrainingJob
+from yuan_manifest.schema import GatherJob, TrainingJob
 from yuan_parallel.training import GIBIBYTE
 
 _TIMES = ((86_400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
@@ -27,16 +27,17 @@ def apply_manifest(path: Path, overrides: Sequence[str], cluster_path: Path | No
         InputError: if there is nobody to ask.
         Interrupted: if the answer is no.
     """
-    _, steps, cluster = load_with_steps(path, overrides, cluster_path)
     if not yes and not sys.stdin.isatty():
         raise InputError("yuan apply asks before it submits, and here is no terminal to ask; add --yes")
-    print_validated(path, overrides, cluster_path, as_json=False)
+    # Loaded once: what is shown is what is submitted, whatever becomes of the files meanwhile.
+    job, steps, cluster = load_with_steps(path, overrides, cluster_path)
+    print_loaded(path, job, steps, cluster)
     with artifact_views(cluster.cluster) as find:
         for line in plan_lines(steps, cluster, find):
             typer.echo(f"  {line}")
     if not yes and not typer.confirm("submit it?"):
         raise Interrupted("nothing was submitted")
-    return submit_manifest(path, overrides, cluster_path, Submission(watch=watch))
+    return submit_loaded(job, steps, cluster, Submission(watch=watch))
 
 
 def plan_lines(steps: Sequence[Step], cluster: ClusterManifest, find: Callable[[str], ArtifactView]) -> Iterator[str]:
@@ -55,7 +56,7 @@ def plan_lines(steps: Sequence[Step], cluster: ClusterManifest, find: Callable[[
         there = _made_before(step.job, find, reused, anew)
         if there is not None:
             reused[name] = there.reference
-            unchanged = ", if its text has not changed" if _takes_text(step.job) else ""
+            unchanged = ", if its files have not changed" if _takes_files(step.job) else ""
             yield f"{step.name}: {there.reference} is there with this recipe and is not made anew{unchanged}"
             continue
         anew.add(name)
@@ -67,7 +68,7 @@ def _made_before(
 ) -> ArtifactView | None:
     """Returns the artifact that a job would make, where the newest of its name has its recipe and inputs."""
     output = output_of(job)
-    if output.kind is None:
+    if output.kind is None or isinstance(job, GatherJob):
         return None
     try:
         view = find(f"{output.kind}/{output.name}")
@@ -83,11 +84,14 @@ def _made_before(
     return view if same and dict(view.made_from) == inputs else None
 
 
-def _takes_text(job: Job) -> bool:
-    return bool(getattr(getattr(job, "inputs", None), "text", None))
+def _takes_files(job: Job) -> bool:
+    inputs = getattr(job, "inputs", None)
+    return any(getattr(inputs, name, None) for name in ("text", "data", "path"))
 
 
 def _estimate(job: Job, cluster: ClusterManifest) -> str:
+    if isinstance(job, GatherJob):
+        return "takes up the requests that are accepted by then; with none, what would learn them is skipped"
     if not isinstance(job, TrainingJob):
         return "runs"
     try:

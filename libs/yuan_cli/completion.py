@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 FoundT = TypeVar("FoundT")
 
-KINDS = ("tokenizer", "dataset", "model", "report")
+KINDS = ("tokenizer", "dataset", "model", "report", "requests")
 
 
 def complete_kind(incomplete: str) -> list[str]:

@@ -18,9 +18,9 @@ from yuan_jobs.client import JobClient
 from yuan_jobs.messages import plain_of, state_of
 from yuan_jobs.planning import check_order
 from yuan_jobs.requests import request_of
-from yuan_jobs.states import NOT_BEGUN, JobState
+from yuan_jobs.states import NOT_BEGUN, NOTHING, JobState
 from yuan_jobs.terminal import TerminalSink
-from yuan_manifest import load_cluster, load_job, split_overrides
+from yuan_manifest import ClusterManifest, Job, Step, load_cluster, load_job, split_overrides
 from yuan_rpc.jobs.v1 import jobs_pb2
 from yuan_stack.planning import steps_of
 from yuan_stack.tables import aligned
@@ -43,6 +43,11 @@ def submit_manifest(path: Path, overrides: Sequence[str], cluster_path: Path | N
     job = load_job(path, job_overrides)
     steps = steps_of(job, path, job_overrides, manifest)
     check_order(steps)
+    return submit_loaded(job, steps, manifest, options)
+
+
+def submit_loaded(job: Job, steps: Sequence[Step], manifest: ClusterManifest, options: Submission) -> int:
+    """Submits what was loaded and checked, as `submit_manifest` does."""
     with JobClient(manifest.cluster, notice=_notice) as client:
         made, reused = client.submit(
             request_of(job, steps, manifest), force=options.force, idempotency_key=options.idempotency_key
@@ -189,6 +194,8 @@ def _of_step(event: Event, step: str) -> Event:
 def _made(job: jobs_pb2.Job) -> str:
     result = plain_of(job.result)
     made = made_by(job)
+    if NOTHING in result:
+        return f"nothing to do: {result[NOTHING]}"
     if "reused_job" in result:
         return f"done before, nothing has changed: {made}"
     return f"made {made}" if made else "done"

@@ -13,7 +13,6 @@ from yuan_launch import render
 from yuan_manifest import (
     SERVICE_OF_KIND,
     Job,
-    PretrainJob,
     Step,
     check_run,
     data_size,
@@ -24,7 +23,7 @@ from yuan_manifest import (
     split_overrides,
     to_yaml,
 )
-from yuan_manifest.schema import ClusterManifest, PipelineJob, PlanJob, TrainingJob, as_plain
+from yuan_manifest.schema import ClusterManifest, ModelSection, PipelineJob, PlanJob, TrainingJob, as_plain
 from yuan_stack.planning import check_order, steps_of
 from yuan_stack.tables import aligned
 
@@ -63,6 +62,12 @@ def print_validated(manifest: Path, overrides: Sequence[str], cluster_path: Path
         }
         typer.echo(json.dumps(described, indent=2, ensure_ascii=False))
         return 0
+    print_loaded(manifest, job, steps, cluster)
+    return 0
+
+
+def print_loaded(manifest: Path, job: Job, steps: Sequence[Step], cluster: ClusterManifest) -> None:
+    """Prints what a manifest comes to, as `load_with_steps` gave it: its steps, what they take and make, on what."""
     typer.echo(f"ok: {manifest} is a {job.kind.value} named {job.name}")
     if isinstance(job, PipelineJob):
         rows = [_row(step) for step in steps]
@@ -75,7 +80,6 @@ def print_validated(manifest: Path, overrides: Sequence[str], cluster_path: Path
         lines = aligned((), rows)
     for line in [*lines, *(text for step in steps if (text := _division(step.job, cluster)))]:
         typer.echo(f"  {line}")
-    return 0
 
 
 def load_with_steps(
@@ -114,12 +118,14 @@ def _row(step: Step) -> tuple[str, str, str, str, str]:
 
 def _division(job: Job, cluster: ClusterManifest) -> str:
     """Returns one line on how training is divided."""
-    if not isinstance(job, PretrainJob):
+    if not isinstance(job, TrainingJob):
         return ""
     topology = resolve_topology(job, cluster)
     parallel, device = topology.parallel, topology.nodes.device.value
     grid = f"data {data_size(topology)} x pipeline {parallel.pipeline} x tensor {parallel.tensor}"
-    stages = f"stages {parallel.stages} of {job.model.num_hidden_layers} layers"
+    model: ModelSection | None = getattr(job, "model", None)  # of fine-tuning: that of the model it starts from
+    layers = "" if model is None else f" of {model.num_hidden_layers} layers"
+    stages = f"stages {parallel.stages}{layers}"
     return f"{job.name}: {rank_count(topology)} ranks (device {device}): {grid}, {stages}"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from yuan_cli.pictures import check_picture
 from yuan_events import InputError
 from yuan_jobs.wiring import model_folder
 from yuan_manifest import (
@@ -71,9 +72,7 @@ def plan_manifest(manifest: Path, overrides: Sequence[str], cluster_path: Path |
         InputError: if it is no training, cannot be divided so, or something must be known that is not.
     """
     if options.picture is not None:
-        from yuan_parallel.picture import check_picture  # noqa: PLC0415 - matplotlib takes a second
-
-        check_picture(options.picture)
+        check_picture("--picture", options.picture)
     asked = _cost_model(options.cost_model)
     job_overrides, cluster_overrides = split(overrides)
     cluster = load_cluster(cluster_path, cluster_overrides)
@@ -97,7 +96,7 @@ def plan_manifest(manifest: Path, overrides: Sequence[str], cluster_path: Path |
         if found is not None:
             _print_sweep(found, plan)
     if options.picture is not None:
-        from yuan_parallel.picture import draw_schedule  # noqa: PLC0415 - see above
+        from yuan_parallel.picture import draw_schedule  # noqa: PLC0415 - matplotlib takes a second
 
         draw_schedule(plan, options.picture, title=job.name)
         typer.echo(f"picture: {options.picture}", err=options.as_json)

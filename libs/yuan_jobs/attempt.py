@@ -13,13 +13,14 @@ from typing import Any
 from yuan_events import AttemptLost, EventSink, Interrupted, Message, TeeSink, WorkFailed, YuanError, one_line
 from yuan_jobs.artifacts import ArtifactStore, Publication
 from yuan_jobs.context import UNFINISHED, ArtifactHandle, JobT, Work, WorkContext
+from yuan_jobs.cycles import CycleBook
 from yuan_jobs.home import Home
 from yuan_jobs.identity import plain_json
 from yuan_jobs.journal import Journal
 from yuan_jobs.placing import place, placed
 from yuan_jobs.records import Claim, JobRecord, NewJob
 from yuan_jobs.registry import StaleAttemptError
-from yuan_jobs.states import JobState
+from yuan_jobs.states import NOTHING, JobState
 from yuan_jobs.wiring import Output
 from yuan_manifest.schema import Cluster, Job, Topology
 
@@ -38,6 +39,7 @@ class Outcome:
         path: the folder with the result.
         summary: what the work reported.
         seconds: how long this call took.
+        nothing: why there was nothing to make; empty: something was made.
     """
 
     job_id: str
@@ -47,6 +49,7 @@ class Outcome:
     path: Path
     summary: Mapping[str, Any] = field(default_factory=dict[str, Any])
     seconds: float = 0.0
+    nothing: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,12 +125,16 @@ class Attempt:
                     part=self.part,
                     cluster=self.cluster,
                     open_artifact=self.store.open_artifact,
+                    cycle=CycleBook(self.store.registry, claim),
                     cache=self.home.path / "cache",
                 )
                 result = work.run(context) if work.part is None or not self.part else work.part(context)
             if result.parts:
                 return self._hand_out(context.output, result.parts)
-            outcome = self._publish(context.output, plain_json(result.summary))
+            if result.nothing:
+                outcome = self._leave(context.output, plain_json(result.summary), result.nothing)
+            else:
+                outcome = self._publish(context.output, plain_json(result.summary))
             if not self.part:
                 shutil.rmtree(context.run / UNFINISHED, ignore_errors=True)
             return outcome
@@ -168,6 +175,14 @@ class Attempt:
         self._clear_up()
         self.hand_out(self.claim, parts)
         return Outcome(self.claim.job_id, self.claim.attempt, False, None, folder)
+
+    def _leave(self, folder: Path, summary: Mapping[str, Any], why: str) -> Outcome:
+        """Ends the job well with nothing made."""
+        claim = self.claim
+        self._clear_up()
+        told = {**summary, NOTHING: why}
+        self.store.registry.finish(claim, JobState.SUCCEEDED, reason=why, result=told)
+        return Outcome(claim.job_id, claim.attempt, False, None, folder, told, nothing=why)
 
     def _publish(self, folder: Path, summary: Mapping[str, Any]) -> Outcome:
         claim = self.claim

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from yuan_events import EventSink, Interrupted
 
 if TYPE_CHECKING:  # the schema loads OmegaConf, which `yuan --help` can do without
+    from yuan_jobs.cycles import CycleBook
     from yuan_manifest.schema import Cluster, Job, Topology
 
 JobT = TypeVar("JobT", bound="Job")
@@ -75,6 +76,7 @@ class WorkContext(Generic[JobT]):
             there is no stack (`yuan run`, tests).
         open_artifact: opens an artifact that is no input, by its reference: lineage, which the inputs fix. Raises
             InputError where it is gone; None in tests that have no store.
+        cycle: the teaching requests, for the kinds that take them up and answer them; None in tests that have none.
         cache: a folder of the home for what may be lost and made again; None in tests that have no home.
     """
 
@@ -91,6 +93,7 @@ class WorkContext(Generic[JobT]):
     part: str = ""
     cluster: Cluster | None = None
     open_artifact: Callable[[str], ArtifactHandle] | None = None
+    cycle: CycleBook | None = None
     cache: Path | None = None
 
     @property
@@ -119,10 +122,13 @@ class WorkResult:
         summary: JSON-able facts worth keeping (losses, counts); stored with the job and in `artifact.json`.
         parts: names of parts that other workers are to do (`Work.part`) before `run` is called again; none: it is done.
             Only where the context is divisible.
+        nothing: why there is nothing to make, in a line: the job SUCCEEDED and published nothing, and the steps of its
+            pipeline that take what it would have made are skipped. Empty: the output folder is what it made.
     """
 
     summary: Mapping[str, Any] = field(default_factory=dict[str, Any])
     parts: Sequence[str] = ()
+    nothing: str = ""
 
 
 def no_fingerprint(job: Job) -> Mapping[str, str]:

@@ -18,6 +18,7 @@ from yuan_jobs.registry import Registry, StaleAttemptError, now
 from yuan_jobs.states import ACTIVE, JobState
 from yuan_jobs.teaching import RequestState, TeachingRequest
 from yuan_jobs.teaching_registry import note, record_of
+from yuan_manifest.schema import Job, Kind
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,11 @@ class CycleBook:
             )
 
 
+def fingerprint_of_requests(job: Job, registry: Registry, job_id: str = "") -> dict[str, str]:
+    """Returns what of the requests makes a job another one: of one that gathers them, which wait; else nothing."""
+    return {"waiting": digest_of_waiting(registry, job_id)} if job.kind == Kind.gather else {}
+
+
 def digest_of_waiting(registry: Registry, job_id: str = "") -> str:
     """Returns the sha256 (hex) of which requests, in which revisions, a cycle would take up now.
 
@@ -159,15 +165,17 @@ def _waiting(session: Session, job_id: str) -> list[TeachingRequestRow]:
     """Returns the requests that a gathering job takes: accepted ones, its own, and those that an ended cycle left."""
     gatherer, pipeline = aliased(JobRow), aliased(JobRow)
     query = (
-        select(TeachingRequestRow, gatherer.state, pipeline.state)
+        select(TeachingRequestRow, gatherer.state, gatherer.queue, pipeline.state)
         .outerjoin(gatherer, gatherer.id == TeachingRequestRow.cycle)
         .outerjoin(pipeline, pipeline.id == gatherer.parent_id)
         .where(TeachingRequestRow.state.in_((RequestState.ACCEPTED, RequestState.IN_CYCLE)))
         .order_by(TeachingRequestRow.id)
     )
     found: list[TeachingRequestRow] = []
-    for row, own, whole in session.execute(query):
-        at_work = (whole or own) in ACTIVE
+    for row, state, queue, whole in session.execute(query):
+        # One of the foreground (it has no queue) that looks at work is one that died, or that waits beside this stack
+        # for nobody: its answers count only while the requests are its own.
+        at_work = (whole or (state if queue is not None else None)) in ACTIVE
         if row.state == RequestState.ACCEPTED or row.cycle == job_id or not at_work:
             found.append(row)
     return found

@@ -12,6 +12,7 @@ from yuan_events import EventSink, Interrupted, Message, one_line
 from yuan_jobs.artifacts import ArtifactDamaged, ArtifactStore
 from yuan_jobs.attempt import Attempt, Outcome
 from yuan_jobs.context import JobT, Work
+from yuan_jobs.cycles import fingerprint_of_requests
 from yuan_jobs.home import Home
 from yuan_jobs.identity import job_identity
 from yuan_jobs.records import JobRecord, NewJob
@@ -56,7 +57,7 @@ def execute(
     try:
         output = output_of(job)
         inputs = {name: store.open_artifact(ref, kind) for name, (kind, ref) in artifact_inputs(job).items()}
-        digests = dict(work.fingerprint(job))
+        digests = {**work.fingerprint(job), **fingerprint_of_requests(job, store.registry)}
         versions = {name: handle.reference for name, handle in inputs.items()} | digests
         identity = job_identity(job.recipe(), versions)
         known = None if force else store.registry.newest_job(identity)

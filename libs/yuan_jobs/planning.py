@@ -1,6 +1,6 @@
 """Checks of jobs that are to run together: who makes what who takes, and whether the rest is there."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from yuan_events import InputError
@@ -80,12 +80,37 @@ def check_artifacts(steps: Sequence[Part], store: "ArtifactStore") -> None:
                 raise ArtifactNotFound(f"step {step.name}: {error}") from None
 
 
+def unable(steps: Sequence[Part], nothing: Mapping[str, str]) -> dict[str, str]:
+    """Returns the steps that cannot run, since what they take has not been made, with the reason why.
+
+    Args:
+        steps: of a pipeline.
+        nothing: the steps that ended well without making anything, and why.
+    """
+    why = dict(nothing)
+    for step in _in_order(steps):
+        for kind, text in artifact_inputs(step.job).values():
+            makers = _makers(steps, step, Reference.parse(text, kind))
+            if makers and makers <= why.keys() and step.name not in why:
+                why[step.name] = why[min(makers)]
+    return {name: reason for name, reason in why.items() if name not in nothing}
+
+
+def _in_order(steps: Sequence[Part]) -> list[Part]:
+    """Returns the steps so that none comes before one that it needs."""
+    return sorted(steps, key=lambda step: len(_all_needs(steps, step)))
+
+
 def _makers(steps: Sequence[Part], step: Part, reference: Reference) -> set[str]:
-    """Returns the other steps that make what a step takes; none if it takes a version that exists already."""
+    """Returns the other steps that make what a step takes; none if it takes a version that exists already.
+
+    A step that itself needs this one comes later: what it makes is the version after the one that is taken here.
+    """
     if reference.version is not None:
         return set()
     wanted = (reference.kind, reference.name)
-    outputs = {other.name: output_of(other.job) for other in steps if other.name != step.name}
+    before = [other for other in steps if other.name != step.name and step.name not in _all_needs(steps, other)]
+    outputs = {other.name: output_of(other.job) for other in before}
     return {name for name, output in outputs.items() if (output.kind, output.name) == wanted}
 
 

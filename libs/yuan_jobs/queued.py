@@ -17,6 +17,7 @@ from yuan_jobs.artifacts import ArtifactStore
 from yuan_jobs.attempt import Attempt, tell_registry
 from yuan_jobs.claims import describe, give_back, succeed_as, workers
 from yuan_jobs.context import ArtifactHandle, Work
+from yuan_jobs.cycles import fingerprint_of_requests
 from yuan_jobs.execution import finished
 from yuan_jobs.heartbeat import Heartbeat, StopReason
 from yuan_jobs.home import Home
@@ -83,7 +84,7 @@ def _do(claim: Claim, record: JobRecord, work: Work[Any], place: Place, heartbea
         return
     output = output_of(job)
     inputs = _inputs(job, record, store)
-    digests = dict(work.fingerprint(job))
+    digests = {**work.fingerprint(job), **fingerprint_of_requests(job, registry, claim.job_id)}
     versions = {name: handle.reference for name, handle in inputs.items()} | digests
     identity = job_identity(job.recipe(), versions)
     describe(registry, claim, identity, versions)

@@ -25,6 +25,7 @@ class ArtifactKind(StrEnum):
     dataset = "dataset"
     model = "model"
     report = "report"
+    requests = "requests"
 
 
 class ArtifactNotFound(InputError):

@@ -50,12 +50,15 @@ def run_job(service: str, works: Mapping[Kind, Work[Any]], arguments: Sequence[s
                 job, topology, manifest.cluster, work, sink, force=options.force, should_stop=stop.requested
             )
         sink.close()
-        what = outcome.artifact.reference if outcome.artifact else str(outcome.path)
+        what = outcome.artifact.reference if outcome.artifact else outcome.nothing or str(outcome.path)
         if options.outcome:
-            _write_outcome(options.outcome, what, reused=outcome.reused, job_id=outcome.job_id)
+            nothing = bool(outcome.nothing)
+            _write_outcome(options.outcome, what, reused=outcome.reused, nothing=nothing, job_id=outcome.job_id)
         if outcome.reused:
             tell_again(Home.of(manifest.cluster), outcome, sink)
             sink.emit(Message(f"{job.name}: done before, nothing has changed: {what} ({outcome.path})"))
+        elif outcome.nothing:
+            sink.emit(Message(f"{job.name}: nothing to do: {outcome.nothing}"))
         else:
             sink.emit(Message(f"{job.name}: made {what} ({outcome.path})"))
     return 0
@@ -86,9 +89,10 @@ def _parsed(service: str, arguments: Sequence[str]) -> tuple[str, list[str], arg
     return options.given[0], options.given[1:], options
 
 
-def _write_outcome(path: Path, result: str, *, reused: bool, job_id: str) -> None:
+def _write_outcome(path: Path, result: str, *, reused: bool, nothing: bool, job_id: str) -> None:
     """Tells the parent how the job ended, in a file that is there whole or (on a full disk) not at all."""
     part = path.with_name(path.name + ".part")
     with suppress(OSError):
-        part.write_text(json.dumps({"result": result, "reused": reused, "job_id": job_id}), encoding="utf-8")
+        told = {"result": result, "reused": reused, "nothing": nothing, "job_id": job_id}
+        part.write_text(json.dumps(told), encoding="utf-8")
         part.rename(path)

@@ -34,6 +34,10 @@ RESUMABLE = (JobState.FAILED, JobState.CANCELLED)
 """States from which a user may run a job on."""
 
 
+NOTHING = "nothing"
+"""Key in the result of a job that SUCCEEDED and made nothing, since there was nothing to make: why."""
+
+
 class Desired(StrEnum):
     """What is wanted of a job: that it runs, that it ends, or that it goes back to the queue at a safe point."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from yuan_events import InputError
 from yuan_jobs.placing import placed
 from yuan_jobs.references import ArtifactKind, check_name
-from yuan_manifest.schema import DeployJob, Job, PlanJob, TokenizerJob, TrainingJob
+from yuan_manifest.schema import DeployJob, Job, JudgeJob, PlanJob, TokenizerJob, TrainingJob
 
 # An absolute path, one below a user's own folder, or `s3://…`, `python-stdlib:`.
 _BEGINS_ELSEWHERE = re.compile(r"[/~]|[A-Za-z][A-Za-z0-9+.-]+:")
@@ -57,13 +57,15 @@ def artifact_inputs(job: Job) -> dict[str, tuple[ArtifactKind, str]]:
     """Returns kind and reference of every artifact that a job takes, by key path below `inputs`."""
     inputs = getattr(job, "inputs", None)
     found: dict[str, tuple[ArtifactKind, str]] = {}
-    for kind in (ArtifactKind.tokenizer, ArtifactKind.dataset, ArtifactKind.model, ArtifactKind.report):
+    for kind in ArtifactKind:
         reference = getattr(inputs, kind, None)
         if isinstance(reference, str) and not (kind == ArtifactKind.model and model_folder(job)):
             found[kind.value] = (kind, reference)
     adapter: str | None = getattr(inputs, "adapter", None)
     if adapter is not None and "/" not in adapter:
         found["adapter"] = (ArtifactKind.model, adapter)
+    if isinstance(job, JudgeJob):
+        found["baseline"] = (ArtifactKind.report, job.inputs.baseline)
     for index, dataset in enumerate(getattr(inputs, "datasets", ())):
         found[f"datasets[{index}].name"] = (ArtifactKind.dataset, str(dataset.name))
     if isinstance(job, TokenizerJob):

@@ -15,7 +15,7 @@ from yuan_manifest.cleaning import check_stage
 from yuan_manifest.errors import ManifestError, Origins
 from yuan_manifest.rules import Problem
 from yuan_manifest.scheduling import check_scheduling
-from yuan_manifest.suites import PERPLEXITY, suite_names
+from yuan_manifest.suites import OF_REQUESTS, PERPLEXITY, SUITE, suite_names
 from yuan_manifest.values import KeyPath, children, is_list, parse_path, shown
 
 OPTIMIZERS = ("adamw", "muon")
@@ -110,7 +110,8 @@ def _tokenizer_inputs(inputs: schema.TokenizerInputs) -> Iterator[Problem]:
 
 
 def _text_inputs(inputs: schema.TextInputs) -> Iterator[Problem]:
-    yield from rules.filled(inputs, "text")
+    if not isinstance(inputs, schema.TokenizeInputs):
+        yield from rules.filled(inputs, "text")
     yield from rules.some_text(inputs, "text_field")
     if inputs.encoding != "auto" and not _is_encoding(inputs.encoding):
         yield "encoding", f"expected auto, utf-8 or another that Python knows, found {shown(inputs.encoding)}"
@@ -125,7 +126,11 @@ def _is_encoding(name: str) -> bool:
 
 
 def _tokenize_inputs(inputs: schema.TokenizeInputs) -> Iterator[Problem]:
-    yield from rules.references(inputs, "tokenizer")
+    yield from rules.references(inputs, "tokenizer", "requests")
+    if inputs.requests is None:
+        yield from rules.filled(inputs, "text")
+    elif inputs.text:
+        yield "text", "expected nothing beside inputs.requests, whose examples are the text; remove one of them"
 
 
 def _tokenize(section: schema.TokenizeSection) -> Iterator[Problem]:
@@ -289,7 +294,7 @@ def _generate_inputs(inputs: schema.GenerateInputs) -> Iterator[Problem]:
 
 
 def _evaluate_inputs(inputs: schema.EvaluateInputs) -> Iterator[Problem]:
-    yield from rules.references(inputs, "dataset", "report")
+    yield from rules.references(inputs, "dataset", "report", "requests")
     yield from rules.some_text(inputs, "data")
 
 
@@ -365,8 +370,50 @@ def _evaluate(job: schema.EvaluateJob) -> Iterator[Problem]:
     yield from rules.at_least(job, 1, "samples")
     if PERPLEXITY in job.suite and job.inputs.dataset is None:
         yield "inputs.dataset", "missing; perplexity is measured on a dataset's validation part"
-    if job.suite != [PERPLEXITY] and job.inputs.data is None:
+    if set(job.suite) & set(OF_REQUESTS) and job.inputs.requests is None:
+        yield "inputs.requests", f"missing; the tasks {' and '.join(OF_REQUESTS)} ask its examples (kind gather)"
+    if set(job.suite) - {PERPLEXITY, *OF_REQUESTS} and job.inputs.data is None:
         yield "inputs.data", "missing; it is the folder or URL of the benchmarks' files (yuan evaluate --list)"
+
+
+def _gather(section: schema.GatherSection) -> Iterator[Problem]:
+    yield from rules.share(section, "held_out")
+    yield from rules.seed(section)
+
+
+def _judge_inputs(inputs: schema.JudgeInputs) -> Iterator[Problem]:
+    yield from rules.references(inputs, "requests", "report", "baseline")
+    if inputs.report == inputs.baseline:
+        yield "baseline", f"{inputs.baseline} is inputs.report, too; expected that of the old model"
+
+
+def _gate(gate: schema.GateSection) -> Iterator[Problem]:
+    yield from rules.share(gate, "worse_by")
+    yield from rules.at_least(gate, 0, "perplexity_rise")
+    known = suite_names()
+    for name, value in gate.tasks.items():
+        if known and name not in known:
+            for _, problem in rules.one_of(name, name, [one for one in known if one not in (SUITE, PERPLEXITY)]):
+                yield ("tasks", name), problem
+        if not -1 <= value <= 1:
+            yield ("tasks", name), f"expected -1 to 1, found {value}"
+
+
+def _release_inputs(inputs: schema.ReleaseInputs) -> Iterator[Problem]:
+    yield from rules.references(inputs, "report")
+
+
+def _release(job: schema.ReleaseJob) -> Iterator[Problem]:
+    if job.inputs.model.partition("@")[0] == job.outputs.model:
+        yield "outputs.model", f"{job.outputs.model} is inputs.model, too, which is published already; name another one"
+
+
+def _answer_inputs(inputs: schema.AnswerInputs) -> Iterator[Problem]:
+    yield from rules.references(inputs, "requests", "report")
+
+
+def _answer(job: schema.AnswerJob) -> Iterator[Problem]:
+    yield from rules.names(job, "released")
 
 
 def _pipeline(job: schema.PipelineJob) -> Iterator[Problem]:
@@ -689,6 +736,13 @@ _CHECKS: dict[type, Callable[[Any], Iterator[Problem]]] = {
     schema.ConvertOutputs: _convert_outputs,
     schema.TargetSection: _target,
     schema.EvaluateJob: _evaluate,
+    schema.GatherSection: _gather,
+    schema.JudgeInputs: _judge_inputs,
+    schema.GateSection: _gate,
+    schema.ReleaseInputs: _release_inputs,
+    schema.ReleaseJob: _release,
+    schema.AnswerInputs: _answer_inputs,
+    schema.AnswerJob: _answer,
     schema.PipelineJob: _pipeline,
     schema.Topology: _topology,
     schema.SlurmSection: _slurm,
@@ -713,5 +767,11 @@ def _output_check(section: Any) -> Iterator[Problem]:
     yield from rules.names(section, dataclasses.fields(section)[0].name)
 
 
-for _outputs in (schema.TokenizerOutputs, schema.DatasetOutputs, schema.ModelOutputs, schema.ReportOutputs):
+for _outputs in (
+    schema.TokenizerOutputs,
+    schema.DatasetOutputs,
+    schema.ModelOutputs,
+    schema.ReportOutputs,
+    schema.RequestsOutputs,
+):
     _CHECKS[_outputs] = _output_check

@@ -15,6 +15,10 @@ class Kind(StrEnum):
     convert = "convert"
     evaluate = "evaluate"
     deploy = "deploy"
+    gather = "gather"
+    judge = "judge"
+    release = "release"
+    answer = "answer"
     pipeline = "pipeline"
 
 

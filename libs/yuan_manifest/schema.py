@@ -32,6 +32,14 @@ from yuan_manifest.choices import (
     TokenizerAlgorithm,
     WeightFormat,
 )
+from yuan_manifest.cotraining import (
+    AnswerInputs,
+    GateSection,
+    GatherSection,
+    JudgeInputs,
+    ReleaseInputs,
+    RequestsOutputs,
+)
 from yuan_manifest.scheduling import SchedulingSection
 from yuan_manifest.sections import (
     CheckpointSection,
@@ -76,6 +84,8 @@ from yuan_manifest.values import is_list, is_section
 __all__ = [
     "JOB_OF_KIND",
     "SERVICE_OF_KIND",
+    "AnswerInputs",
+    "AnswerJob",
     "Answering",
     "AttentionBackend",
     "BadStep",
@@ -99,10 +109,15 @@ __all__ = [
     "FinetuneJob",
     "FinetuneMethod",
     "FinetuneSection",
+    "GateSection",
+    "GatherJob",
+    "GatherSection",
     "GenerateInputs",
     "GenerateJob",
     "GuardSection",
     "Job",
+    "JudgeInputs",
+    "JudgeJob",
     "Kind",
     "KubernetesSection",
     "Launcher",
@@ -125,7 +140,10 @@ __all__ = [
     "Profile",
     "Recompute",
     "RecomputeSection",
+    "ReleaseInputs",
+    "ReleaseJob",
     "ReportOutputs",
+    "RequestsOutputs",
     "RetentionSection",
     "SamplingSection",
     "SandboxSection",
@@ -165,6 +183,10 @@ SERVICE_OF_KIND: dict[Kind, str | None] = {
     Kind.convert: "converter",
     Kind.evaluate: "evaluator",
     Kind.deploy: "converter",
+    Kind.gather: "data",
+    Kind.judge: "evaluator",
+    Kind.release: "converter",
+    Kind.answer: "evaluator",
     Kind.pipeline: None,
 }
 """The service whose `python -m yuan_<service> run` does a kind; a pipeline is only an order of other
@@ -632,6 +654,40 @@ class DeployJob(Job):
 
 
 @dataclass
+class GatherJob(Job):
+    """Takes up the accepted teaching requests: their examples to learn from, and those to ask with."""
+
+    gather: GatherSection = field(default_factory=GatherSection)
+    outputs: RequestsOutputs = field(default_factory=RequestsOutputs)
+
+
+@dataclass
+class JudgeJob(Job):
+    """Compares a new model's report with the old one's, and writes the changelog."""
+
+    inputs: JudgeInputs = field(default_factory=JudgeInputs)
+    gate: GateSection = field(default_factory=GateSection)
+    outputs: ReportOutputs = field(default_factory=ReportOutputs)
+
+
+@dataclass
+class ReleaseJob(Job):
+    """Publishes a model under the name that its users know, with its changelog, if it was judged good enough."""
+
+    inputs: ReleaseInputs = field(default_factory=ReleaseInputs)
+    outputs: ModelOutputs = field(default_factory=ModelOutputs)
+
+
+@dataclass
+class AnswerJob(Job):
+    """Answers each request of a cycle. released: name under which kind release publishes the model."""
+
+    inputs: AnswerInputs = field(default_factory=AnswerInputs)
+    released: str = MISSING
+    outputs: ReportOutputs = field(default_factory=ReportOutputs)
+
+
+@dataclass
 class PipelineStep:
     """One job of a pipeline.
 
@@ -663,6 +719,10 @@ JOB_OF_KIND: dict[Kind, type[Job]] = {
     Kind.convert: ConvertJob,
     Kind.evaluate: EvaluateJob,
     Kind.deploy: DeployJob,
+    Kind.gather: GatherJob,
+    Kind.judge: JudgeJob,
+    Kind.release: ReleaseJob,
+    Kind.answer: AnswerJob,
     Kind.pipeline: PipelineJob,
 }
 

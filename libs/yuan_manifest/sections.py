@@ -150,9 +150,17 @@ class TokenizerInputs(TextInputs):
 
 @dataclass
 class TokenizeInputs(TextInputs):
-    """Text, and the tokenizer artifact (`NAME[@VERSION]`) that cuts it."""
+    """Text, or requests as kind gather made them, and the tokenizer artifact (`NAME[@VERSION]`) that cuts it.
 
+    Attributes:
+        text: see `TextInputs`; nothing where there are requests.
+        tokenizer: that cuts it.
+        requests: whose examples to learn from are cut, one a document, as fine-tuning takes them.
+    """
+
+    text: list[str] = field(default_factory=list[str])
     tokenizer: str = MISSING
+    requests: str | None = None
 
 
 @dataclass
@@ -474,11 +482,13 @@ class EvaluateInputs(ModelInput):
         dataset: the dataset whose validation part `perplexity` scores.
         data: folder or URL (`s3://…`) of the benchmarks' files, as `yuan evaluate --list` names them.
         report: of another model on the same tasks, to compare with question by question.
+        requests: that the tasks `requests` and `requests_learned` ask, as kind gather made them.
     """
 
     dataset: str | None = None
     data: str | None = None
     report: str | None = None
+    requests: str | None = None
 
 
 @dataclass
@@ -528,6 +538,7 @@ class EvaluateSection:
         contamination: look for 13-grams of the suite in the model's training datasets.
         cache: take answers that the same model gave to the same prompt and sampling from the cache.
         other_data: also take benchmark files that are not the known versions.
+        keep_served: whether a model that the stack had to load for this stays deployed afterwards.
         sandbox: for generated programs.
     """
 
@@ -548,6 +559,7 @@ class EvaluateSection:
     contamination: bool = True
     cache: bool = True
     other_data: bool = False
+    keep_served: bool = True
     sandbox: SandboxSection = field(default_factory=SandboxSection)
 
 

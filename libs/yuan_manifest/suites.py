@@ -12,6 +12,9 @@ PERPLEXITY = "perplexity"
 SUITE = "yuan"
 """The original's five tasks together."""
 
+OF_REQUESTS = ("requests", "requests_learned")
+"""Tasks that ask the examples of teaching requests: those that were held out, and those that were trained on."""
+
 
 @cache
 def suite_names() -> tuple[str, ...] | None:

@@ -8,7 +8,7 @@ from yuan_model.block import Block, FeedForward
 from yuan_model.cache import DecodeCache, LayerCache, LayerPast
 from yuan_model.causal import document_segments
 from yuan_model.config import YuanConfig
-from yuan_model.flash import flash_installed
+from yuan_model.flash import FLASH_PAGE_TOKENS, FlashPages, flash_installed
 from yuan_model.folder import ModelFolder, ModelFolderError, StoredTensor, parameter_shapes
 from yuan_model.generation import generate
 from yuan_model.initialization import generator_of, initialize_
@@ -35,6 +35,7 @@ from yuan_model.weights import WHOLE, Division, FolderWeights, NetworkWeights, W
 
 __all__ = [
     "BLOCK_TOKENS",
+    "FLASH_PAGE_TOKENS",
     "WHOLE",
     "AdapterRunner",
     "Attention",
@@ -45,6 +46,7 @@ __all__ = [
     "Division",
     "Factors",
     "FeedForward",
+    "FlashPages",
     "FolderWeights",
     "LayerCache",
     "LayerPast",

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from yuan_model.flash import FlashPages
 from yuan_model.model import Yuan
-from yuan_model.paging import BLOCK_TOKENS, Chunk, DocumentStarts, PoolSize
+from yuan_model.paging import Chunk, DocumentStarts, PoolSize
 
 
 class PagedRunner:
@@ -25,13 +26,16 @@ class PagedRunner:
     The filter's steps lie side by side: those of rows first (`rows * slots`), then those of blocks, then zeros.
     """
 
-    def __init__(self, model: Yuan, size: PoolSize, head_vh: Tensor | None = None) -> None:
+    def __init__(
+        self, model: Yuan, size: PoolSize, head_vh: Tensor | None = None, flash: FlashPages | None = None
+    ) -> None:
         """Allocates; nothing of it is touched before it is used.
 
         Args:
             model: whose past is kept, in its dtype and on its device; in eval mode.
             size: of the pool and of a step.
             head_vh: rows of the output projection, of which logits are computed; None: all.
+            flash: flash-attn's paged kernels, for blocks of their size; None: torch attends over gathered blocks.
         """
         config, weight = model.config, model.embed_tokens.weight
         self.model = model
@@ -41,7 +45,7 @@ class PagedRunner:
         self.device = weight.device
         layers, hidden = config.num_hidden_layers, config.hidden_size
         inner = model.layers[0].self_attn.v_proj.weight.shape[0]
-        shape = (layers, size.blocks, BLOCK_TOKENS, 2, inner // config.head_dim, config.head_dim)
+        shape = (layers, size.blocks, size.block_tokens, 2, inner // config.head_dim, config.head_dim)
         # Zeros, not what memory held before: a masked key may be anything but NaN.
         self.pool = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
         self._row_steps = size.rows * size.slots
@@ -50,11 +54,12 @@ class PagedRunner:
             torch.zeros(layers, kept, width, dtype=weight.dtype, device=weight.device)
             for width in (hidden, hidden // 2)
         )
-        self.tables = torch.zeros(size.rows, -(-config.max_position_embeddings // BLOCK_TOKENS), dtype=torch.int64)
+        self.tables = torch.zeros(size.rows, -(-config.max_position_embeddings // size.block_tokens), dtype=torch.int64)
         self.starts = DocumentStarts(config, size.rows)
+        self.flash = flash
 
     def place(self, row: int, first: int, blocks: Sequence[int]) -> None:
-        """Lists blocks as those that hold a sequence's tokens from number `first * BLOCK_TOKENS` on."""
+        """Lists blocks as those that hold a sequence's tokens from number `first * size.block_tokens` on."""
         if first == 0:
             self.starts.forget(row)
         self.tables[row, first : first + len(blocks)] = torch.tensor(blocks, dtype=torch.int64)
@@ -81,7 +86,7 @@ class PagedRunner:
 
     def block_place(self, row: int, position: int) -> int:
         """Returns where the filter's steps of the last token of a block lie."""
-        return self._row_steps + int(self.tables[row, position // BLOCK_TOKENS])
+        return self._row_steps + int(self.tables[row, position // self.size.block_tokens])
 
     def step(self, chunks: Sequence[Chunk]) -> Tensor:
         """Computes new tokens and returns the logits that are wanted, fp32 [o, v] on the processor."""
@@ -116,11 +121,12 @@ class _Step:
         # A token's position is its number in the row of all, moved by where its sequence begins in it.
         moved = (stops - ends).repeat_interleave(lengths)
         positions = torch.arange(int(ends[-1])) + moved
-        blocks = runner.tables[rows.repeat_interleave(lengths), positions // BLOCK_TOKENS]
+        page = runner.size.block_tokens
+        blocks = runner.tables[rows.repeat_interleave(lengths), positions // page]
         ids = [token for chunk in self.chunks for token in chunk.tokens[chunk.start : chunk.stop]]
         self.token_ids = torch.tensor([ids], device=device)
         self.positions = positions.to(device)
-        self.slots = (blocks * BLOCK_TOKENS + positions % BLOCK_TOKENS).to(device)
+        self.slots = (blocks * page + positions % page).to(device)
         self.firsts = (ends - lengths).to(device)
         self.only_singles = len(self.singles) == len(self.chunks)
         end_list = cast("list[int]", ends.tolist())  # pyright: ignore[reportUnknownMemberType]
@@ -128,6 +134,12 @@ class _Step:
         self.before, self.kept_tokens, self.kept_places = (part.to(device) for part in self._lay_steps(end_list))
         self.new_steps: list[list[Tensor]] = [[], []]
         self.first_seen = runner.starts.of(self.chunks)
+        if runner.flash is not None:
+            page_tables = runner.tables[rows, : -(-int(stops.max()) // page)].to(device, torch.int32)
+            self._flash_calls = runner.flash.calls(
+                page_tables, stops.to(device, torch.int32), len(self.singles), lengths
+            )
+            return
         self._single_blocks, self._single_mask = self._lay_singles(stops, rows)
         longer = zip(self.chunks[len(self.singles) :], end_list[len(self.singles) :], strict=True)
         self._longer = [self._lay_longer(chunk, end - (chunk.stop - chunk.start)) for chunk, end in longer]
@@ -140,17 +152,18 @@ class _Step:
 
     def _lay_steps(self, ends: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Returns where the filter's steps before each chunk lie, and which tokens' steps are kept, and where."""
+        page = self.runner.size.block_tokens
         before: list[int] = []
         kept: dict[int, int] = {}
         for chunk, end in zip(self.chunks, ends, strict=True):
-            at_block = chunk.start % BLOCK_TOKENS == 0 and chunk.start > 0
+            at_block = chunk.start % page == 0 and chunk.start > 0
             place = self.runner.block_place if at_block else self.runner.step_place
             before.append(place(chunk.row, chunk.start - 1))
             moved = end - chunk.stop
             for position in range(max(chunk.start, chunk.stop - self.runner.size.slots), chunk.stop):
                 kept[self.runner.step_place(chunk.row, position)] = position + moved
-            first = chunk.start // BLOCK_TOKENS * BLOCK_TOKENS + BLOCK_TOKENS - 1
-            for position in range(first, chunk.stop, BLOCK_TOKENS):
+            first = chunk.start // page * page + page - 1
+            for position in range(first, chunk.stop, page):
                 kept[self.runner.block_place(chunk.row, position)] = position + moved
         parts = (before, list(kept.values()), list(kept))
         return tuple(torch.tensor(part, dtype=torch.int64) for part in parts)  # pyright: ignore[reportReturnType]
@@ -158,9 +171,10 @@ class _Step:
     def _lay_singles(self, stops: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the blocks to gather [b, blocks] and what is seen of them, additive [b, 1, 1, k]."""
         count, runner = len(self.singles), self.runner
+        page = runner.size.block_tokens
         most = max((chunk.stop for chunk in self.singles), default=0)
-        tables = runner.tables[rows[:count], : -(-most // BLOCK_TOKENS)]
-        keys = torch.arange(tables.shape[1] * BLOCK_TOKENS)
+        tables = runner.tables[rows[:count], : -(-most // page)]
+        keys = torch.arange(tables.shape[1] * page)
         seen = keys[None] < stops[:count, None]
         if self.first_seen is not None:
             seen &= keys[None] >= torch.tensor(self.first_seen[:count], dtype=torch.int64)[:, None]
@@ -171,8 +185,8 @@ class _Step:
         runner, length = self.runner, chunk.stop - chunk.start
         if chunk.start == 0 and self.first_seen is None:
             return length, None, None
-        table = runner.tables[chunk.row, : -(-chunk.stop // BLOCK_TOKENS)]
-        keys = torch.arange(len(table) * BLOCK_TOKENS)
+        table = runner.tables[chunk.row, : -(-chunk.stop // runner.size.block_tokens)]
+        keys = torch.arange(len(table) * runner.size.block_tokens)
         queries = torch.arange(chunk.start, chunk.stop)
         seen = keys[None] <= queries[:, None]
         if self.first_seen is not None:
@@ -188,6 +202,8 @@ class _Step:
         pool = self.runner.pool[layer]
         pairs_t2nd = torch.stack((keys_1ntd[0], values_1ntd[0])).permute(2, 0, 1, 3)
         pool.flatten(0, 1).index_copy_(0, self.slots, pairs_t2nd)
+        if self.runner.flash is not None:
+            return self.runner.flash.attend(self._flash_calls, queries_1ntd, pool[:, :, 0], pool[:, :, 1])
         singles = len(self.singles)
         outputs: list[Tensor] = []
         if singles:

@@ -10,7 +10,7 @@ from torch import Tensor
 from yuan_model.config import YuanConfig
 
 BLOCK_TOKENS = 16
-"""Tokens that a block holds."""
+"""Tokens that a block holds, where nothing else is said; the compiled step knows no other size."""
 
 Factors = dict[str, tuple[Tensor, Tensor]]
 """Low-rank additions to a layer's matrices, by a matrix's name within the layer (`mlp.up_proj`): a [rank, inputs] and
@@ -42,12 +42,13 @@ class PoolSize:
     """How much a runner holds and computes at most.
 
     Attributes:
-        blocks: of BLOCK_TOKENS tokens.
+        blocks: of `block_tokens` tokens.
         rows: sequences at once.
         step_tokens: tokens of one step.
         outputs: rows of logits of one step.
         slots: last tokens of a sequence of which the filter's steps are kept, so that a sequence can go on from any of
             them (guessed tokens that turned out wrong).
+        block_tokens: tokens that a block holds.
     """
 
     blocks: int
@@ -55,11 +56,12 @@ class PoolSize:
     step_tokens: int
     outputs: int
     slots: int = 1
+    block_tokens: int = BLOCK_TOKENS
 
     @property
     def tokens(self) -> int:
         """Tokens that the pool holds."""
-        return self.blocks * BLOCK_TOKENS
+        return self.blocks * self.block_tokens
 
 
 class Runner(Protocol):
@@ -77,7 +79,7 @@ class Runner(Protocol):
     dtype: torch.dtype
 
     def place(self, row: int, first: int, blocks: Sequence[int]) -> None:
-        """Lists blocks as those that hold a sequence's tokens from number `first * BLOCK_TOKENS` on."""
+        """Lists blocks as those that hold a sequence's tokens from number `first * size.block_tokens` on."""
         ...
 
     def copy(self, block: int, to_block: int, row: int, to_row: int) -> None:

@@ -6,11 +6,8 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from yuan_events import InputError
 from yuan_parallel.prediction import Prediction
 from yuan_parallel.times import simulated_step
-
-SUFFIXES = (".png", ".svg", ".pdf")
 
 _FORWARD, _BACKWARD, _BUBBLE = "#4477aa", "#66aa55", "#eeeeee"
 _MOST_SHOWN = 4
@@ -18,18 +15,6 @@ _MOST_SHOWN = 4
 
 _NUMBERED = 400
 """Passes up to which each shows the number of its micro-batch."""
-
-
-def check_picture(path: Path) -> None:
-    """Checks that a picture can be written there.
-
-    Raises:
-        InputError: if the name ends otherwise, or there is no such folder.
-    """
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"--picture {path}: expected a name that ends in {', '.join(SUFFIXES)}")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"--picture {path}: there is no folder {path.absolute().parent}")
 
 
 def draw_schedule(plan: Prediction, path: Path, *, title: str) -> None:

@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,6 +14,7 @@ from yuan_events import InputError, Interrupted, WorkFailed
 from yuan_jobs.artifacts import ArtifactStore
 from yuan_jobs.failures import silence
 from yuan_jobs.home import Home, HomeLock
+from yuan_jobs.planning import unable
 from yuan_jobs.processes import STOP_NOTICE, StopRequest
 from yuan_manifest import (
     SERVICE_OF_KIND,
@@ -36,6 +37,8 @@ class StepState(StrEnum):
 
     done = "done"
     reused = "done before"
+    nothing = "nothing to do"
+    skipped = "skipped"
     failed = "failed"
     interrupted = "interrupted"
     waiting = "not started"
@@ -52,7 +55,7 @@ class StepRecord:
 
     def row(self) -> tuple[str, str, str, str]:
         """Returns it as a row of the table."""
-        seconds = "" if self.state == StepState.waiting else f"{self.seconds:.1f}"
+        seconds = "" if self.state in (StepState.waiting, StepState.skipped) else f"{self.seconds:.1f}"
         return self.name, self.state.value, seconds, self.result
 
 
@@ -145,6 +148,7 @@ class _Runner:
             with suppress(OSError):  # a service that found the disk full could not say more than that it succeeded
                 told = json.loads(outcome.read_text(encoding="utf-8"))
                 record.state = StepState.reused if told["reused"] else StepState.done
+                record.state = StepState.nothing if told["nothing"] else record.state
                 record.result = told["result"]
         elif code == Interrupted.exit_code:
             record.state = StepState.interrupted
@@ -161,11 +165,22 @@ def _run_pipeline(steps: Sequence[Step], runner: _Runner) -> int:
     try:
         for number, (step, record) in enumerate(zip(steps, records, strict=True), 1):
             _say(f"\n[{number}/{len(steps)}] {step.name}")
+            if reason := _cannot(steps, records).get(step.name):
+                record.state, record.result = StepState.skipped, reason
+                _say(f"skipped: {reason}")
+                continue
             if code := runner.run(step, record):
                 return code
         return 0
     finally:
         _say("", *aligned(("step", "state", "seconds", "made"), [record.row() for record in records]))
+
+
+def _cannot(steps: Sequence[Step], records: Sequence[StepRecord]) -> Mapping[str, str]:
+    """Returns the steps that cannot run, since what they take was not made, and why it was not."""
+    without = (StepState.nothing, StepState.skipped)
+    nothing = {record.name: record.result for record in records if record.state in without}
+    return unable(steps, nothing) if nothing else {}
 
 
 def _say(*lines: str) -> None:

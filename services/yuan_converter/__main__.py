@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from yuan_converter.release import release_work
 from yuan_jobs import Work, WorkContext, WorkResult, service_main
 from yuan_manifest.schema import ConvertJob, DeployJob, Kind
 
@@ -56,7 +57,11 @@ def _mounts(context: "ServerContext") -> "Sequence[Mount]":
 if __name__ == "__main__":
     service_main(
         "converter",
-        {Kind.convert: Work(run=_convert_work, fingerprint=_fingerprint), Kind.deploy: Work(run=_deploy_work)},
+        {
+            Kind.convert: Work(run=_convert_work, fingerprint=_fingerprint),
+            Kind.deploy: Work(run=_deploy_work),
+            Kind.release: Work(run=release_work),
+        },
         {"inspect": _inspect, "diff": _diff, "dry-run": _dry_run},
         mounts=_mounts,
     )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from yuan_data.gather import gather_work
 from yuan_data.text import fingerprint_of_text
 from yuan_data.tokenize_text import tokenize_part, tokenize_work
 from yuan_data.train_tokenizer import tokenizer_work
@@ -26,6 +27,7 @@ if __name__ == "__main__":
         "data",
         {
             Kind.tokenizer: Work(run=tokenizer_work, fingerprint=fingerprint_of_text),
+            Kind.gather: Work(run=gather_work),
             Kind.tokenize: Work(run=tokenize_work, fingerprint=fingerprint_of_text, part=tokenize_part),
         },
         mounts=_mounts,

@@ -62,7 +62,7 @@ def fingerprint_of_text(job: TextJob) -> Mapping[str, str]:
     Raises:
         TextError: if there is no text, or it cannot be read.
     """
-    files = text_files(job.inputs)
+    files = text_files(job.inputs) if job.inputs.text else []
     if isinstance(job, TokenizeJob):  # what cleaning reads (word lists, benchmarks) decides on the output too
         files += texts_of_stages(job)
     else:  # and words and tokenizers that are no artifacts

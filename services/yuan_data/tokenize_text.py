@@ -9,10 +9,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from yuan_corpus import CorpusWork, Cutting, Tokenizer
+from yuan_corpus import CorpusWork, Cutting, DocumentMode, Reading, Tokenizer
 from yuan_corpus.cleaning.pipeline import REPORT_FILE_NAME
 from yuan_corpus.documents import SkipLog
 from yuan_corpus.sources import stamp_of
+from yuan_data.gather import TRAINING
 from yuan_data.text import reading, skipped_line, stages, text_files, texts_of_stages
 from yuan_events import Message
 from yuan_jobs import UNFINISHED, WorkContext, WorkResult
@@ -76,15 +77,16 @@ def _corpus_work(context: WorkContext[TokenizeJob]) -> CorpusWork:
     job = context.job
     kept = context.run / UNFINISHED
     kept.mkdir(parents=True, exist_ok=True)
+    requests = context.inputs.get("requests")
     cutting = Cutting(
         Tokenizer.load(context.inputs["tokenizer"].path),
-        reading(job.inputs),
+        reading(job.inputs) if requests is None else Reading(DocumentMode.LINES),
         stages(job),
         special_strings=job.tokenize.special_strings is SpecialStrings.honour,
         rules=" ".join(f"{path} {stamp_of(path)}" for path in texts_of_stages(job)),
     )
     return CorpusWork(
-        text_files(job.inputs),
+        text_files(job.inputs) if requests is None else [requests.path / TRAINING],
         cutting,
         context.output,
         kept=kept,

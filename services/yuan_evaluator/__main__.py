@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from yuan_jobs import Work, WorkContext, WorkResult, service_main
-from yuan_manifest.schema import EvaluateJob, Kind
+from yuan_manifest.schema import AnswerJob, EvaluateJob, JudgeJob, Kind
 
 if TYPE_CHECKING:
     from yuan_jobs.serving import ServerContext
@@ -21,6 +21,18 @@ def _fingerprint(job: EvaluateJob) -> Mapping[str, str]:
     from yuan_evaluator.evaluation import fingerprint  # noqa: PLC0415 - as above
 
     return fingerprint(job)
+
+
+def _judge_work(context: WorkContext[JudgeJob]) -> WorkResult:
+    from yuan_evaluator.judging import judge_work  # noqa: PLC0415 - as above
+
+    return judge_work(context)
+
+
+def _answer_work(context: WorkContext[AnswerJob]) -> WorkResult:
+    from yuan_evaluator.answering import answer_work  # noqa: PLC0415 - as above
+
+    return answer_work(context)
 
 
 def _mounts(context: "ServerContext") -> "Sequence[Mount]":
@@ -50,7 +62,11 @@ def _sandbox(arguments: Sequence[str]) -> int:
 if __name__ == "__main__":
     service_main(
         "evaluator",
-        {Kind.evaluate: Work(run=_evaluate_work, fingerprint=_fingerprint)},
+        {
+            Kind.evaluate: Work(run=_evaluate_work, fingerprint=_fingerprint),
+            Kind.judge: Work(run=_judge_work),
+            Kind.answer: Work(run=_answer_work),
+        },
         {"tasks": _tasks, "leaderboard": _leaderboard, "sandbox": _sandbox},
         mounts=_mounts,
     )

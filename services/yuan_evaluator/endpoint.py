@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from yuan_evaluator.private_server import private_server
-from yuan_events import InputError, Message, Progress, WorkFailed
+from yuan_events import InputError, Message, Progress, WorkFailed, one_line
 from yuan_jobs import WorkContext
 from yuan_jobs.deployments import deploy, deployments, remove_deployment, set_deployment_state
 from yuan_jobs.home import Home
@@ -59,7 +59,11 @@ def endpoint(context: WorkContext[EvaluateJob]) -> Generator[Endpoint]:
     model = context.inputs["model"]
     if context.cluster is not None and context.cluster.services.inference is not None:
         info, batch = _in_stack(context, context.cluster)
-        yield Endpoint(context.cluster, info.model, batch, info.vocab_size, private=False)
+        try:
+            yield Endpoint(context.cluster, info.model, batch, info.vocab_size, private=False)
+        finally:
+            if not context.job.evaluate.keep_served:
+                _take_down(context, context.cluster, info.model)
         return
     with private_server(model, context.topology, context.should_stop) as manifest:
         context.stop_if_asked()
@@ -94,10 +98,31 @@ def _in_stack(context: WorkContext[EvaluateJob], cluster: Cluster) -> tuple[infe
                 remove_deployment(registry, name)
                 raise
             set_deployment_state(registry, name, model.reference, DeploymentState.READY)
-            context.sink.emit(Message(f"{model.reference} was not deployed: it is served as {name} from now on"))
+            until = "from now on" if context.job.evaluate.keep_served else "for this job"
+            context.sink.emit(Message(f"{model.reference} was not deployed: it is served as {name} {until}"))
             return response.info, ServingSection.max_batch
     finally:
         registry.close()
+
+
+def _take_down(context: WorkContext[EvaluateJob], cluster: Cluster, name: str) -> None:
+    """Ends the deployment that this job made, an earlier attempt of it included; one that was there before stays."""
+    registry = Registry.open(Home.of(cluster).registry_url)
+    try:
+        if not any(one.name == name and one.job_id == context.job_id for one in deployments(registry)):
+            return
+        remove_deployment(registry, name)
+    finally:
+        registry.close()
+    try:
+        with connect("inference", cluster) as connection, connection.errors():
+            stub: Any = connection.stub(inference_pb2_grpc.InferenceServiceStub)
+            stub.UnloadModel(inference_pb2.UnloadModelRequest(model=name))
+    except RpcFailed as error:
+        text = f"{name} could not be unloaded ({one_line(error)}); the inference service has it until it starts anew"
+        context.sink.emit(Message(text, level="warning"))
+    else:
+        context.sink.emit(Message(f"{name} is served no longer (evaluate.keep_served: false)"))
 
 
 def _info(

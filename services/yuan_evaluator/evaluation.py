@@ -68,7 +68,7 @@ def fingerprint(job: EvaluateJob) -> Mapping[str, str]:
     Raises:
         InputError: if one is missing or of a version that is not known.
     """
-    tasks = known_tasks(job)
+    tasks = [task for task in known_tasks(job) if not task.source]
     if not tasks:
         return {}
     section = job.evaluate

@@ -37,7 +37,13 @@ def run_suite(context: WorkContext[EvaluateJob], tasks: Sequence[Task]) -> dict[
     """
     section = context.job.evaluate
     folder = str(context.job.inputs.data)
-    data = {task.name: read_task(task, folder, other=section.other_data) for task in tasks}
+    data = {
+        # What an artifact holds is known by that artifact's version.
+        task.name: read_task(task, str(context.inputs[task.source].path), other=True)
+        if task.source
+        else read_task(task, folder, other=section.other_data)
+        for task in tasks
+    }
     for task in tasks:
         if file := section.examples.get(task.name):
             data[task.name] = with_examples(data[task.name], task, folder, file, section.few_shot)

@@ -130,6 +130,7 @@ class Task:
         ignore_eos: whether the original went on beyond `<eod>`, and the id that ended it instead.
         likelihood: prompt and continuations whose likelihood chooses the answer; None: it is generated only.
         items: in the known version.
+        source: the job's input artifact whose folder has the files; empty: `inputs.data` has them.
     """
 
     name: str
@@ -149,6 +150,7 @@ class Task:
     ignore_eos: int | None = None
     likelihood: "Callable[[Item, Rules], Choices] | None" = None
     prepare: Callable[[Item, Rules], Item] = lambda item, rules: item
+    source: str = ""
 
     @property
     def metric(self) -> str:

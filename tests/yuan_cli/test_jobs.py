@@ -1,5 +1,6 @@
 """Jobs of a stack as a user steers them: `yuan submit`, `jobs`, `show`, `logs`, `cancel`, `resume`, `wait`."""
 
+import io
 import json
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 from job_stack import JobStack, job_id_of
 from toy_home import Toys, wait_until
 
+from yuan_cli.app import run
 from yuan_rpc import ensure_token_file
 
 
@@ -260,11 +262,31 @@ def test_apply_shows_what_is_there_and_what_would_be_done_before_it_submits(job_
     assert "  applied: runs" in first.stdout
     again = job_stack.yuan("apply", *fresh("applied"), "--yes")
     assert (
-        "tokenizer/applied@1 is there with this recipe and is not made anew, if its text has not changed"
+        "tokenizer/applied@1 is there with this recipe and is not made anew, if its files have not changed"
         in again.stdout
     )
     other = job_stack.yuan("apply", *fresh("applied", "tokenizer.seed=77"), "--yes")
     assert "  applied: runs" in other.stdout
+
+
+def test_apply_submits_what_it_has_shown_though_the_file_changes_while_it_asks(
+    job_stack: JobStack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = job_stack.folder / "asked.yaml"
+    text = "version: 1\nkind: tokenizer\nname: {}\ninputs: {{text: [a.txt]}}\noutputs: {{tokenizer: asked}}\n"
+    file.write_text(text.format("shown"))
+    monkeypatch.setenv("YUAN_CLUSTER", str(job_stack.cluster_file))
+    monkeypatch.setattr("sys.stdin", TerminalInput())
+    monkeypatch.setattr("typer.confirm", lambda question: bool(file.write_text(text.format("changed"))))
+    assert run(["apply", str(file)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("shown-")
+
+
+class TerminalInput(io.StringIO):
+    """Somebody who could be asked."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 def test_a_schedule_is_made_listed_and_ended(job_stack: JobStack) -> None:

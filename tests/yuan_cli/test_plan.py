@@ -9,6 +9,7 @@ import yaml
 from toy_home import Toys
 
 from yuan_cli.app import run
+from yuan_cli.pictures import check_picture
 from yuan_events import InputError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -178,3 +179,10 @@ def test_a_plan_is_validated_and_never_run(capsys: pytest.CaptureFixture[str]) -
     assert "done by yuan plan" in capsys.readouterr().out
     with pytest.raises(InputError, match="table5 is a plan, which is only computed; yuan plan MANIFEST does that"):
         run(["run", "configs/paper/table5.yaml"])
+
+
+def test_a_picture_that_cannot_be_written_is_refused_before_anything_else(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--picture .*expected a name that ends in \.png, \.svg, \.pdf"):
+        check_picture("--picture", tmp_path / "schedule.bmp")
+    with pytest.raises(InputError, match="there is no folder"):
+        check_picture("--picture", tmp_path / "nowhere" / "schedule.png")

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from tests.yuan_inference.engines import wait_for
 from yuan_gateway.openai.conversation import document_of
 from yuan_gateway.openai.logprobs import CompletionLogprobs
 from yuan_gateway.openai.schemas import ChatMessage
+from yuan_rpc import read_audit
 from yuan_rpc.inference.v1 import inference_pb2 as pb
 
 openai = pytest.importorskip("openai", reason="the openai client is in the dev extra")
@@ -128,6 +130,23 @@ def test_a_wrong_token_is_refused(stack: HttpStack) -> None:
         pytest.raises(openai.AuthenticationError, match="does not know the token"),
     ):
         other.models.list()
+
+
+def test_who_was_refused_stands_in_the_audit_log(stack: HttpStack) -> None:
+    folder = Path(stack.cluster.cluster.security.audit.folder)
+    before = len(list(read_audit(folder)))
+    with (
+        openai.OpenAI(base_url=f"{stack.url}/v1", api_key="wrong-and-distinctive", max_retries=0) as other,
+        pytest.raises(openai.AuthenticationError),
+    ):
+        other.models.list()
+    # The line is written after the answer.
+    wait_for(lambda: len(list(read_audit(folder))) > before)
+    row = list(read_audit(folder))[-1]
+    assert (row["subject"], row["service"], row["method"], row["outcome"]) == (
+        *("unknown", "gateway", "GET /v1/models", "401"),
+    )
+    assert "distinctive" not in str(row)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from yuan_inference.engine import (
     Sampling,
 )
 from yuan_inference.loaded import LoadedModel
-from yuan_model import Chunk, Runner
+from yuan_model import Chunk, PagedRunner, Runner
 
 
 @pytest.fixture
@@ -251,6 +251,23 @@ def test_a_bfloat16_model_is_served(loaded: LoadedModel) -> None:
 def test_an_id_is_free_again_as_soon_as_its_end_is_told(engine: Engine) -> None:
     for _ in range(20):
         assert Asked(engine, [5], name="same", max_tokens=1).done
+
+
+def test_blocks_may_have_another_size(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("yuan_inference.engine.options._block_tokens", lambda loaded: 8)
+    monkeypatch.setattr(
+        "yuan_inference.engine.engine.make_runner", lambda loaded, size: PagedRunner(loaded.model, size)
+    )
+    options = EngineOptions(max_batch=3, kv_tokens=80)  # they have to give way
+    with Engine("pages", loaded, options) as engine:
+        assert engine.load.block_tokens == 8
+        asked = [Asked(engine, [5, 6, 7, 8, 9, 10, 11, 12, 13, 14 + number], max_tokens=30) for number in range(6)]
+        for one in asked:
+            assert one.tokens == alone(loaded, one)
+        again = Asked(engine, [5, 6, 7, 8, 9, 10, 11, 12, 13, 14], max_tokens=4)
+        assert again.tokens == alone(loaded, again)
+        assert again.received[0].cached_tokens == 8
+        assert engine.used_blocks == 0
 
 
 def test_whoever_listens_is_woken_once_a_step_for_all_requests(loaded: LoadedModel) -> None:

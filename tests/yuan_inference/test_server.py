@@ -29,7 +29,7 @@ from yuan_jobs.home import Home
 from yuan_jobs.job_service import TRANSLATIONS
 from yuan_jobs.states import DeploymentState
 from yuan_manifest import ClusterManifest
-from yuan_model import generate
+from yuan_model import FolderWeights, generate
 from yuan_rpc import Connection, Mount, RpcFailed, connect, server_of
 from yuan_rpc.inference.v1 import inference_pb2 as pb
 from yuan_rpc.inference.v1 import inference_pb2_grpc
@@ -479,3 +479,85 @@ def test_metrics_have_vllms_names_and_count(tiny: Serving, published: ClusterMan
     assert values['yuan_kv_cache_usage_perc{model_name="tiny"}'] == 0
     assert values['yuan_time_to_first_token_seconds_count{model_name="tiny"}'] == 2
     assert values['yuan_inter_token_latency_seconds_count{model_name="tiny"}'] == 13
+
+
+def test_numbers_that_are_none_end_one_call_and_not_the_others(tiny: Serving, loaded: LoadedModel) -> None:
+    def poison(runner: Any, chunks: Any) -> Any:
+        logits, row = runner.step(chunks), 0
+        for chunk in chunks:
+            if 99 in chunk.tokens:
+                logits[row : row + chunk.outputs] = float("nan")
+            row += chunk.outputs
+        return logits
+
+    Watched(tiny.models.get("tiny").engine, poison)
+    with ThreadPoolExecutor(4) as pool:
+        good = [pool.submit(tiny.generate, "shall I") for _ in range(3)]
+        with pytest.raises(RpcFailed, match="the model computed no finite numbers for it") as caught:
+            tiny.call("Generate", pb.GenerateRequest(prompt_token_ids=[99, 5]))
+        assert caught.value.code == grpc.StatusCode.INTERNAL
+        assert {tuple(call.result().token_ids) for call in good} == {tuple(expected(loaded, "shall I", 10))}
+    assert tiny.idle
+
+
+def test_where_memory_is_short_fewer_run_at_once_and_who_never_fits_is_told_so(
+    tiny: Serving, loaded: LoadedModel
+) -> None:
+    engine = tiny.models.get("tiny").engine
+    sizes: list[int] = []
+
+    def want(runner: Any, chunks: Any) -> Any:
+        if len(chunks) > 2 or any(99 in chunk.tokens for chunk in chunks):
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+        sizes.append(len(chunks))
+        return runner.step(chunks)
+
+    Watched(engine, want)
+    with ThreadPoolExecutor(8) as pool:
+        calls = [pool.submit(tiny.generate, "shall I", max_tokens=20) for _ in range(8)]
+        assert {tuple(call.result().token_ids) for call in calls} == {tuple(expected(loaded, "shall I", 20))}
+        with pytest.raises(RpcFailed, match="the request failed: RuntimeError: CUDA out of memory") as caught:
+            tiny.call("Generate", pb.GenerateRequest(prompt_token_ids=[99]))
+    assert caught.value.code == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert caught.value.retry_after == 1.0
+    assert max(sizes) <= 2
+    assert tiny.idle
+    assert tiny.models.healthy
+
+
+def test_a_load_says_how_far_it_is_and_a_load_that_has_ended_says_so_no_more(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    halfway, on = threading.Event(), threading.Event()
+    tell = FolderWeights._tell
+
+    def wait_halfway(weights: FolderWeights, name: str) -> None:
+        tell(weights, name)
+        if name.startswith("model.layers.1."):
+            halfway.set()
+            assert on.wait(60)
+
+    monkeypatch.setattr(FolderWeights, "_tell", wait_halfway)
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(serving.load, "tiny@1")
+        assert halfway.wait(60)
+        info = serving.call("GetServerInfo", pb.GetServerInfoRequest())
+        assert list(info.loading) == ["tiny"]
+        assert 0.1 < info.load_progress["tiny"] < 0.9
+        percent = f"{info.load_progress['tiny']:.0%}"
+        with pytest.raises(RpcFailed, match=f"model tiny is being loaded, for .*: {percent} of its weights"):
+            serving.generate()
+        on.set()
+        assert loading.result().info.tensor == 1
+    info = serving.call("GetServerInfo", pb.GetServerInfoRequest())
+    assert not info.load_progress
+    text = serving.servicer._models._metrics.load_progress.labels("tiny")._value.get()
+    assert text == pytest.approx(1.0)
+
+
+def test_a_number_of_ranks_that_cannot_be_is_refused(serving: Serving) -> None:
+    for tensor, text in ((-1, "tensor: expected at least 0"), (3, "serving.tensor: 3 does not divide")):
+        with pytest.raises(RpcFailed, match=text) as caught:
+            serving.load("tiny@1", tensor=tensor)
+        assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
+    assert not serving.models.names

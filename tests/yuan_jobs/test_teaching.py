@@ -58,7 +58,7 @@ def gatherer(registry: Registry, name: str = "gather") -> CycleBook:
 def running(job_id: str) -> JobRow:
     return JobRow(
         id=job_id, kind="gather", name="gather", recipe={}, inputs={}, topology={}, state=JobState.RUNNING, attempt=1,
-        created=now(),
+        created=now(), queue="data",
     )  # fmt: skip
 
 

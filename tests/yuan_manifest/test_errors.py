@@ -28,7 +28,10 @@ TRAIN_KEYS = (
     "attention, hidden_dropout, attention_dropout, compile, guard, step_timeout_seconds"
 )
 OPTIMIZER_KEYS = "name, lr, min_lr, warmup_steps, decay, restart_steps, betas, eps, weight_decay, clip_grad"
-KINDS = "tokenizer, tokenize, pretrain, finetune, plan, generate, convert, evaluate, deploy, pipeline"
+KINDS = (
+    "tokenizer, tokenize, pretrain, finetune, plan, generate, convert, evaluate, deploy, gather, judge, release, "
+    "answer, pipeline"
+)
 
 
 def line_of(error: pytest.ExceptionInfo[ManifestError]) -> str:

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 
 from tests.yuan_parallel.cases import DEVICES, cases, division, training
-from yuan_events import InputError
 from yuan_manifest.schema import (
     CostModel,
     DataSection,
@@ -22,7 +21,7 @@ from yuan_manifest.schema import (
 )
 from yuan_parallel import Devices, Division, Prediction, StagePlan, Training
 from yuan_parallel.advice import warnings_of
-from yuan_parallel.picture import check_picture, draw_schedule
+from yuan_parallel.picture import draw_schedule
 from yuan_parallel.sweep import sweep
 
 
@@ -126,10 +125,3 @@ def test_a_picture_shows_every_stage(suffix: str, tmp_path: Path) -> None:
     content = path.read_bytes()
     assert content.startswith(b"\x89PNG" if suffix == "png" else b"<?xml")
     assert len(content) > 5000
-
-
-def test_a_picture_that_cannot_be_written_is_refused_before_anything_else(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"expected a name that ends in \.png, \.svg, \.pdf"):
-        check_picture(tmp_path / "schedule.bmp")
-    with pytest.raises(InputError, match="there is no folder"):
-        check_picture(tmp_path / "nowhere" / "schedule.png")

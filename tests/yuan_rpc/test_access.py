@@ -243,6 +243,22 @@ def test_several_tokens_of_one_file_are_read_newest_first(tmp_path: Path) -> Non
     assert read_tokens(tmp_path / "token") == ("b", "a")
 
 
+def test_a_request_beyond_the_limit_is_refused_and_the_server_goes_on(security: Security) -> None:
+    async def run() -> None:
+        async with toy_server(ToyData(), security) as server:
+            metadata = (("authorization", bearer(read_token(_file(security)))),)
+            # Of a client that knows no limit.
+            options = [("grpc.max_send_message_length", -1)]
+            async with grpc.aio.insecure_channel(server.address, options) as channel:
+                stub = data_pb2_grpc.DataServiceStub(channel)
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await stub.Tokenize(data_pb2.TokenizeRequest(text="x" * (65 * 2**20)), metadata=metadata)
+                assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+                assert len((await stub.Tokenize(data_pb2.TokenizeRequest(text="ab"), metadata=metadata)).pieces) == 2
+
+    asyncio.run(run())
+
+
 def _file(security: Security) -> Path:
     assert security.token_file is not None
     return security.token_file

@@ -92,7 +92,7 @@ class NativeRunner:
         self._library = native_library()
         self.size = size
         weights = NetworkWeights(model) if isinstance(model, Yuan) else model
-        _check(weights)
+        _check(weights, size)
         config, ranks = weights.config, weights.division.size
         heads = config.num_attention_heads // ranks
         own = weights.division.rows(config.vocab_size)
@@ -150,7 +150,7 @@ class NativeRunner:
     # --- the pool -----------------------------------------------------------------------------------------------
 
     def place(self, row: int, first: int, blocks: Sequence[int]) -> None:
-        """Lists blocks as those that hold a sequence's tokens from number `first * BLOCK_TOKENS` on."""
+        """Lists blocks as those that hold a sequence's tokens from number `first * size.block_tokens` on."""
         if first == 0:
             self._starts.forget(row)
         self.tables[row, first : first + len(blocks)] = torch.tensor(blocks, dtype=torch.int32)
@@ -316,7 +316,9 @@ def _older_then_newer(kernel: Tensor) -> Tensor:
     return torch.cat((kernel[:, :, 0, 0], kernel[:, :, 1, 0]), dim=1)
 
 
-def _check(weights: Weights) -> None:
+def _check(weights: Weights, size: PoolSize) -> None:
+    if size.block_tokens != BLOCK_TOKENS:
+        raise NativeUnavailable(f"blocks have {size.block_tokens} tokens, not {BLOCK_TOKENS}")
     if weights.device.type != "cpu":
         raise NativeUnavailable(f"the model is on {weights.device}")
     if weights.dtype not in {torch.float32, torch.bfloat16}:

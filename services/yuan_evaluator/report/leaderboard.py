@@ -8,6 +8,7 @@ from yuan_evaluator.report.markdown import tasks_of
 from yuan_evaluator.report.published import PUBLISHED
 from yuan_events import YuanError
 from yuan_jobs.artifacts import ArtifactStore
+from yuan_manifest.suites import OF_REQUESTS
 
 Row = Mapping[str, Any]
 
@@ -63,6 +64,9 @@ def leaderboard(store: ArtifactStore) -> list[Row]:
         except (YuanError, OSError, ValueError, KeyError, TypeError):
             continue  # of another kind of job, or of an older version
         if row is not None:
+            # Every cycle has requests of its own: their scores say nothing beside another model's.
+            row = {**row, "scores": {name: one for name, one in row["scores"].items() if name not in OF_REQUESTS}}
+        if row is not None and row["scores"]:
             before = ours.get((row["model"], row["how"]))
             merged = {**before["scores"], **row["scores"]} if before else row["scores"]
             ours[row["model"], row["how"]] = {**row, "scores": merged}

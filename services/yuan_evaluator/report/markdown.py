@@ -6,9 +6,9 @@ from typing import Any
 Report = Mapping[str, Any]
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Returns a table; all columns but the first are numbers, to the right."""
-    marks = [":--", *["--:"] * (len(heads) - 1)]
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
+    """Returns a table; all columns but the first `texts` are numbers, to the right."""
+    marks = [*[":--"] * texts, *["--:"] * (len(heads) - texts)]
     cells = [[text.replace("|", "\\|").replace("\n", " ") for text in row] for row in (heads, marks, *rows)]
     return "\n".join(f"| {' | '.join(row)} |" for row in cells) + "\n"
 

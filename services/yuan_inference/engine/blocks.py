@@ -26,13 +26,21 @@ class BlockPool:
 
     Attributes:
         total: how many there are.
+        tokens: that each holds.
         queries: tokens of prompts that were looked up.
         hits: of those, tokens that were found.
     """
 
-    def __init__(self, total: int, *, keep_prefixes: bool) -> None:
-        """Begins with everything free. Args: total: blocks. keep_prefixes: full blocks are shared and kept."""
+    def __init__(self, total: int, *, keep_prefixes: bool, tokens: int = BLOCK_TOKENS) -> None:
+        """Begins with everything free.
+
+        Args:
+            total: blocks.
+            keep_prefixes: full blocks are shared and kept.
+            tokens: that a block holds.
+        """
         self.total = total
+        self.tokens = tokens
         self.queries = self.hits = 0
         self._keeps = keep_prefixes
         self._free = list(range(total - 1, -1, -1))
@@ -95,8 +103,8 @@ class BlockPool:
             return []
         found: list[int] = []
         before = _root(adapter)
-        for begin in range(0, longest // BLOCK_TOKENS * BLOCK_TOKENS, BLOCK_TOKENS):
-            block = self._by_key.get((before, tuple(tokens[begin : begin + BLOCK_TOKENS])))
+        for begin in range(0, longest // self.tokens * self.tokens, self.tokens):
+            block = self._by_key.get((before, tuple(tokens[begin : begin + self.tokens])))
             if block is None:
                 break
             found.append(block)
@@ -114,7 +122,7 @@ class BlockPool:
                 if known is None:  # another block was known for the same text: what follows it is not looked for here
                     return
                 before = known.number
-            key = (before, tuple(tokens[place * BLOCK_TOKENS : (place + 1) * BLOCK_TOKENS]))
+            key = (before, tuple(tokens[place * self.tokens : (place + 1) * self.tokens]))
             block = blocks[place]
             if key in self._by_key or block in self._known:
                 continue

@@ -86,7 +86,9 @@ class Engine:
             guesses=self.options.prompt_lookup,
         )
         self._metrics = (metrics or EngineMetrics(CollectorRegistry())).of(name)
-        self._scheduler = Scheduler(BlockPool(size.blocks, keep_prefixes=self.options.prefix_cache), limits)
+        self._scheduler = Scheduler(
+            BlockPool(size.blocks, keep_prefixes=self.options.prefix_cache, tokens=size.block_tokens), limits
+        )
         self._structures = Structures(loaded.tokenizer, loaded.end_ids)
         # What other threads say, until the engine's thread looks: guarded by the condition, as is `_known`.
         self._changed = threading.Condition()
@@ -144,6 +146,7 @@ class Engine:
             max_waiting=self.options.max_waiting,
             used_blocks=scheduler.blocks.used,
             total_blocks=scheduler.blocks.total,
+            block_tokens=scheduler.blocks.tokens,
         )
 
     @property
@@ -218,7 +221,10 @@ class Engine:
         if not request.prompt_ids or whole > self.longest:
             raise ValueError(f"request {request.id} has no prompt or is longer than {self.longest} tokens")
         if sampling.beam is not None:
-            fitting = min(self.options.max_batch, self._scheduler.blocks.total // blocks_needed(whole))
+            fitting = min(
+                self.options.max_batch,
+                self._scheduler.blocks.total // blocks_needed(whole, self._scheduler.blocks.tokens),
+            )
             if sampling.beam.width > fitting:
                 raise ValueError(f"a search of width {sampling.beam.width} does not fit; at most {fitting} here")
         adapter = self._adapters.number(request.adapter) if request.adapter else -1

@@ -7,7 +7,7 @@ import torch
 
 from yuan_events import YuanError
 from yuan_inference.loaded import LoadedModel
-from yuan_model import BLOCK_TOKENS, PoolSize, blocks_needed, bytes_per_token
+from yuan_model import BLOCK_TOKENS, FLASH_PAGE_TOKENS, FlashPages, PoolSize, blocks_needed, bytes_per_token
 
 _SCORED_BYTES = 64 << 20
 """Memory for logits of prompts whose log-probabilities are asked for."""
@@ -89,17 +89,24 @@ def pool_size(loaded: LoadedModel, options: EngineOptions) -> PoolSize:
         step_tokens=options.step_tokens + decoded,
         outputs=decoded + scored_tokens(loaded, options),
         slots=1 + options.prompt_lookup,
+        block_tokens=_block_tokens(loaded),
     )
 
 
+def _block_tokens(loaded: LoadedModel) -> int:
+    """Returns how many tokens a block holds: as many as flash-attn's pages, where it attends."""
+    weights = loaded.weights
+    return FLASH_PAGE_TOKENS if FlashPages.able(loaded.config, weights.dtype, weights.device) else BLOCK_TOKENS
+
+
 def _blocks(loaded: LoadedModel, options: EngineOptions) -> int:
-    config, weights = loaded.config, loaded.weights
-    context = blocks_needed(loaded.context)
+    config, weights, tokens = loaded.config, loaded.weights, _block_tokens(loaded)
+    context = blocks_needed(loaded.context, tokens)
     if options.kv_tokens is not None:
-        return max(1, blocks_needed(options.kv_tokens))
+        return max(1, blocks_needed(options.kv_tokens, tokens))
     wanted = options.max_batch * context
     memory = _memory_bytes(weights.device) // 4
-    fitting = memory // (BLOCK_TOKENS * bytes_per_token(config, weights.dtype))
+    fitting = memory // (tokens * bytes_per_token(config, weights.dtype))
     return max(context, min(wanted, fitting))
 
 

@@ -4,7 +4,7 @@ import logging
 
 from yuan_events import InputError
 from yuan_inference.loaded import LoadedModel
-from yuan_model import NativeRunner, NativeUnavailable, PagedRunner, PoolSize, Runner
+from yuan_model import FlashPages, NativeRunner, NativeUnavailable, PagedRunner, PoolSize, Runner
 
 _LOGGER = logging.getLogger("yuan_inference.engine")
 
@@ -23,4 +23,6 @@ def make_runner(loaded: LoadedModel, size: PoolSize) -> Runner:
             raise InputError(f"dtype int8 needs the compiled step: {error}; use bf16 or fp32") from error
         if loaded.weights.device.type == "cpu":
             _LOGGER.warning("steps are computed by torch, several times slower than compiled: %s", error)
-        return PagedRunner(loaded.model, size)
+        return PagedRunner(
+            loaded.model, size, flash=FlashPages.of(loaded.config, loaded.weights.dtype, loaded.weights.device)
+        )

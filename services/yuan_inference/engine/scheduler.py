@@ -12,7 +12,7 @@ from typing import NamedTuple
 from yuan_inference.engine.blocks import BlockPool
 from yuan_inference.engine.queue import FairQueue
 from yuan_inference.engine.sequence import Sequence
-from yuan_model import BLOCK_TOKENS, blocks_needed
+from yuan_model import blocks_needed
 
 
 class Turn(NamedTuple):
@@ -97,7 +97,7 @@ class Scheduler:
         for turn in turns:
             sequence = turn.sequence
             # Who has just given its place to an older one has no row.
-            if turn.stop > len(sequence.blocks) * BLOCK_TOKENS and sequence.row >= 0:
+            if turn.stop > len(sequence.blocks) * self.blocks.tokens and sequence.row >= 0:
                 self._hold(sequence, turn.stop)
         if self.preemptions == preemptions:
             return turns
@@ -129,10 +129,10 @@ class Scheduler:
             found = self.blocks.find(sequence.tokens, self._findable(sequence), sequence.adapter)
             self.blocks.share(found)
             sequence.blocks = found
-            sequence.held = sequence.registered = len(found) * BLOCK_TOKENS
+            sequence.held = sequence.registered = len(found) * self.blocks.tokens
             sequence.row = self._free_rows.pop()
             sequence.placed = 0
-            needed = blocks_needed(len(sequence.tokens)) - len(found)
+            needed = blocks_needed(len(sequence.tokens), self.blocks.tokens) - len(found)
             sequence.blocks = [*found, *(self.blocks.take() for _ in range(needed))]
             if not sequence.task.started:
                 self.blocks.queries += len(sequence.tokens)
@@ -149,7 +149,8 @@ class Scheduler:
     def _has_place(self, sequence: Sequence) -> bool:
         while True:
             # One more block for each that runs, or the newcomer would soon be put off again.
-            needed = blocks_needed(len(sequence.tokens)) + len(self.running) * (sequence.task.number > self._oldest)
+            needed = blocks_needed(len(sequence.tokens), self.blocks.tokens)
+            needed += len(self.running) * (sequence.task.number > self._oldest)
             row = bool(self._free_rows) and len(self.running) < self.allowed
             if row and (self.blocks.available >= needed or self._fits_with_shared(sequence, needed)):
                 return True
@@ -202,7 +203,7 @@ class Scheduler:
 
     def _hold(self, sequence: Sequence, tokens: int) -> None:
         """Gets blocks for that many tokens, unless the sequence itself has to give its own back."""
-        while len(sequence.blocks) * BLOCK_TOKENS < tokens:
+        while len(sequence.blocks) * self.blocks.tokens < tokens:
             if self.blocks.available:
                 sequence.blocks.append(self.blocks.take())
                 continue

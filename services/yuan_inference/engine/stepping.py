@@ -17,7 +17,7 @@ from yuan_inference.engine.scheduler import Scheduler, Turn
 from yuan_inference.engine.sequence import Sequence
 from yuan_inference.engine.task import Task
 from yuan_inference.ranks import RankLost
-from yuan_model import BLOCK_TOKENS, Chunk, Runner
+from yuan_model import Chunk, Runner
 
 _LOGGER = logging.getLogger("yuan_inference.engine")
 _NOTHING = torch.empty(0, 0)
@@ -65,6 +65,7 @@ class Stepper:
         """
         self.runner = runner
         self._scheduler = scheduler
+        self._block_tokens = scheduler.blocks.tokens
         self._sampler = sampler
         self._metrics = metrics
         self._tell = tell
@@ -149,7 +150,7 @@ class Stepper:
             if sequence.held < sequence.prompt_length:
                 self._metrics.prompt_tokens.inc(min(share, sequence.prompt_length) - sequence.held)
             sequence.held = share
-            if share - sequence.registered >= BLOCK_TOKENS:
+            if share - sequence.registered >= self._block_tokens:
                 self._register(sequence)
             if sequence.task.scores_prompt and sequence.scores_prompt:
                 self._score(sequence, turn, logits, first_row)
@@ -165,9 +166,10 @@ class Stepper:
 
     def _register(self, sequence: Sequence) -> None:
         """Makes blocks that have become full known to the prefix cache."""
-        first, full = sequence.registered // BLOCK_TOKENS, sequence.held // BLOCK_TOKENS
+        tokens = self._block_tokens
+        first, full = sequence.registered // tokens, sequence.held // tokens
         self._scheduler.blocks.register(sequence.tokens, sequence.blocks, first, full, sequence.adapter)
-        sequence.registered = full * BLOCK_TOKENS
+        sequence.registered = full * tokens
 
     def _score(self, sequence: Sequence, turn: Turn, logits: Tensor, first_row: int) -> None:
         """Says how probable the prompt's tokens behind the computed ones were; their logits begin at a row."""
@@ -249,7 +251,7 @@ class Stepper:
             one.row += 1
             sequence.held += 1
             self._metrics.right_guesses.inc()
-            if sequence.held - sequence.registered >= BLOCK_TOKENS:
+            if sequence.held - sequence.registered >= self._block_tokens:
                 self._register(sequence)
             return True
         return False

@@ -19,6 +19,7 @@ from yuan_model import (
     Chunk,
     Division,
     Factors,
+    FlashPages,
     FolderWeights,
     NativeRunner,
     NativeUnavailable,
@@ -102,7 +103,8 @@ class _Rank:
                 _LOGGER.warning("steps are computed by torch, several times slower than compiled: %s", error)
         network = divided_network(weights, self._group)
         first, last = weights.division.rows(weights.config.vocab_size)
-        return PagedRunner(network, setup.size, head_vh=network.embed_tokens.weight[first:last])
+        flash = FlashPages.of(weights.config, weights.dtype, weights.device)
+        return PagedRunner(network, setup.size, head_vh=network.embed_tokens.weight[first:last], flash=flash)
 
     def answer(self, orders: Sequence[Order], chunks: Sequence[Chunk] | None) -> tuple[Reply, Any]:
         """Does what is ordered and returns the reply."""

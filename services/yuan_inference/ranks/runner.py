@@ -133,7 +133,7 @@ class RankedRunner:
         return self._processes.pids
 
     def place(self, row: int, first: int, blocks: Sequence[int]) -> None:
-        """Lists blocks as those that hold a sequence's tokens from number `first * BLOCK_TOKENS` on."""
+        """Lists blocks as those that hold a sequence's tokens from number `first * size.block_tokens` on."""
         self._orders.append(("place", (row, first, list(blocks))))
 
     def copy(self, block: int, to_block: int, row: int, to_row: int) -> None:
