@@ -4,6 +4,7 @@ From this machine it is read without a token, as a probe or a person at the shel
 any of the stack's callers (a tenant of role viewer is enough), and over TLS where the stack has it.
 """
 
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterable
@@ -87,6 +88,8 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     def server_bind(self) -> None:
         """Binds without asking the name service who we are, which may take seconds."""
+        # Else connections of a page that has ended would hold the port for a minute (TIME_WAIT).
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_name, self.server_port = str(self.server_address[0]), self.socket.getsockname()[1]
         self.setup_environ()

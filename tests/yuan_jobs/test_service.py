@@ -187,7 +187,12 @@ def test_the_parent_is_told_how_the_job_ended(toys: Toys) -> None:
     outcome = toys.folder / "outcome.json"
     toys.run(*RUN, "--outcome", str(outcome))
     told = json.loads(outcome.read_text())
-    assert told == {"result": "tokenizer/demo@1", "reused": False, "job_id": job_of(toys).id}
+    assert told == {
+        "result": "tokenizer/demo@1",
+        "reused": False,
+        "job_id": job_of(toys).id,
+        "nothing": False,
+    }
 
 
 def test_characters_that_the_locale_cannot_show_break_nothing(toys: Toys) -> None:

@@ -114,3 +114,14 @@ def test_clear_text_beyond_loopback_has_to_be_meant(tmp_path: Path) -> None:
     security = Security(token_file=tmp_path / "token")
     with pytest.raises(InputError, match=r"metrics of data would listen on 0\.0\.0\.0 in clear text"):
         security.check_server("metrics of data", "0.0.0.0")  # noqa: S104
+
+
+def test_a_page_comes_back_on_its_port_at_once_after_it_was_read(registry: CollectorRegistry) -> None:
+    first = MetricsPage(registry, "data", 0)
+    assert read(f"http://127.0.0.1:{first.port}/metrics")[0] == 200
+    first.close()
+    again = MetricsPage(registry, "data", first.port)
+    try:
+        assert read(f"http://127.0.0.1:{again.port}/metrics")[0] == 200
+    finally:
+        again.close()
