@@ -7,6 +7,8 @@ batch, cut in any way, beside or behind anything.
 """
 
 import ctypes
+import math
+import mmap
 import weakref
 from collections.abc import Callable, Sequence
 from enum import IntEnum
@@ -131,9 +133,9 @@ class NativeRunner:
         layers, steps = config.num_hidden_layers, config.hidden_size + config.hidden_size // 2
         items = heads * (config.head_dim + self._wide) * BLOCK_TOKENS
         # Not touched, and hence not taken from the machine, before they are used.
-        self.pool = torch.zeros(layers, size.blocks, items, dtype=self.dtype)
-        self.ring = torch.zeros(layers, size.rows, size.slots, steps, dtype=self.dtype)
-        self.ends = torch.zeros(layers, size.blocks, steps, dtype=self.dtype)
+        self.pool = _untouched((layers, size.blocks, items), self.dtype)
+        self.ring = _untouched((layers, size.rows, size.slots, steps), self.dtype)
+        self.ends = _untouched((layers, size.blocks, steps), self.dtype)
         self.tables = torch.zeros(size.rows, width, dtype=torch.int32)
         self._logits = torch.zeros(size.outputs, own[1] - own[0])
         self._embedding = weights.embedding().contiguous()
@@ -306,6 +308,12 @@ class NativeRunner:
 
     def _failure(self) -> str:
         return self._library.yuan_failure().decode()
+
+
+def _untouched(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Returns zeros that the system gives where they are first touched; `torch.zeros` writes all of them."""
+    count = math.prod(shape)
+    return torch.frombuffer(mmap.mmap(-1, max(1, count) * dtype.itemsize), dtype=dtype)[:count].view(shape)
 
 
 def _of_layer(weights: Weights, layer: int, name: str) -> Tensor:
