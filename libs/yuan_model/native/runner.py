@@ -313,7 +313,9 @@ class NativeRunner:
 def _untouched(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Returns zeros that the system gives where they are first touched; `torch.zeros` writes all of them."""
     count = math.prod(shape)
-    return torch.frombuffer(mmap.mmap(-1, max(1, count) * dtype.itemsize), dtype=dtype)[:count].view(shape)
+    return torch.frombuffer(
+        mmap.mmap(-1, max(1, count) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype=dtype
+    )[:count].view(shape)
 
 
 def _of_layer(weights: Weights, layer: int, name: str) -> Tensor:
