@@ -5,9 +5,10 @@ row makes it visible. So a reader sees a whole artifact or none. Published files
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from yuan_events import InputError, WorkFailed
 from yuan_jobs.context import ArtifactHandle
 from yuan_jobs.home import Home
 from yuan_jobs.identity import digest_of, digest_of_file
+from yuan_jobs.insisting import insist, never
 from yuan_jobs.records import ArtifactRecord, Claim, NewArtifact
 from yuan_jobs.references import Reference, check_name, not_found
-from yuan_jobs.registry import Registry
+from yuan_jobs.registry import Registry, StaleAttemptError
 from yuan_jobs.storage import Storage, open_storage
 
 MANIFEST_NAME = "artifact.json"
@@ -185,10 +187,15 @@ class ArtifactStore:
         with suppress(OSError):
             self._storage.remove(_folder(kind, name, claim))
 
-    def publish(self, folder: Path, publication: Publication) -> ArtifactHandle:
+    def publish(self, folder: Path, publication: Publication, *, keep_on: Callable[[], bool] = never) -> ArtifactHandle:
         """Hashes a filled folder (one that `begin` returned), seals it, and makes it the name's next version.
 
         The job SUCCEEDED in the same transaction, with the summary as its result.
+
+        Args:
+            folder: what is published.
+            publication: as what.
+            keep_on: asked whether to try again where the registry is away.
 
         Raises:
             WorkFailed: if the folder is empty or has something else than files and folders in it.
@@ -198,7 +205,10 @@ class ArtifactStore:
         claim = publication.claim
         files = _hashed_files(folder)
         digest = _files_digest(files)
-        inputs = {name: self._registry.artifact(h.kind, h.name, h.version) for name, h in publication.inputs.items()}
+        inputs = {
+            name: insist(partial(self._registry.artifact, handle.kind, handle.name, handle.version), keep_on)
+            for name, handle in publication.inputs.items()
+        }
         metadata: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "kind": publication.kind,
@@ -219,19 +229,25 @@ class ArtifactStore:
         (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
         relative = _folder(publication.kind, publication.name, claim)
         self._storage.seal(relative, [*(file["path"] for file in files), MANIFEST_NAME])
-        record = self._registry.publish(
-            claim,
-            NewArtifact(
-                kind=publication.kind,
-                name=publication.name,
-                path=relative,
-                digest=digest,
-                size_bytes=sum(file["size_bytes"] for file in files),
-                inputs={name: record.id for name, record in inputs.items() if record is not None},
-            ),
-            publication.summary,
+        new = NewArtifact(
+            kind=publication.kind,
+            name=publication.name,
+            path=relative,
+            digest=digest,
+            size_bytes=sum(file["size_bytes"] for file in files),
+            inputs={name: record.id for name, record in inputs.items() if record is not None},
         )
-        return self.open_record(record)
+
+        def publish() -> ArtifactRecord:
+            try:
+                return self._registry.publish(claim, new, publication.summary)
+            except StaleAttemptError:
+                # A registry that went away in the midst of it may have published it: nobody else has this path.
+                if (published := self._registry.artifact_at(relative)) is None:
+                    raise
+                return published
+
+        return self.open_record(insist(publish, keep_on))
 
 
 def _folder(kind: str, name: str, claim: Claim) -> str:

@@ -14,8 +14,10 @@ from yuan_events import AttemptLost, EventSink, Interrupted, Message, TeeSink, W
 from yuan_jobs.artifacts import ArtifactStore, Publication
 from yuan_jobs.context import UNFINISHED, ArtifactHandle, JobT, Work, WorkContext
 from yuan_jobs.cycles import CycleBook
+from yuan_jobs.database import RegistryAway
 from yuan_jobs.home import Home
 from yuan_jobs.identity import plain_json
+from yuan_jobs.insisting import SECONDS_BETWEEN_TRIES, insist
 from yuan_jobs.journal import Journal
 from yuan_jobs.placing import place, placed
 from yuan_jobs.records import Claim, JobRecord, NewJob
@@ -23,8 +25,6 @@ from yuan_jobs.registry import StaleAttemptError
 from yuan_jobs.states import NOTHING, JobState
 from yuan_jobs.wiring import Output
 from yuan_manifest.schema import Cluster, Job, Topology
-
-_SECONDS_BETWEEN_TRIES = 0.2
 
 
 @dataclass(frozen=True)
@@ -190,13 +190,15 @@ class Attempt:
             result = {**summary, "path": str(path)}
 
             def put() -> None:
+                if placed(path, self.home.run_folder(claim.job_id)) is not None:
+                    return  # by a try of which the registry could not say how it ended
                 self.output.refuse_existing()
                 place(folder, path, self.home.run_folder(claim.job_id), result)
 
-            self.store.registry.finish(claim, JobState.SUCCEEDED, result=result, effect=put)
+            self._finish(result, put)
             return Outcome(claim.job_id, claim.attempt, False, None, path, result)
         if self.output.kind is None:
-            self.store.registry.finish(claim, JobState.SUCCEEDED, result=summary)
+            self._finish(summary)
             return Outcome(claim.job_id, claim.attempt, False, None, folder, summary)
         publication = Publication(
             kind=self.output.kind,
@@ -208,8 +210,22 @@ class Attempt:
             input_digests=self.digests,
             summary=summary,
         )
-        artifact = self.store.publish(folder, publication)
+        artifact = self.store.publish(folder, publication, keep_on=self.keep_telling)
         return Outcome(claim.job_id, claim.attempt, False, artifact, artifact.path, summary)
+
+    def _finish(self, result: Mapping[str, Any], effect: Callable[[], None] | None = None) -> None:
+        """Ends the job, and has it so; where the registry is away until it is back."""
+        registry, claim = self.store.registry, self.claim
+
+        def finish() -> None:
+            try:
+                registry.finish(claim, JobState.SUCCEEDED, result=result, effect=effect)
+            except StaleAttemptError:
+                job = registry.job(claim.job_id)
+                if job is None or (job.attempt, job.state) != (claim.attempt, JobState.SUCCEEDED):
+                    raise
+
+        insist(finish, self.keep_telling)
 
     def _clear_up(self) -> None:
         """Removes what the attempt made; never fails."""
@@ -221,11 +237,13 @@ class Attempt:
     def _failed(self, error: BaseException, job: Job) -> YuanError:
         """Clears up, tells the registry, and returns the one-line error to raise."""
         claim = self.claim
-        self._clear_up()
+        away = isinstance(error, RegistryAway)
+        if not away:  # else it may have been published in the moment in which the registry went
+            self._clear_up()
         shown = self._shown(error, job)
         reason = one_line(shown)
         finish = self.store.registry.finish
-        if isinstance(shown, AttemptLost) and (give_back := self.lost) is not None:
+        if (away or isinstance(shown, AttemptLost)) and (give_back := self.lost) is not None:
             tell_registry(lambda: give_back(claim, reason), self.keep_telling)
         elif not isinstance(shown, Interrupted):
             tell_registry(lambda: finish(claim, JobState.FAILED, reason=reason), self.keep_telling)
@@ -266,7 +284,7 @@ def tell_registry(tell: Callable[[], None], keep_telling: Callable[[], bool]) ->
         except YuanError:
             if not keep_telling():
                 return
-            time.sleep(_SECONDS_BETWEEN_TRIES)
+            time.sleep(SECONDS_BETWEEN_TRIES)
         else:
             return
 

@@ -212,6 +212,12 @@ class Registry:
             row = session.scalar(query.order_by(ArtifactRow.version.desc()).limit(1))
             return None if row is None else artifact_record(row)
 
+    def artifact_at(self, path: str) -> ArtifactRecord | None:
+        """Returns the artifact whose folder in the store is this one."""
+        with self._database.reading() as session:
+            row = session.scalar(select(ArtifactRow).where(ArtifactRow.path == path).limit(1))
+            return None if row is None else artifact_record(row)
+
     def artifacts(self, kind: str | None = None) -> list[ArtifactRecord]:
         """Returns all published artifacts (of a kind), by kind, name and version."""
         query = select(ArtifactRow).order_by(ArtifactRow.kind, ArtifactRow.name, ArtifactRow.version)

@@ -31,7 +31,7 @@ def work(context: WorkContext[Job]) -> WorkResult:
     with control("calls").open("a") as calls:
         calls.write(f"{name} {context.attempt}\n")
     turns = context.run / "turns"
-    before = int(turns.read_text()) if turns.exists() else 0
+    before = int(turns.read_text() or 0) if turns.exists() else 0
     done = before
     (context.output / "half.bin").write_bytes(b"half")
     while control(f"{name}.hold").exists():
