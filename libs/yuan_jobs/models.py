@@ -99,7 +99,8 @@ class JobRow(Base):
         Index(None, "identity", "created"),
         Index(None, "state"),
         Index(None, "created"),
-        Index(None, "parent_id"),
+        Index(None, "parent_id", "created"),
+        Index(None, "submission_key", "created"),
         Index(
             "uq_jobs_active_submission_key",
             "submission_key",
