@@ -168,8 +168,9 @@ class FolderWeights:
         Raises:
             ModelFolderError: if a file cannot be read.
         """
-        model = empty_network(self.config)
-        model.load_state_dict({name: self.tensor(name) for name in self._bytes}, strict=True, assign=True)
+        with torch.inference_mode(False):  # read while decoding, it must serve training too
+            model = empty_network(self.config)
+            model.load_state_dict({name: self.tensor(name) for name in self._bytes}, strict=True, assign=True)
         return model.eval()
 
     def _tell(self, name: str) -> None:

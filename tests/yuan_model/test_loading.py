@@ -69,6 +69,16 @@ def test_loaded_weights_can_be_trained_on(tmp_path: Path, small_model: Callable[
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+def test_weights_that_were_read_while_decoding_can_be_trained_on(
+    tmp_path: Path, small_model: Callable[..., Yuan]
+) -> None:
+    native(tmp_path, small_model())
+    with torch.inference_mode():
+        loaded = load_model(tmp_path)
+    loaded(torch.tensor([[1, 2, 3]])).sum().backward()
+    assert loaded.norm.weight.grad is not None
+
+
 def refused(folder: Path) -> str:
     with pytest.raises(ModelFolderError) as caught:
         load_model(folder)
