@@ -168,7 +168,7 @@ def test_a_line_of_two_gigabytes_is_one_line_of_error(tmp_path: Path, tokenizer_
         os.truncate(file.fileno(), 2 << 30)
     said, mib = measure(source, tokenizer_folder, tmp_path / "out")
     assert "the line at byte 0 is longer than 64 MiB" in said
-    assert mib < 700
+    assert mib < 1000
 
 
 @pytest.mark.slow
