@@ -47,16 +47,16 @@ def job_message(record: JobRecord, *, whole: bool = True, progress: Progress | N
         reason=record.reason or "",
         parent_id=record.parent_id or "",
         step=record.step,
-        created_at=_moment(record.created),
-        started_at=_moment(record.started),
-        finished_at=_moment(record.finished),
+        created_at=moment_of(record.created),
+        started_at=moment_of(record.started),
+        finished_at=moment_of(record.finished),
         artifact=record.artifact or "",
         identity=record.identity,
         needs=record.needs,
         priority=record.priority,
         labels=record.scheduling.labels,
         failures=record.failures,
-        not_before=_moment(record.not_before),
+        not_before=moment_of(record.not_before),
     )
     if progress is not None:
         message.progress.CopyFrom(
@@ -98,7 +98,7 @@ def artifact_message(
         digest=record.digest,
         job_id=record.job_id,
         size_bytes=record.size_bytes,
-        created_at=_moment(record.created),
+        created_at=moment_of(record.created),
         location=location,
         used_by=[f"{user.kind}/{user.name}@{user.version}" for user in used_by],
     )
@@ -114,8 +114,8 @@ def attempt_message(record: AttemptRecord) -> jobs_pb2.Attempt:
         worker=record.worker,
         host=record.host,
         version=record.version,
-        started_at=_moment(record.started),
-        ended_at=_moment(record.ended),
+        started_at=moment_of(record.started),
+        ended_at=moment_of(record.ended),
         outcome=record.outcome.value if record.outcome is not None else "",
         reason=record.reason or "",
     )
@@ -128,9 +128,9 @@ def schedule_message(record: ScheduleRecord) -> jobs_pb2.Schedule:
         kind=record.kind,
         cron=record.cron,
         timezone=record.timezone,
-        created_at=_moment(record.created),
-        next_run_at=_moment(record.next_run),
-        last_run_at=_moment(record.last_run),
+        created_at=moment_of(record.created),
+        next_run_at=moment_of(record.next_run),
+        last_run_at=moment_of(record.last_run),
         last_job_id=record.last_job_id or "",
         problem=record.problem or "",
     )
@@ -198,7 +198,8 @@ def _state_number(state: JobState) -> jobs_pb2.JobState:
     return cast("jobs_pb2.JobState", jobs_pb2.JobState.Value(f"JOB_STATE_{state.value}"))
 
 
-def _moment(value: datetime | None) -> Timestamp | None:
+def moment_of(value: datetime | None) -> Timestamp | None:
+    """Returns a time as a message; None stays None."""
     if value is None:
         return None
     moment = Timestamp()

@@ -5,9 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from yuan_events import InputError
+from yuan_jobs.messages import moment_of
 from yuan_jobs.teaching import NewRequest, RequestState
 from yuan_rpc.cotraining.v1 import cotraining_pb2
 
@@ -27,13 +26,13 @@ def request_message(record: TeachingRequest) -> cotraining_pb2.TeachingRequest:
         revision=record.revision,
         text=text_message(record.asked),
         filed_by=record.filed_by,
-        filed_at=_moment(record.filed),
+        filed_at=moment_of(record.filed),
         reviewer=record.reviewer,
-        reviewed_at=_moment(record.reviewed),
+        reviewed_at=moment_of(record.reviewed),
         why=record.why,
         cycle=record.cycle,
-        gathered_at=_moment(record.gathered),
-        answered_at=_moment(record.answered),
+        gathered_at=moment_of(record.gathered),
+        answered_at=moment_of(record.answered),
         history=[_happening(entry) for entry in record.history],
     )
     if record.answer:
@@ -89,17 +88,9 @@ def _answer(answer: Mapping[str, Any]) -> cotraining_pb2.Answer:
 
 def _happening(entry: Mapping[str, Any]) -> cotraining_pb2.Happening:
     return cotraining_pb2.Happening(
-        at=_moment(datetime.fromisoformat(entry["when"])),
+        at=moment_of(datetime.fromisoformat(entry["when"])),
         who=entry["who"],
         what=entry["what"],
         revision=entry["revision"],
         why=entry.get("why", ""),
     )
-
-
-def _moment(value: datetime | None) -> Timestamp | None:
-    if value is None:
-        return None
-    moment = Timestamp()
-    moment.FromDatetime(value)
-    return moment
