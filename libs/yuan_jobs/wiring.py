@@ -131,7 +131,10 @@ def makes_one_artifact_of_artifacts(job: Job) -> bool:
     one may have replaced since.
     """
     inputs = getattr(job, "inputs", None)
-    outside = any(getattr(inputs, name, None) for name in ("text", "path", "data", "sentencepiece")) or model_folder(job) is not None
+    outside = (
+        any(getattr(inputs, name, None) for name in ("text", "path", "data", "sentencepiece"))
+        or model_folder(job) is not None
+    )
     outside = outside or _adapter_folder(job) is not None
     return bool(artifact_inputs(job)) and not outside and output_of(job).kind is not None
 
