@@ -64,6 +64,9 @@ def artifact_inputs(job: Job) -> dict[str, tuple[ArtifactKind, str]]:
     adapter: str | None = getattr(inputs, "adapter", None)
     if adapter is not None and "/" not in adapter:
         found["adapter"] = (ArtifactKind.model, adapter)
+    if isinstance(job, DeployJob):
+        adapters = job.inputs.adapters.items()
+        found |= {f"adapters.{name}": (ArtifactKind.model, artifact) for name, artifact in adapters}
     if isinstance(job, JudgeJob):
         found["baseline"] = (ArtifactKind.report, job.inputs.baseline)
     for index, dataset in enumerate(getattr(inputs, "datasets", ())):

@@ -15,6 +15,7 @@ from yuan_manifest.cleaning import check_stage
 from yuan_manifest.errors import ManifestError, Origins
 from yuan_manifest.rules import Problem
 from yuan_manifest.scheduling import check_scheduling
+from yuan_manifest.sections import MOST_GUESSES
 from yuan_manifest.suites import OF_REQUESTS, PERPLEXITY, SUITE, suite_names
 from yuan_manifest.values import KeyPath, children, is_list, parse_path, shown
 
@@ -296,10 +297,19 @@ def _sampling(sampling: schema.SamplingSection) -> Iterator[Problem]:
 def _serving(serving: schema.ServingSection) -> Iterator[Problem]:
     yield from rules.at_most(serving, rules.LARGEST_COUNT, "max_batch", "max_waiting")
     yield from rules.at_least(serving, 1, "tensor")
+    yield from rules.at_least(serving, 0, "prompt_lookup")
+    yield from rules.at_most(serving, MOST_GUESSES, "prompt_lookup")
 
 
 def _model_input(inputs: schema.ModelInput) -> Iterator[Problem]:
     yield from rules.references(inputs, "model")
+
+
+def _deploy_inputs(inputs: schema.DeployInputs) -> Iterator[Problem]:
+    for name, model in inputs.adapters.items():
+        if not rules.NAME.fullmatch(name):
+            yield ("adapters", name), "cannot be a name; use 1 to 63 of a-z 0-9 . _ -, the first a letter or digit"
+        yield from rules.reference(("adapters", name), model)
 
 
 def _generate_inputs(inputs: schema.GenerateInputs) -> Iterator[Problem]:
@@ -742,6 +752,7 @@ _CHECKS: dict[type, Callable[[Any], Iterator[Problem]]] = {
     schema.SamplingSection: _sampling,
     schema.ServingSection: _serving,
     schema.ModelInput: _model_input,
+    schema.DeployInputs: _deploy_inputs,
     schema.GenerateInputs: _generate_inputs,
     schema.EvaluateInputs: _evaluate_inputs,
     schema.EvaluateSection: _evaluate_section,
