@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from yuan_corpus import DocumentMode, Reading, RemoteFile, Source, TextError, TokenizerError, find_text_files
-from yuan_corpus.cleaning import StageSpec
+from yuan_corpus.cleaning import StageSpec, module_file
 from yuan_corpus.documents import SkipLog
 from yuan_corpus.sources import open_source
 from yuan_corpus.special_tokens import FILE_NAME as SPECIAL_TOKENS
@@ -49,13 +49,17 @@ def stages(job: TokenizeJob) -> list[StageSpec]:
     ]
 
 
-def texts_of_stages(job: TokenizeJob) -> list[Source]:
-    """Returns the files that stages of cleaning read.
+def files_of_stages(job: TokenizeJob) -> list[Source]:
+    """Returns the files that decide what stages of cleaning do: those that they read, and a user's own code.
+
+    Of code that is the stage's module alone, not what it imports.
 
     Raises:
         TextError: if one is not there.
     """
-    return [file for item in job.cleaning if (named := item.get("files")) for file in find_text_files(named)]
+    read = [file for item in job.cleaning if (named := item.get("files")) for file in find_text_files(named)]
+    own = (item["stage"].partition(":")[0] for item in job.cleaning if ":" in item["stage"])
+    return [*read, *(file for module in own if (file := module_file(module)) is not None)]
 
 
 def fingerprint_of_text(job: TextJob) -> Mapping[str, str]:
@@ -66,7 +70,7 @@ def fingerprint_of_text(job: TextJob) -> Mapping[str, str]:
     """
     files = text_files(job.inputs) if job.inputs.text else []
     if isinstance(job, TokenizeJob):  # what cleaning reads (word lists, benchmarks) decides on the output too
-        files += texts_of_stages(job)
+        files += files_of_stages(job)
     else:  # and words and tokenizers that are no artifacts
         files += find_text_files(job.tokenizer.added_words) if job.tokenizer.added_words else []
         files += _files_of_tokenizers(job)

@@ -230,6 +230,23 @@ def test_changed_text_has_another_fingerprint_and_moved_text_the_same(tmp_path: 
     assert fingerprint_of_text(tokenizer_job(moved)) != before
 
 
+def test_a_stage_of_ones_own_whose_code_has_changed_is_a_new_job(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "stages_of_mine.py"
+    module.write_text("class A: ...")
+    monkeypatch.syspath_prepend(tmp_path)
+    job = TokenizeJob(
+        kind=Kind.tokenize, name="t", inputs=TokenizeInputs(text=[str(text)]),
+        cleaning=[{"stage": "stages_of_mine:A"}, {"stage": "not_there:B"}],
+    )  # fmt: skip
+    before = fingerprint_of_text(job)
+
+    assert fingerprint_of_text(job) == before
+    module.write_text("class A: pass")
+    assert fingerprint_of_text(job) != before
+
+
 def test_no_text_is_said_before_anything_is_done(tmp_path: Path) -> None:
     with pytest.raises(TextError, match="this folder has no files"):
         fingerprint_of_text(tokenizer_job(tmp_path))
