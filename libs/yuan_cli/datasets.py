@@ -184,7 +184,9 @@ def write_report(  # noqa: PLR0917
         documents: list[ShownDocument] = []
         if view.has_text:
             documents = list(view.documents(wanted))
-            samples = list(view.samples(Wanted(_PAGE_SAMPLES, seed, sequence_length=sequence_length)))
+            # A page shows what there is, also of a dataset that has less than one sample of that length.
+            length = min(sequence_length, header.tokens - 1)
+            samples = list(view.samples(Wanted(_PAGE_SAMPLES, seed, sequence_length=length))) if length else []
         details = view.details()
         facts = dict(header.facts) | ({"sources": ", ".join(details.sources)} if details.sources else {})
         page = dataset_page(header.name, facts, details, documents, samples)

@@ -309,6 +309,19 @@ def test_the_first_of_nearly_equal_documents_stays(text: str) -> None:
     assert left == [text, other, "short", "short"]
 
 
+def test_a_stage_says_its_speed_also_where_shards_had_reports_of_their_own() -> None:
+    spec = StageSpec("length")
+    cleaner = Cleaner([spec])
+    shards = [CleaningReport([spec]), CleaningReport([spec])]
+    for shard in shards:
+        shard.take(cleaner.clean("三国" * 500_000)[1])
+    whole = CleaningReport([spec])
+    for shard in shards:
+        whole.absorb(shard.table(SkipLog()), [1.5])
+
+    assert whole.lines() == ["cleaning, length: 2 documents, 0 dropped, 0 changed; 2.0 MB/s"]
+
+
 def test_a_stage_counts_what_it_gets_drops_and_changes_and_shows_some() -> None:
     documents = ["first  \n", "first", "no", "mail a@example.com now"]
     left, stages = survivors(

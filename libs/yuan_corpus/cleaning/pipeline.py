@@ -233,7 +233,7 @@ class CleaningReport:
         self._documents += table["documents_read"]
         for number, (counts, stage) in enumerate(zip(self._counts, table["stages"], strict=True)):
             self.seconds[number] += seconds[number]
-            for name in ("documents", "dropped", "changed", "characters_in", "characters_out"):
+            for name in ("documents", "dropped", "changed", "characters_in", "characters_out", "bytes_in"):
                 setattr(counts, name, getattr(counts, name) + stage[name])
             counts.reasons.update(stage["reasons"])
             for samples, more in (
@@ -257,6 +257,7 @@ class CleaningReport:
                 "changed": counts.changed,
                 "characters_in": counts.characters_in,
                 "characters_out": counts.characters_out,
+                "bytes_in": counts.bytes_in,
                 "reasons": dict(sorted(counts.reasons.items(), key=lambda item: (-item[1], item[0]))),
                 "dropped_samples": counts.dropped_samples,
                 "changed_samples": counts.changed_samples,
