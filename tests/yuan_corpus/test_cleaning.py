@@ -217,6 +217,13 @@ def test_code_that_does_not_compile_is_dropped_and_never_run() -> None:
         ("// SPDX-License-Identifier: MIT\nint x;\n", "int x;\n"),
         ("# a helper\nx = 1\n", "# a helper\nx = 1\n"),
         ("x = 1  # licence\n", "x = 1  # licence\n"),
+        ("/* a.c */\n\n/* Copyright X */\nint a;", "/* a.c */\nint a;"),
+        ("# a.py - does things\n\n# (c) 2020 X\nimport os", "# a.py - does things\nimport os"),
+        ("<?php\n/* Permission is hereby granted */\necho 1;", "<?php\necho 1;"),
+        ("<!-- 版权所有 X -->\n<html>", "<html>"),
+        ("-- Licensed under the Apache License\nselect 1;", "select 1;"),
+        ("#ifndef COPYRIGHT_H\n#define COPYRIGHT_H\n", "#ifndef COPYRIGHT_H\n#define COPYRIGHT_H\n"),
+        ("# Reads the numbers of driving licences\nx", "# Reads the numbers of driving licences\nx"),
     ],
 )
 def test_a_licence_header_is_removed_and_other_comments_stay(text: str, left: str) -> None:
@@ -279,6 +286,10 @@ def survivors(documents: list[str], *specs: StageSpec) -> tuple[list[str], list[
             assert text is not None
             left.append(text)
     return left, report.table(SkipLog())["stages"]
+
+
+def test_a_mark_of_byte_order_is_no_syntax_error() -> None:
+    assert clean("\ufeffx = 1\n", "python_compiles") == "\ufeffx = 1\n"
 
 
 def test_the_first_of_equal_documents_stays() -> None:
