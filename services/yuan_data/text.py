@@ -1,6 +1,7 @@
 """The text that a job names in `inputs`: its files, how they are read, and its digest."""
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from yuan_corpus.tokenizer import MODEL_FILE_NAME
 from yuan_jobs import digest_of_files
 from yuan_jobs.wiring import tokenizer_paths
 from yuan_manifest.schema import OnError, TextInputs, TokenizeJob, TokenizerJob
+
+_MEND = re.compile(r"; [^;]*(?:inputs\.exclude|mend)[^;]*$")
+"""What an error says is to be done, which is done where its record is left out."""
 
 TextJob = TokenizerJob | TokenizeJob
 
@@ -114,7 +118,11 @@ def _digest_of_remote(files: Sequence[RemoteFile]) -> str:
     return whole.hexdigest()
 
 
-def skipped_line(skipped: SkipLog) -> str:
-    """Returns what a user is told of broken records that were left out."""
+def skipped_lines(skipped: SkipLog) -> list[str]:
+    """Returns what a user is told of broken records that were left out: how many, and where the first of them are."""
+    if not skipped.count:
+        return []
     records = "1 broken record or file" if skipped.count == 1 else f"{skipped.count:,} broken records or files"
-    return f"{records} left out (inputs.on_error: skip); the first: {skipped.first[0]}"
+    first = "" if skipped.count == len(skipped.first) else "; some of them"
+    places = [_MEND.sub("", place) for place in skipped.first]
+    return [f"{records} left out (inputs.on_error: skip){first}:", *(f"  {place}" for place in places)]
