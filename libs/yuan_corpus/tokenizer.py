@@ -182,7 +182,9 @@ class Tokenizer:
             ids = np.fromiter((token for ids in documents for token in ids), np.int32, int(lengths.sum()))
             return EncodedDocuments(ids, lengths, np.array(sizes, np.int64))
         end = marker(0)
-        marked = "".join([self._marked(text, split_at_special_strings) + end if text else end for text in texts])
+        marked = " " + f"{end} ".join(texts) + end
+        if not texts or not all(texts) or (split_at_special_strings and self._split.search(marked) is not None):
+            marked = "".join([self._marked(text, split_at_special_strings) + end if text else end for text in texts])
         tokens = [self.eod_id, *self.special_ids.values()]
         ids = encoder.encode(marked, tokens, None if self.decoding is Decoding.HUGGING_FACE else self._byte_ids(SPACE))
         ends = np.flatnonzero(ids == self.eod_id)
