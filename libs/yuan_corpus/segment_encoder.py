@@ -21,11 +21,10 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 from sentencepiece import SentencePieceProcessor
-from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model
 
 from yuan_corpus.decoding import SPACE
 from yuan_corpus.errors import TokenizerError
-from yuan_corpus.segment_table import MOST_IDS, UNITS_PER_WORD, SegmentTable, Words
+from yuan_corpus.segment_table import MOST_IDS, UNITS_PER_WORD, Rows, SegmentTable, Words
 
 Ids = npt.NDArray[np.int32]
 
@@ -59,6 +58,9 @@ def marker(number: int) -> str:
 
 def segment_encoder(model: bytes) -> "SegmentEncoder | None":
     """Returns an encoder with the ids of a SentencePiece model, or None where it cannot be proven to have them."""
+    # Processes that are given an encoder never need it.
+    from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model  # noqa: PLC0415
+
     proto = cast("Any", sentencepiece_model).ModelProto()
     proto.ParseFromString(model)
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
@@ -79,29 +81,30 @@ def segment_encoder(model: bytes) -> "SegmentEncoder | None":
         for number, piece in enumerate(proto.pieces)
         if piece.type in (_PLAIN, _USER_DEFINED, _UNUSED)
     }
-    return SegmentEncoder(model, joinable)
+    return SegmentEncoder(model, _pair_table(joinable), _single_characters(joinable))
 
 
 class SegmentEncoder:
     """See the module."""
 
-    def __init__(self, model: bytes, pieces: Mapping[str, int]) -> None:
-        """Reads the pairs of characters that a piece can reach across.
+    def __init__(self, model: bytes, reached: npt.NDArray[np.bool_], single: tuple[Words, Rows]) -> None:
+        """Makes an encoder that knows single characters only.
 
         Args:
             model: of SentencePiece, for which the module's argument holds.
-            pieces: all that joining can come to, with their ids.
+            reached: of `_pair_table`: the pairs of characters that a piece can reach across.
+            single: of `_single_characters`. Chinese falls into them, so they are known from the beginning.
         """
+        self._model = model
         self._processor = SentencePieceProcessor()
         self._processor.load_from_serialized_proto(model + _WITHOUT_DUMMY_PREFIX)
-        self._joined = _pair_table(pieces)
-        # Chinese falls into single characters, nearly all of which are pieces: these are known from the beginning.
-        single = {piece.replace(SPACE, " "): token for piece, token in pieces.items() if len(piece) == 1}
-        single = {piece: token for piece, token in single.items() if "\0" < piece <= "\uffff"}
-        ids = np.zeros((len(single), MOST_IDS), np.uint32)
-        ids[:, 0] = [token + 1 for token in single.values()]
-        self._single = np.array([*map(ord, single)], np.uint64), ids
+        self._joined = reached
+        self._single = single
         self._forget()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Is pickled with what it read from the vocabulary, and without what it remembers of texts."""
+        return _unpickled, (self._model, np.packbits(self._joined), self._single)
 
     def _forget(self) -> None:
         self._known: dict[bytes, bytes] = {}
@@ -234,7 +237,7 @@ class SegmentEncoder:
         missing: npt.NDArray[np.int64],
         starts: npt.NDArray[np.int64],
         keyed: npt.NDArray[np.int64],
-        ids: npt.NDArray[np.uint32],
+        ids: Rows,
     ) -> None:
         """Puts segments that were looked up into the first table that has room for them."""
         # None at all, or more than a row has, has no row.
@@ -252,13 +255,13 @@ def _row(ids: Sequence[int]) -> bytes:
     return (np.array(ids, "<u4") + np.uint32(1)).tobytes().ljust(_ROW_BYTES, b"\0")
 
 
-def _joined(ids: npt.NDArray[np.uint32]) -> Ids:
+def _joined(ids: Rows) -> Ids:
     """Returns the ids of all segments, given plus one."""
     every = ids.ravel()
     return (every.compress(every != 0) - np.uint32(1)).view(np.int32)
 
 
-def _with_longer(ids: npt.NDArray[np.uint32], many: Mapping[int, bytes]) -> Ids:
+def _with_longer(ids: Rows, many: Mapping[int, bytes]) -> Ids:
     """Returns the ids of all segments, some of which have more than a row holds: these by their rows' numbers."""
     short = _joined(ids)
     # A byte a flag: the product's highest byte is the sum of all four.
@@ -271,6 +274,19 @@ def _with_longer(ids: npt.NDArray[np.uint32], many: Mapping[int, bytes]) -> Ids:
         parts += [short[begin:place], (own.compress(own != 0) - np.uint32(1)).view(np.int32)]
         begin = place
     return np.concatenate([*parts, short[begin:]])
+
+
+def _unpickled(model: bytes, packed: npt.NDArray[np.uint8], single: tuple[Words, Rows]) -> SegmentEncoder:
+    return SegmentEncoder(model, np.unpackbits(packed).view(bool), single)
+
+
+def _single_characters(pieces: Mapping[str, int]) -> tuple[Words, Rows]:
+    """Returns the pieces that are one UTF-16 unit, and their ids plus one as rows of a table."""
+    found = {piece.replace(SPACE, " "): token for piece, token in pieces.items() if len(piece) == 1}
+    found = {piece: token for piece, token in found.items() if "\0" < piece <= "\uffff"}
+    ids = np.zeros((len(found), MOST_IDS), np.uint32)
+    ids[:, 0] = [token + 1 for token in found.values()]
+    return np.array([*map(ord, found)], np.uint64), ids
 
 
 def _pair_table(pieces: Iterable[str]) -> npt.NDArray[np.bool_]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 Words = npt.NDArray[np.uint64]
+Rows = npt.NDArray[np.uint32]
 Places = npt.NDArray[np.int64]
 
 UNITS_PER_WORD = 4
@@ -57,7 +58,7 @@ class SegmentTable:
         units = np.minimum(lengths, self.units)
         return [text.take(starts + UNITS_PER_WORD * word) & _MASKS[word].take(units) for word in range(self._words)]
 
-    def find(self, keys: Sequence[Words]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]]:
+    def find(self, keys: Sequence[Words]) -> tuple[Rows, npt.NDArray[np.bool_]]:
         """Returns the ids plus one, [keys, 4], and which keys are there; the ids of others mean nothing."""
         first, second = self._places(keys)
         rows = self._rows.take(first, axis=0)
@@ -69,7 +70,7 @@ class SegmentTable:
         hit[other] = hit_there
         return np.ascontiguousarray(rows[:, self._words :]).view(np.uint32), hit
 
-    def add(self, keys: Sequence[Words], ids: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
+    def add(self, keys: Sequence[Words], ids: Rows) -> npt.NDArray[np.bool_]:
         """Adds keys with their ids plus one, each at the first free one of its places; returns which are there now."""
         rows = np.column_stack([*keys, ids.view(np.uint64)])
         there = np.zeros(len(rows), bool)

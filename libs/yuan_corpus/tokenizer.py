@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -82,9 +83,10 @@ class Tokenizer:
         self._model = model
         self.digest = hashlib.sha256(model + special_tokens.to_json(self.special_ids).encode()).hexdigest()
 
-    def __reduce__(self) -> tuple[type["Tokenizer"], tuple[bytes, dict[str, int], Decoding]]:
-        """Is pickled as its model, for the processes that encode."""
-        return (Tokenizer, (self._model, self.special_ids, self.decoding))
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Is pickled as its model and what was read from its vocabulary, for the processes that encode."""
+        arguments = (self._model, self.special_ids, self.decoding)
+        return Tokenizer, arguments, {Tokenizer._segments.attrname: self._segments}
 
     @classmethod
     def load(cls, path: Path | str) -> "Tokenizer":
