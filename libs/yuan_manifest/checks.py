@@ -99,7 +99,22 @@ def _tokenizer_filters(filters: schema.TokenizerFilters) -> Iterator[Problem]:
     yield from rules.at_least(filters, 1, "max_han")
 
 
+def _tokenizer_job(job: schema.TokenizerJob) -> Iterator[Problem]:
+    if job.inputs.sentencepiece is None:
+        return
+    if job.tokenizer != schema.TokenizerSection():
+        yield "tokenizer", "means nothing beside inputs.sentencepiece, which is taken as it is; remove one of them"
+    for key in ("tokenizers", "compare"):
+        if getattr(job.inputs, key) and (key == "tokenizers" or not job.inputs.text):
+            why = "adds pieces to a model that is trained" if key == "tokenizers" else "is measured on inputs.text"
+            yield ("inputs", key), f"{why}; remove it, or inputs.sentencepiece"
+
+
 def _tokenizer_inputs(inputs: schema.TokenizerInputs) -> Iterator[Problem]:
+    if inputs.sentencepiece is None:
+        yield from rules.filled(inputs, "text")
+    elif "/" not in inputs.sentencepiece:
+        yield "sentencepiece", f"expected a path, which has a /, found {shown(inputs.sentencepiece)}"
     for key in ("tokenizers", "compare"):
         names: list[str] = getattr(inputs, key)
         for index, name in enumerate(names):
@@ -111,8 +126,6 @@ def _tokenizer_inputs(inputs: schema.TokenizerInputs) -> Iterator[Problem]:
 
 
 def _text_inputs(inputs: schema.TextInputs) -> Iterator[Problem]:
-    if not isinstance(inputs, schema.TokenizeInputs):
-        yield from rules.filled(inputs, "text")
     yield from rules.some_text(inputs, "text_field")
     if inputs.encoding != "auto" and not _is_encoding(inputs.encoding):
         yield "encoding", f"expected auto, utf-8 or another that Python knows, found {shown(inputs.encoding)}"
@@ -717,6 +730,7 @@ _CHECKS: dict[type, Callable[[Any], Iterator[Problem]]] = {
     schema.TokenizerSection: _tokenizer,
     schema.TokenizerFilters: _tokenizer_filters,
     schema.TokenizerInputs: _tokenizer_inputs,
+    schema.TokenizerJob: _tokenizer_job,
     schema.TextInputs: _text_inputs,
     schema.TokenizeInputs: _tokenize_inputs,
     schema.TokenizeSection: _tokenize,

@@ -538,7 +538,7 @@ class Job:
 
 @dataclass
 class TokenizerJob(Job):
-    """Trains a SentencePiece tokenizer on text."""
+    """Trains a SentencePiece tokenizer on text, or takes one that is there."""
 
     inputs: TokenizerInputs = field(default_factory=TokenizerInputs)
     tokenizer: TokenizerSection = field(default_factory=TokenizerSection)

@@ -140,10 +140,14 @@ class TokenizerInputs(TextInputs):
     """Text, and other tokenizers: artifacts (`NAME[@VERSION]`), or paths (with a `/`) of SentencePiece models.
 
     Attributes:
+        text: see `TextInputs`; with `sentencepiece` what the report is measured on, or nothing.
+        sentencepiece: a model, or its folder, that becomes the tokenizer as it is: nothing is trained.
         tokenizers: whose pieces are taken over, last.
         compare: that the report compares the new one with, beside those.
     """
 
+    text: list[str] = field(default_factory=list[str])
+    sentencepiece: str | None = None
     tokenizers: list[str] = field(default_factory=list[str])
     compare: list[str] = field(default_factory=list[str])
 
