@@ -400,10 +400,12 @@ def read_documents(part: TextSlice, reading: Reading | None = None, skipped: Ski
     """
     reading = reading or Reading()
     log = skipped or SkipLog()
-    for document in _documents_of(part, reading, log):
-        # Lines have been judged by the original's rule, for which spaces between newlines are text.
-        if part.format is Format.LINES or document.strip():
-            yield document
+    documents = _documents_of(part, reading, log)
+    if part.format is Format.LINES:
+        # They have been judged by the original's rule, for which spaces between newlines are text.
+        yield from documents
+    else:
+        yield from (document for document in documents if document.strip())
     if part.broken is not None:
         log.note(TextError(part.broken))
 
@@ -431,7 +433,10 @@ def _documents_of(part: TextSlice, reading: Reading, log: SkipLog) -> Iterator[s
         log.note(error)
         return
     for position, text in pieces:
-        yield from _kept(part, _records(part, position, text, reading), reading, log)
+        if part.format is Format.LINES and len(text) <= LONGEST_DOCUMENT:
+            yield from _lines(text)  # none of which is too long or broken
+        else:
+            yield from _kept(part, _records(part, position, text, reading), reading, log)
 
 
 def _decoded(part: TextSlice, reading: Reading, log: SkipLog) -> list[tuple[int, str]]:
@@ -494,15 +499,19 @@ def _records(part: TextSlice, start: int, text: str, reading: Reading) -> Iterat
     if part.format is Format.FILE:
         yield text
     elif part.format is Format.LINES:
-        if any(mark in text for mark in _MARKS_OF_LINES):
-            # As a file opened for text: \r\n and a lone \r end lines too.
-            yield from (document for line in io.StringIO(text, newline=None) if (document := clean_line(line)))
-        else:  # the same, for text without any mark several times faster
-            yield from [document for line in text.split("\n") if (document := line.strip())]
+        yield from _lines(text)
     elif part.format is Format.JSONL:
         yield from _json_records(part, start, text, reading.text_field)
     else:
         yield from _csv_records(part, text, reading.text_field)
+
+
+def _lines(text: str) -> list[str] | Iterator[str]:
+    if any(mark in text for mark in _MARKS_OF_LINES):
+        # As a file opened for text: \r\n and a lone \r end lines too.
+        return (document for line in io.StringIO(text, newline=None) if (document := clean_line(line)))
+    # The same, for text without any mark several times faster.
+    return [document for line in text.split("\n") if (document := line.strip())]
 
 
 def _json_records(part: TextSlice, start: int, text: str, text_field: str) -> Iterator[str | TextError]:

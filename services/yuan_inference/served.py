@@ -287,7 +287,8 @@ class ServedModels:
         except (MemoryError, RuntimeError) as error:  # torch raises the latter where memory is short
             if isinstance(error, YuanError):
                 raise
-            raise FailedPrecondition(f"{wanted.artifact}: {one_line(error)}") from error
+            reason = "no memory for its weights and its cache" if isinstance(error, MemoryError) else one_line(error)
+            raise FailedPrecondition(f"{wanted.artifact}: {reason}") from error
 
     async def close(self) -> None:
         """Ends all engines and what they still do."""

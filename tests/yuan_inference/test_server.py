@@ -354,6 +354,15 @@ def test_a_model_is_loaded_with_guesses_of_its_next_tokens_and_says_the_same(tin
             tiny.load("tiny@1", name="guessing", prompt_lookup=wrong)
 
 
+@pytest.mark.parametrize("asked_for", [{"kv_tokens": 10**12}, {"max_batch": 2**31 - 1}], ids=["cache", "batch"])
+def test_more_than_the_machines_memory_is_refused_before_it_is_taken(tiny: Serving, asked_for: dict[str, int]) -> None:
+    (name,) = asked_for
+    with pytest.raises(RpcFailed, match=rf"serving\.{name}: \d+ would need [\d,.]+ GiB of memory, and") as caught:
+        tiny.load("tiny@1", name="huge", **asked_for)
+    assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
+    assert tiny.models.names == ["tiny"]
+
+
 def test_a_model_that_cannot_be_loaded_is_refused_and_the_old_one_is_served_on(tiny: Serving) -> None:
     before = tiny.generate().text
     for artifact, code, problem in (
