@@ -137,6 +137,17 @@ def test_an_encoding_is_detected(tmp_path: Path, encoding: str, name: str) -> No
     )
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_wide_encodings_without_a_mark_are_detected(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("Plain English.\nA second line.\n".encode(encoding))
+
+    assert read(path, encoding="auto") == ["Plain English.", "A second line."]
+    path.write_bytes(b"a\0b\0\1\2\3\4 text\n")
+    with pytest.raises(TextError, match="is NUL"):
+        read(path, encoding="auto")
+
+
 def test_other_encodings_are_detected_by_charset_normalizer(tmp_path: Path) -> None:
     text = "Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива по-своему. " * 20
     (tmp_path / "a.md").write_bytes(text.encode("koi8-r"))
