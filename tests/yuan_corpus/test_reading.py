@@ -123,6 +123,24 @@ def test_whatever_stands_in_csv_comes_back(tmp_path_factory: pytest.TempPathFact
         assert read(path) == [text for text in texts if text.strip()]
 
 
+@pytest.mark.parametrize("slice_bytes", [1, 60, 1 << 20])
+def test_a_quotation_mark_within_a_field_of_csv_quotes_nothing(
+    tmp_path: Path, slice_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents_module, "SLICE_BYTES", slice_bytes)
+    monkeypatch.setattr(documents_module, "LONGEST_DOCUMENT", 200)
+    pipes = ['3" pipe', 'two\nlines, "quoted"', 'a 5"', "plain"] * 20
+    fields = ['"' + text.replace('"', '""') + '"' if "\n" in text else text for text in pipes]
+    path = tmp_path / "a.csv"
+    path.write_text("n,text\n" + "".join(f"{number},{field}\n" for number, field in enumerate(fields)))
+
+    assert read(path) == pipes
+    path.write_bytes(path.read_bytes().replace(b"plain", b"\xff", 1))
+    log = SkipLog()
+    assert read(path, log=log, skip_broken=True) == [*pipes[:3], *pipes[4:]]
+    assert log.count == 1
+
+
 # --- encodings ---------------------------------------------------------------------------------------------------
 
 
