@@ -303,6 +303,8 @@ class CorpusWork:
                 dtype=self._cutting.dtype.name,
                 shards=tuple(self._lay([one for one in made if one.documents], sink, should_stop)),
             )
+            if not self._cutting.cleaning:  # nobody else has counted what was read
+                self._report.absorb({"documents_read": statistics.documents, "stages": []}, ())
             if self._cutting.cleaning or skipped.count:
                 self._report.write(self.output, skipped)
             for line in self._report.lines():
