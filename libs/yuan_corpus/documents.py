@@ -9,6 +9,7 @@ import codecs
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -37,8 +38,10 @@ LONGEST_DOCUMENT = 64 << 20
 """Bytes of a line, a record or a whole file: more is an error, for one document must fit into memory several times."""
 
 MOST_NAMED = 20
-"""Places of broken records that a log keeps; more are only counted."""
+MOST_NAMED_OF_FILE = 3
+"""Places of broken records that a log keeps, in all and of a file; more are only counted."""
 
+_MEND_RECORD = "mend it, or leave out what is broken with inputs.on_error: skip"
 _NEWLINE = b"\n"
 _MARKS_OF_LINES = ("\r", "<n>", "\u2583", "[SEP]")
 """What a line has in it where `clean_line` does more than strip it."""
@@ -84,7 +87,12 @@ class Reading:
 
 @dataclass
 class SkipLog:
-    """What was left out because it is broken. count: records or files; first: where the first of them are, and why."""
+    """What was left out because it is broken.
+
+    Attributes:
+        count: records or files.
+        first: where the first of them are, and why; of a file no more than a few, so that others are named, too.
+    """
 
     count: int = 0
     first: list[str] = field(default_factory=list[str])
@@ -92,11 +100,19 @@ class SkipLog:
     def add(self, other: "SkipLog") -> None:
         """Appends what was skipped after this."""
         self.count += other.count
-        self.first.extend(other.first[: MOST_NAMED - len(self.first)])
+        of_file = Counter(_file_of(place) for place in self.first)
+        for place in other.first:
+            if len(self.first) < MOST_NAMED and of_file[_file_of(place)] < MOST_NAMED_OF_FILE:
+                self.first.append(place)
+                of_file[_file_of(place)] += 1
 
     def note(self, error: TextError) -> None:
         """Counts one broken record."""
         self.add(SkipLog(1, [str(error)]))
+
+
+def _file_of(place: str) -> str:
+    return place.partition(": ")[0]
 
 
 @dataclass(frozen=True)
@@ -459,7 +475,7 @@ def _kept(part: TextSlice, records: Iterator[str | TextError], reading: Reading,
         if isinstance(record, str):
             yield record
         elif not reading.skip_broken:
-            raise record
+            raise record if "inputs." in str(record) else TextError(f"{record}; {_MEND_RECORD}")
         else:
             log.note(record)
 

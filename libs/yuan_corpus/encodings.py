@@ -17,6 +17,7 @@ UTF8 = "utf-8"
 SAMPLE_BYTES = 1 << 16
 """What an encoding is detected from; larger samples take seconds and are no surer."""
 
+_OR_SKIP = "inputs.exclude, or what is broken in it with inputs.on_error: skip"
 _MARKS = (
     (codecs.BOM_UTF8, UTF8),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -92,7 +93,7 @@ def decode(where: object, start: int, data: bytes, encoding: str = UTF8) -> str:
         if nul >= 0 and not (encoding == UTF8 and _guess_encoding(data) == "UTF-16"):
             raise UndecodableError(
                 f"{where}: byte {start + nul} is NUL, so this is a binary file and no text; "
-                "leave it out with inputs.exclude"
+                f"leave it out with {_OR_SKIP}"
             )
         if start == 0 and encoding == UTF8 and data.startswith(codecs.BOM_UTF8):
             data = data[len(codecs.BOM_UTF8) :]
@@ -103,13 +104,13 @@ def decode(where: object, start: int, data: bytes, encoding: str = UTF8) -> str:
         position = error.start
     byte = f"at byte {start + position} (0x{data[position]:02X})"
     if codecs.lookup(encoding).name != UTF8:
-        mend = "name another in inputs.encoding or leave the file out with inputs.exclude"
+        mend = f"name another in inputs.encoding, or leave the file out with {_OR_SKIP}"
         raise UndecodableError(f"{where}: not {encoding} {byte}; {mend}")
     line_end = data.find(b"\n", position)
     line = data[data.rfind(b"\n", 0, position) + 1 : line_end if line_end >= 0 else len(data)]
     guess = _guess_encoding(data if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else line)
-    mend = f"iconv -f {guess or 'ITS-ENCODING'} -t UTF-8"
-    raise UndecodableError(f"{where}: not UTF-8 {byte}; convert it (`{mend}`) or leave it out with inputs.exclude")
+    mend = f"convert it (`iconv -f {guess} -t UTF-8`)" if guess else "name its encoding in inputs.encoding"
+    raise UndecodableError(f"{where}: not UTF-8 {byte}; {mend}, or leave it out with {_OR_SKIP}")
 
 
 def _guess_encoding(data: bytes) -> str | None:

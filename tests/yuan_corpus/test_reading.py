@@ -190,6 +190,19 @@ def test_what_is_broken_is_named_with_its_place_or_skipped_and_counted(tmp_path:
     assert str(tmp_path / name) in log.first[0]
 
 
+def test_every_broken_file_is_named_however_many_records_of_one_are(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    first.write_text("{x\n" * 30)
+    second.write_bytes(as_jsonl(["good"]) + b"[]\n")
+    log = SkipLog()
+
+    assert read(first, second, log=log, skip_broken=True) == ["good"]
+    assert log.count == 31
+    assert [place.partition(": ")[0] for place in log.first] == [str(first)] * 3 + [str(second)]
+    with pytest.raises(TextError, match=r"byte 0 is not JSON .*; mend it, or leave out .* inputs\.on_error: skip"):
+        read(first)
+
+
 def test_a_column_that_is_not_there_is_said_with_those_that_are(tmp_path: Path) -> None:
     arrow_parquet.write_table(arrow.table({"body": ["a"]}), tmp_path / "a.parquet")
     (tmp_path / "a.csv").write_text("body\nx\n")
