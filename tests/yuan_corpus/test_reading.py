@@ -269,6 +269,40 @@ def test_urls_are_files_folders_and_globs_of_their_file_system() -> None:
         find_text_files(["memory://reading/*.md"])
 
 
+class NoEndpoint(Exception):
+    """Is no OSError, as botocore's are none."""
+
+
+class LostFile(io.BytesIO):
+    def read(self, size: int | None = -1, /) -> bytes:
+        raise NoEndpoint("connection lost")
+
+
+class AwayFileSystem(fsspec.AbstractFileSystem):
+    protocol = "away"
+
+    def isfile(self, path: str) -> bool:
+        if "server" in path:
+            raise NoEndpoint("could not\nconnect")
+        return True
+
+    def info(self, path: str, **_: object) -> dict[str, object]:
+        return {"name": path, "size": 10, "type": "file"}
+
+    def open(self, path: str, *_: object, **__: object) -> LostFile:
+        return LostFile()
+
+
+def test_a_server_that_is_away_or_goes_away_is_said_in_one_line() -> None:
+    fsspec.register_implementation("away", AwayFileSystem, clobber=True)
+    with pytest.raises(
+        TextError, match=r"^text away://server/a: cannot be looked at \(NoEndpoint: could not connect\)$"
+    ):
+        find_text_files(["away://server/a"])
+    with pytest.raises(TextError, match=r"^away://a\.txt: cannot be read \(NoEndpoint: connection lost\); mend that"):
+        read(*find_text_files(["away://a.txt"]))
+
+
 def test_a_file_system_that_is_unknown_is_said() -> None:
     with pytest.raises(TextError, match="text nonsense://a: "):
         find_text_files(["nonsense://a"])
