@@ -76,7 +76,7 @@ def chat(conversation: Conversation) -> int:
         import readline  # noqa: F401, PLC0415  # pyright: ignore[reportUnusedImport]
 
         info = conversation.model.info
-        _note(f"{info.model} ({info.artifact}, context {info.max_model_len} tokens); {HELP_LINE}")
+        _note(f"{conversation.model.name} ({info.artifact}, context {info.max_model_len} tokens); {HELP_LINE}")
     while True:
         try:
             if not _turn(conversation, "> " if is_terminal else ""):

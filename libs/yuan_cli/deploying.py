@@ -1,7 +1,7 @@
 """`yuan deploy`: a deploy job from arguments, submitted and followed."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from yuan_manifest import Job, job_of_plain, load_cluster, to_yaml
 def deploy_model(
     model: str,
     serving: Mapping[str, object],
+    adapters: Sequence[str],
     cluster_path: Path | None,
     *,
     wait: bool,
@@ -30,13 +31,15 @@ def deploy_model(
     Args:
         model: `[model/]NAME[@VERSION]`.
         serving: the manifest's `serving`; None: the default.
+        adapters: LoRA additions, each `NAME=MODEL`, or a model's name alone.
         cluster_path: the cluster's file.
         wait: follow the job to its end.
         as_json: print JSON.
         print_manifest: only print the manifest that this comes to.
     """
     reference = Reference.parse(model, "model")
-    job = _job(model, reference.name, serving)
+    named = dict(_named(adapter) for adapter in adapters)
+    job = _job(model, reference.name, serving, named)
     if print_manifest:
         typer.echo(to_yaml(job), nl=False)
         return 0
@@ -45,7 +48,8 @@ def deploy_model(
         raise InputError("this cluster has no inference service; see cluster.services.inference")
     with JobClient(manifest.cluster, notice=lambda line: typer.echo(line, err=True)) as client:
         # Asked first, so that a name that does not exist is bad input at once, and no failed job.
-        client.artifact(model if model.startswith("model/") else f"model/{model}")
+        for given in (model, *named.values()):
+            client.artifact(given if given.startswith("model/") else f"model/{given}")
         made, _ = client.submit(request_of(job, [], manifest))
         if as_json:
             typer.echo(json.dumps(facts_of(made), indent=None if wait else 2, ensure_ascii=False))
@@ -55,7 +59,14 @@ def deploy_model(
         return follow(client, made.id, as_json=as_json) if wait else 0
 
 
-def _job(model: str, name: str, serving: Mapping[str, object]) -> Job:
+def _named(adapter: str) -> tuple[str, str]:
+    name, equals, model = adapter.partition("=")
+    model = model if equals else name
+    return (name if equals else Reference.parse(model, "model").name), model
+
+
+def _job(model: str, name: str, serving: Mapping[str, object], adapters: Mapping[str, str]) -> Job:
     given = {key: value for key, value in serving.items() if value is not None}
     tree: dict[str, Any] = {"version": 1, "kind": "deploy", "name": f"deploy-{name}", "inputs": {"model": model}}
+    tree["inputs"] |= {"adapters": dict(adapters)} if adapters else {}
     return job_of_plain({**tree, "serving": given}, "yuan deploy")

@@ -45,10 +45,12 @@ class ServedModel:
     Attributes:
         connection: to its server.
         info: what it says of itself.
+        name: that it is asked for by: the model's, or one of its adapters'.
     """
 
     connection: Connection
     info: inference_pb2.GetModelInfoResponse
+    name: str
 
     def __enter__(self) -> Self:
         return self
@@ -70,7 +72,7 @@ class ServedModel:
             RpcFailed: if it cannot be made.
         """
         try:
-            request = inference_pb2.GenerateRequest(model=self.info.model, prompt=prompt, sampling_params=sampling)
+            request = inference_pb2.GenerateRequest(model=self.name, prompt=prompt, sampling_params=sampling)
         except ValueError:
             raise InputError("the prompt is not UTF-8") from None
         with self.connection.errors():
@@ -100,7 +102,8 @@ def served_model(cluster: Cluster, name: str = "") -> ServedModel:
     """
     connection = connect("inference", cluster, timeout=_LOOK_SECONDS)
     try:
-        return ServedModel(connection, _info(connection, name))
+        info = _info(connection, name)
+        return ServedModel(connection, info, name or info.model)
     except BaseException:
         connection.close()
         raise

@@ -24,6 +24,7 @@ DEPLOY_HELP = """Let the stack serve a model, now and whenever it starts; in pla
 \b
   yuan deploy demo
   yuan deploy demo@2 --name canary --dtype bf16
+  yuan deploy demo --adapter answers=demo-answers    then: yuan generate demo:answers "…"
 """
 
 CHAT_HELP = """Talk with a model that the stack serves. /reset forgets what was said, /exit or Ctrl-D leaves,
@@ -89,9 +90,16 @@ def add_commands(app: typer.Typer) -> None:
         ],
         *,
         name: Annotated[str | None, typer.Option(help="To ask for it by; default: the artifact's.")] = None,
-        dtype: Annotated[str | None, typer.Option(help="fp32 or bf16; default: fp32 on a processor.")] = None,
+        dtype: Annotated[str | None, typer.Option(help="fp32, bf16, int8; default: fp32 on a processor.")] = None,
         max_batch: Annotated[int | None, typer.Option(help="Requests that run at once.")] = None,
         tensor: Annotated[int | None, typer.Option(help="Processes that share its matrices; default 1.")] = None,
+        adapter: Annotated[
+            list[str] | None,
+            typer.Option(metavar="NAME=MODEL", help="LoRA additions to ask for by NAME, of a fine-tuned MODEL."),
+        ] = None,
+        prompt_lookup: Annotated[
+            int | None, typer.Option(help="Tokens a step that are guessed from the text before; default 0.")
+        ] = None,
         wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when it is served.")] = True,
         print_manifest: Annotated[
             bool, typer.Option("--print-manifest", help="Only print the manifest that this comes to.")
@@ -103,7 +111,14 @@ def add_commands(app: typer.Typer) -> None:
 
         return deploy_model(
             model,
-            {"name": name, "dtype": dtype, "max_batch": max_batch, "tensor": tensor},
+            {
+                "name": name,
+                "dtype": dtype,
+                "max_batch": max_batch,
+                "tensor": tensor,
+                "prompt_lookup": prompt_lookup,
+            },
+            adapter or [],
             cluster_of(context, cluster),
             wait=wait,
             as_json=json,

@@ -30,6 +30,9 @@ from yuan_corpus.sources import (
 SLICE_BYTES = 1 << 20
 """Text that is read, cut and handed on at once; what bounds memory, but for files, lines and row groups longer."""
 
+LARGE_ROW_GROUP = 16 << 20
+"""Bytes of text from which on a row group of `.parquet` is read in parts."""
+
 LONGEST_DOCUMENT = 64 << 20
 """Bytes of a line, a record or a whole file: more is an error, for one document must fit into memory several times."""
 
@@ -159,10 +162,11 @@ def _slices_of(path: Source, reading: Reading) -> Iterator[TextSlice]:
             from yuan_corpus.parquet import row_groups  # noqa: PLC0415 - services that read no text do without pyarrow
 
             groups = row_groups(path, reading.text_field)
-            rows = groups[-1][1] if groups else 0
-            for start, stop in groups:
-                bytes_of_rows = size * stop // rows - size * start // rows
-                yield replace(whole, start=start, stop=stop, size=bytes_of_rows)
+            rows = groups[-1].stop if groups else 0
+            for group in groups:
+                bytes_of_rows = size * group.stop // rows - size * group.start // rows
+                large = group.size > LARGE_ROW_GROUP
+                yield replace(whole, start=group.start, stop=group.stop, size=bytes_of_rows, streamed=large)
             return
         if compression_of(path.name) or layout is Format.CSV:
             yield replace(whole, streamed=True)
@@ -206,9 +210,31 @@ def expand(slices: Iterable[TextSlice], reading: Reading) -> Iterator[TextSlice]
     """
     for part in slices:
         if part.streamed:
-            yield from _stream(part, reading)
+            yield from _row_batches(part, reading) if part.format is Format.PARQUET else _stream(part, reading)
         else:
             yield part
+
+
+def _row_batches(part: TextSlice, reading: Reading) -> Iterator[TextSlice]:
+    """Cuts a row group into slices of about SLICE_BYTES of text."""
+    from yuan_corpus.parquet import batches_of_rows  # noqa: PLC0415
+
+    whole = replace(part, streamed=False)
+    rows, done = part.stop - part.start, 0
+    position = part.start
+    waiting: tuple[int, bytes] | None = None
+    try:
+        for start, data in batches_of_rows(part.path, reading.text_field, part.start, part.stop, SLICE_BYTES):
+            if waiting is not None:
+                stored = part.size * (start - part.start) // rows
+                yield replace(whole, start=position, stop=start, size=stored - done, data=waiting[1])
+                position, done = start, stored
+            waiting = start, data
+    except TextError as error:
+        if not reading.skip_broken:
+            raise
+        whole = replace(whole, broken=str(error))
+    yield replace(whole, start=position, size=part.size - done, data=b"" if waiting is None else waiting[1])
 
 
 def _stream(part: TextSlice, reading: Reading) -> Iterator[TextSlice]:
@@ -358,10 +384,12 @@ def read_documents(part: TextSlice, reading: Reading | None = None, skipped: Ski
     """
     reading = reading or Reading()
     log = skipped or SkipLog()
-    for document in _documents_of(part, reading, log):
-        # Lines have been judged by the original's rule, for which spaces between newlines are text.
-        if part.format is Format.LINES or document.strip():
-            yield document
+    documents = _documents_of(part, reading, log)
+    if part.format is Format.LINES:
+        # They have been judged by the original's rule, for which spaces between newlines are text.
+        yield from documents
+    else:
+        yield from (document for document in documents if document.strip())
     if part.broken is not None:
         log.note(TextError(part.broken))
 
@@ -370,9 +398,16 @@ def _documents_of(part: TextSlice, reading: Reading, log: SkipLog) -> Iterator[s
     if part.broken is not None and part.data is None:
         return
     if part.format is Format.PARQUET:
-        from yuan_corpus.parquet import read_rows  # noqa: PLC0415
+        from yuan_corpus.parquet import read_batch, read_rows  # noqa: PLC0415
 
-        yield from _kept(part, read_rows(part.path, reading.text_field, part.start, part.stop), reading, log)
+        rows = (
+            read_rows(part.path, reading.text_field, part.start, part.stop)
+            if part.data is None
+            else read_batch(part.path, part.data, part.start)
+            if part.data
+            else iter(())
+        )
+        yield from _kept(part, rows, reading, log)
         return
     try:
         pieces = _decoded(part, reading, log)
@@ -382,7 +417,10 @@ def _documents_of(part: TextSlice, reading: Reading, log: SkipLog) -> Iterator[s
         log.note(error)
         return
     for position, text in pieces:
-        yield from _kept(part, _records(part, position, text, reading), reading, log)
+        if part.format is Format.LINES and len(text) <= LONGEST_DOCUMENT:
+            yield from _lines(text)  # none of which is too long or broken
+        else:
+            yield from _kept(part, _records(part, position, text, reading), reading, log)
 
 
 def _decoded(part: TextSlice, reading: Reading, log: SkipLog) -> list[tuple[int, str]]:
@@ -445,15 +483,19 @@ def _records(part: TextSlice, start: int, text: str, reading: Reading) -> Iterat
     if part.format is Format.FILE:
         yield text
     elif part.format is Format.LINES:
-        if any(mark in text for mark in _MARKS_OF_LINES):
-            # As a file opened for text: \r\n and a lone \r end lines too.
-            yield from (document for line in io.StringIO(text, newline=None) if (document := clean_line(line)))
-        else:  # the same, for text without any mark several times faster
-            yield from [document for line in text.split("\n") if (document := line.strip())]
+        yield from _lines(text)
     elif part.format is Format.JSONL:
         yield from _json_records(part, start, text, reading.text_field)
     else:
         yield from _csv_records(part, text, reading.text_field)
+
+
+def _lines(text: str) -> list[str] | Iterator[str]:
+    if any(mark in text for mark in _MARKS_OF_LINES):
+        # As a file opened for text: \r\n and a lone \r end lines too.
+        return (document for line in io.StringIO(text, newline=None) if (document := clean_line(line)))
+    # The same, for text without any mark several times faster.
+    return [document for line in text.split("\n") if (document := line.strip())]
 
 
 def _json_records(part: TextSlice, start: int, text: str, text_field: str) -> Iterator[str | TextError]:

@@ -1,7 +1,59 @@
 """Small file operations that several modules share."""
 
 import os
+import threading
 from pathlib import Path
+from typing import IO
+
+_SYNC_BYTES = 32 << 20
+"""Bytes that a growing file may keep from the disk, about."""
+
+
+class EarlySync:
+    """Has the disk take what a growing file has so far, so that at its end there is little left to wait for.
+
+    Whether a file is durable is not known from here: `replace_durably` sees to that.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        """Begins with an open file."""
+        self._file = file
+        self._waiting = 0
+        self._thread: threading.Thread | None = None
+        self._error: OSError | None = None
+
+    def wrote(self, count: int) -> None:
+        """Is told of every write.
+
+        Raises:
+            OSError: if the disk did not take what was written before. It says so once, and to nobody else.
+        """
+        self._waiting += count
+        if self._waiting < _SYNC_BYTES or (self._thread is not None and self._thread.is_alive()):
+            return
+        self.end()
+        self._waiting = 0
+        self._thread = threading.Thread(target=self._sync, args=(self._file.fileno(),), daemon=True)
+        self._thread.start()
+
+    def _sync(self, descriptor: int) -> None:
+        try:
+            getattr(os, "fdatasync", os.fsync)(descriptor)
+        except OSError as error:
+            self._error = error
+
+    def end(self) -> None:
+        """Waits until nothing is under way; the file can be closed then.
+
+        Raises:
+            OSError: as `wrote`.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if (error := self._error) is not None:
+            self._error = None
+            raise error
 
 
 def replace_durably(temporary: Path, path: Path) -> None:

@@ -1,5 +1,6 @@
 """Writer of `.bin`/`.idx` pairs (`indexed_layout.py`), whole or not at all."""
 
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -8,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yuan_corpus.errors import IndexedDatasetError
-from yuan_corpus.files import replace_durably
+from yuan_corpus.files import EarlySync, replace_durably
 from yuan_corpus.indexed_layout import CODE_OF_DTYPE, HEADER, LONGEST_ITEM, MAGIC, VERSION, data_path, index_path
 
 
@@ -36,6 +37,7 @@ class IndexedDatasetWriter:
         self._temporary_data = data_path(self.prefix).with_name(self.prefix.name + ".bin.tmp")
         self._temporary_index = index_path(self.prefix).with_name(self.prefix.name + ".idx.tmp")
         self._file = self._temporary_data.open("wb")
+        self._sync = EarlySync(self._file)
         self._lengths: list[npt.NDArray[np.int32]] = []
         # Where documents end, as ranges of items: where each is one item, as most are, a range is many documents.
         self._documents: list[range] = [range(1)]
@@ -91,7 +93,9 @@ class IndexedDatasetWriter:
                 f"{self.prefix}: a document of {int(lengths.max())} tokens is longer than the format's "
                 f"{LONGEST_ITEM}; cut it into several"
             )
-        self._file.write(np.ascontiguousarray(ids, self.dtype).data)
+        data = np.ascontiguousarray(ids, self.dtype).data
+        self._file.write(data)
+        self._sync.wrote(data.nbytes)
         self._lengths.append(lengths.astype(np.int32))
         self.item_count += len(lengths)
         self.token_count += len(ids)
@@ -111,12 +115,15 @@ class IndexedDatasetWriter:
                 offset = int(ends[-1]) if len(ends) else offset
             for ended in self._documents:
                 index.write(np.arange(ended.start, ended.stop, dtype="<i8").data)
+        self._sync.end()
         self._file.close()
         replace_durably(self._temporary_data, data_path(self.prefix))
         replace_durably(self._temporary_index, index_path(self.prefix))
 
     def discard(self) -> None:
         """Removes what was written."""
+        with suppress(OSError):  # it is not to be kept
+            self._sync.end()
         self._file.close()
         self._temporary_data.unlink(missing_ok=True)
         self._temporary_index.unlink(missing_ok=True)

@@ -9,24 +9,24 @@ but both are pieces as others are, so the argument holds for them. Models for wh
 scores over the whole text, normalization looks at neighbours, without byte pieces unknown characters melt into one)
 are refused by `segment_encoder`.
 
-All text of a call is one array of UTF-16 units. Gaps, and the ids of segments of up to 8 units and 4 ids, are found by
-numpy for all at once, in a table; longer and new segments take the way of a dictionary. Both are bounded, and are
-begun anew when full. Special tokens come in as `marker` characters, which belong to no piece.
+All text of a call is one array of UTF-16 units. Gaps, and the ids of segments of up to 16 units and 4 ids, are found by
+numpy for all at once, in tables; longer and new segments take the way of a dictionary. All are bounded, and are begun
+anew when full. Special tokens come in as `marker` characters, which belong to no piece.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 from sentencepiece import SentencePieceProcessor
-from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model
 
 from yuan_corpus.decoding import SPACE
 from yuan_corpus.errors import TokenizerError
+from yuan_corpus.segment_table import MOST_IDS, UNITS_PER_WORD, Rows, SegmentTable, Words
 
 Ids = npt.NDArray[np.int32]
-Words = npt.NDArray[np.uint64]
 
 MOST_MARKERS = 1024
 """How many tokens can come in as markers."""
@@ -39,17 +39,14 @@ _WINDOW = 1 << 17
 _LOOK = 1 << 9
 _LONGEST_SEGMENT = 1 << 22
 _PAIR_BITS = 22
-_SLOT_BITS = 19
-_KEY_UNITS = 8
-_HALF = 4
-_PADDING = bytes(4 * _KEY_UNITS)
+_SHORT_BITS = 19
+_LONG_BITS = 18
+_ROW_BYTES = 4 * MOST_IDS
+_PADDING = bytes(2 * 16)
 # Field 3 of ModelProto (normalizer_spec), in it field 3 (add_dummy_prefix) = false; a later value replaces an earlier.
 _WITHOUT_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
 _FIRST_MARKER = 0xDC00  # a low surrogate, which no text has without a high one before it
 _KIND = 0xFC00  # of a unit: 0xD800 is a high surrogate, 0xDC00 a low one
-_MASKS = np.array([(1 << 16 * units) - 1 for units in range(_HALF + 1)], np.uint64)
-_LOW_MASKS = _MASKS[[0, 1, 2, 3, 4, 4, 4, 4, 4]]
-_HIGH_MASKS = _MASKS[[0, 0, 0, 0, 0, 1, 2, 3, 4]]
 _PLAIN, _UNKNOWN, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 4, 5, 6  # SentencePiece's types of pieces
 _BPE = 2  # its number of the algorithm
 
@@ -61,6 +58,9 @@ def marker(number: int) -> str:
 
 def segment_encoder(model: bytes) -> "SegmentEncoder | None":
     """Returns an encoder with the ids of a SentencePiece model, or None where it cannot be proven to have them."""
+    # Processes that are given an encoder never need it.
+    from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model  # noqa: PLC0415
+
     proto = cast("Any", sentencepiece_model).ModelProto()
     proto.ParseFromString(model)
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
@@ -81,35 +81,37 @@ def segment_encoder(model: bytes) -> "SegmentEncoder | None":
         for number, piece in enumerate(proto.pieces)
         if piece.type in (_PLAIN, _USER_DEFINED, _UNUSED)
     }
-    return SegmentEncoder(model, joinable)
+    return SegmentEncoder(model, _pair_table(joinable), _single_characters(joinable))
 
 
 class SegmentEncoder:
     """See the module."""
 
-    def __init__(self, model: bytes, pieces: Mapping[str, int]) -> None:
-        """Reads the pairs of characters that a piece can reach across.
+    def __init__(self, model: bytes, reached: npt.NDArray[np.bool_], single: tuple[Words, Rows]) -> None:
+        """Makes an encoder that knows single characters only.
 
         Args:
             model: of SentencePiece, for which the module's argument holds.
-            pieces: all that joining can come to, with their ids.
+            reached: of `_pair_table`: the pairs of characters that a piece can reach across.
+            single: of `_single_characters`. Chinese falls into them, so they are known from the beginning.
         """
+        self._model = model
         self._processor = SentencePieceProcessor()
         self._processor.load_from_serialized_proto(model + _WITHOUT_DUMMY_PREFIX)
-        self._joined = _pair_table(pieces)
-        # Chinese falls into single characters, nearly all of which are pieces: these are known from the beginning.
-        single = {piece.replace(SPACE, " "): token for piece, token in pieces.items() if len(piece) == 1}
-        single = {piece: token for piece, token in single.items() if "\0" < piece <= "\uffff"}
-        self._single = np.array([*map(ord, single)], np.uint64), np.array([*single.values()], np.uint64)
+        self._joined = reached
+        self._single = single
         self._forget()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Is pickled with what it read from the vocabulary, and without what it remembers of texts."""
+        return _unpickled, (self._model, np.packbits(self._joined), self._single)
 
     def _forget(self) -> None:
         self._known: dict[bytes, bytes] = {}
-        # A row: 8 units of a segment in two words, its up to 4 ids in two more, each plus one, 0 where there is none.
-        self._table = np.zeros((1 << _SLOT_BITS, 4), np.uint64)
+        self._short = SegmentTable(2, _SHORT_BITS)
+        self._long = SegmentTable(4, _LONG_BITS)
         units, ids = self._single
-        none = np.zeros_like(units)
-        self._table[_slots(units, none)[0]] = np.column_stack([units, none, ids + np.uint64(1), none])
+        self._short.add([units, np.zeros_like(units)], ids)
 
     def encode(self, text: str, tokens: Sequence[int], space_ids: Sequence[int] | None = None) -> Ids:
         """Returns the ids of a text in which the dummy prefixes stand as spaces already.
@@ -155,43 +157,31 @@ class SegmentEncoder:
         if len(self._known) > _MOST_SEGMENTS:
             self._forget()
         data = text.encode("utf-16-le", "surrogatepass") + _PADDING
-        starts, lengths = self._segments(np.frombuffer(data, "<u2", len(data) // 2 - 2 * _KEY_UNITS))
-        units = len(data) // 2 - 2 * _KEY_UNITS
-        usable = lengths <= _KEY_UNITS
+        count = (len(data) - len(_PADDING)) // 2
+        starts, lengths = self._segments(np.frombuffer(data, "<u2", count))
+        # The four units from each on; laid out once, or every look at them would do it.
+        words = np.ndarray((len(data) // 2 - UNITS_PER_WORD + 1,), "<u8", data, strides=(2,)).copy()
         if "\0" in text:  # which a key would take for nothing
-            usable &= ~np.logical_or.reduceat(np.frombuffer(data, "<u2", units) == 0, starts)
-        short = np.minimum(lengths, _KEY_UNITS)
-        words = np.ndarray((len(data) // 2 - _HALF + 1,), "<u8", data, strides=(2,))
-        low = words[starts] & _LOW_MASKS[short]
-        high = words[starts + _HALF] & _HIGH_MASKS[short]
-        first, second = _slots(low, high)
-        rows = self._table[first]
-        hit = (rows[:, 0] == low) & (rows[:, 1] == high)
-        other = np.flatnonzero(~hit)
-        rows_there = self._table[second[other]]
-        hit_there = (rows_there[:, 0] == low[other]) & (rows_there[:, 1] == high[other])
-        rows[other[hit_there]] = rows_there[hit_there]
-        hit[other] = hit_there
-        hit &= usable
-        missing = np.flatnonzero(~hit)
-        ids = np.ascontiguousarray(rows[:, 2:]).view(np.uint32)
+            zero = np.logical_or.reduceat(np.frombuffer(data, "<u2", count) == 0, starts)
+            keyed = np.where(zero, _LONGEST_SEGMENT, lengths)
+        else:
+            keyed = lengths
+        ids, hit = self._short.find(self._short.keys(words, starts, keyed))
+        missing = np.flatnonzero(~hit | (keyed > self._short.units))
+        if len(missing):
+            longer, hit = self._long.find(self._long.keys(words, starts.take(missing), keyed.take(missing)))
+            ids[missing] = longer
+            missing = missing.compress(~hit | (keyed.take(missing) > self._long.units))
         if not len(missing):
-            return (ids[ids != 0] - np.uint32(1)).view(np.int32)
-        ids[missing] = 0
-        stops = (starts + lengths)[missing]
-        segments = [data[2 * a : 2 * b] for a, b in zip(starts[missing].tolist(), stops.tolist(), strict=True)]
+            return _joined(ids)
+        begin, end = starts.take(missing), (starts + lengths).take(missing)
+        segments = [data[2 * a : 2 * b] for a, b in zip(begin.tolist(), end.tolist(), strict=True)]
         found = self._look_up(segments, tokens, space_ids)
-        self._remember(segments, missing, usable, (low, high), (first, second))
-        there = ids != 0
-        counts = there.sum(axis=1)
-        counts[missing] = np.fromiter(map(len, found), np.int64, len(found)) // 4
-        late = np.zeros(len(starts), bool)
-        late[missing] = True
-        late = np.repeat(late, counts)
-        result = np.empty(len(late), np.int32)
-        result[~late] = (ids[there] - np.uint32(1)).view(np.int32)
-        result[late] = np.frombuffer(b"".join(found), "<i4")
-        return result
+        many = {row: ids_of for row, ids_of in zip(missing.tolist(), found, strict=True) if len(ids_of) > _ROW_BYTES}
+        few = [bytes(_ROW_BYTES) if len(ids_of) > _ROW_BYTES else ids_of for ids_of in found] if many else found
+        ids[missing] = np.frombuffer(b"".join(few), "<u4").reshape(-1, MOST_IDS)
+        self._remember(words, missing, starts, keyed, ids)
+        return _with_longer(ids, many) if many else _joined(ids)
 
     def _segments(self, units: npt.NDArray[np.uint16]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Returns where segments begin, and how many units each has."""
@@ -212,7 +202,7 @@ class SegmentEncoder:
     def _look_up(
         self, segments: Sequence[bytes], tokens: Sequence[int], space_ids: Sequence[int] | None
     ) -> list[bytes]:
-        """Returns the ids of segments, int32, as bytes."""
+        """Returns the ids of segments, uint32, each plus one, as bytes: padded with zeros to a row, or longer."""
         found = list(map(self._known.get, segments))
         fresh: dict[bytes, bytes] = {}
         if None in found:
@@ -222,14 +212,19 @@ class SegmentEncoder:
             for segment in fresh:
                 text = segment.decode("utf-16-le", "surrogatepass")
                 if len(text) == 1 and _FIRST_MARKER <= ord(text) < _FIRST_MARKER + MOST_MARKERS:
-                    fresh[segment] = np.array([tokens[ord(text) - _FIRST_MARKER]], "<i4").tobytes()
+                    fresh[segment] = _row([tokens[ord(text) - _FIRST_MARKER]])
                 elif text == SPACE:
-                    fresh[segment] = np.array(space_ids, "<i4").tobytes()
+                    fresh[segment] = _row(space_ids or [])
                 else:
                     texts.append(text)
                     plain.append(segment)
-            for segment, ids in zip(plain, self._processor.encode(texts, num_threads=1), strict=True):
-                fresh[segment] = np.array(ids, "<i4").tobytes()
+            encoded = self._processor.encode(texts, num_threads=1)
+            every = (np.fromiter(chain.from_iterable(encoded), np.uint32) + np.uint32(1)).astype("<u4").tobytes()
+            begin = 0
+            for segment, ids in zip(plain, encoded, strict=True):
+                end = begin + 4 * len(ids)
+                fresh[segment] = every[begin:end].ljust(_ROW_BYTES, b"\0")
+                begin = end
             found = [fresh[segment] if known is None else known for segment, known in zip(segments, found, strict=True)]
             self._known.update(
                 (segment, ids) for segment, ids in fresh.items() if len(segment) <= 2 * _LONGEST_REMEMBERED
@@ -238,39 +233,60 @@ class SegmentEncoder:
 
     def _remember(
         self,
-        segments: Sequence[bytes],
+        words: Words,
         missing: npt.NDArray[np.int64],
-        usable: npt.NDArray[np.bool_],
-        keys: tuple[Words, Words],
-        slots: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
+        starts: npt.NDArray[np.int64],
+        keyed: npt.NDArray[np.int64],
+        ids: Rows,
     ) -> None:
-        """Puts short segments that were looked up into the table, each in the first free one of its two slots."""
-        rows: dict[bytes, int] = {}
-        for segment, row in zip(segments, missing.tolist(), strict=True):
-            if len(segment) <= 2 * _KEY_UNITS:
-                rows[segment] = row
-        known = self._known
-        fitting = [(row, known[segment]) for segment, row in rows.items() if 0 < len(known.get(segment, b"")) <= 16]
-        if not fitting:
-            return
-        places = np.array([row for row, _ in fitting])
-        sound = usable[places]
-        counts = np.array([len(ids) // 4 for _, ids in fitting], np.int64)
-        columns = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-        packed = np.zeros((len(fitting), 4), np.uint32)
-        packed[np.repeat(np.arange(len(fitting)), counts), columns] = np.frombuffer(
-            b"".join([ids for _, ids in fitting]), "<u4"
-        ) + np.uint32(1)
-        places, packed = places[sound], packed[sound].view(np.uint64)
-        low, high = keys[0][places], keys[1][places]
-        left = np.arange(len(places))
-        for choice in slots:
-            # Of two that want one slot the last gets it; the other tries its second.
-            wanted = choice[places][left]
-            free = self._table[wanted, 2] == 0
-            rows_of = left[free]
-            self._table[wanted[free]] = np.column_stack([low[rows_of], high[rows_of], packed[rows_of]])
-            left = left[(self._table[wanted, 0] != low[left]) | (self._table[wanted, 1] != high[left])]
+        """Puts segments that were looked up into the first table that has room for them."""
+        # None at all, or more than a row has, has no row.
+        left = missing.compress((ids[missing, 0] != 0) & (keyed.take(missing) <= self._long.units))
+        for table in (self._short, self._long):
+            fits = keyed.take(left) <= table.units
+            fitting = left.compress(fits)
+            fits[fits] = table.add(
+                table.keys(words, starts.take(fitting), keyed.take(fitting)), ids.take(fitting, axis=0)
+            )
+            left = left.compress(~fits)
+
+
+def _row(ids: Sequence[int]) -> bytes:
+    return (np.array(ids, "<u4") + np.uint32(1)).tobytes().ljust(_ROW_BYTES, b"\0")
+
+
+def _joined(ids: Rows) -> Ids:
+    """Returns the ids of all segments, given plus one."""
+    every = ids.ravel()
+    return (every.compress(every != 0) - np.uint32(1)).view(np.int32)
+
+
+def _with_longer(ids: Rows, many: Mapping[int, bytes]) -> Ids:
+    """Returns the ids of all segments, some of which have more than a row holds: these by their rows' numbers."""
+    short = _joined(ids)
+    # A byte a flag: the product's highest byte is the sum of all four.
+    counts = (ids != 0).view("<u4").ravel() * np.uint32(0x01010101) >> np.uint32(24)
+    before = np.cumsum(counts, dtype=np.int64).take(list(many)).tolist()
+    parts: list[Ids] = []
+    begin = 0
+    for place, more in zip(before, many.values(), strict=True):
+        own = np.frombuffer(more, "<u4")
+        parts += [short[begin:place], (own.compress(own != 0) - np.uint32(1)).view(np.int32)]
+        begin = place
+    return np.concatenate([*parts, short[begin:]])
+
+
+def _unpickled(model: bytes, packed: npt.NDArray[np.uint8], single: tuple[Words, Rows]) -> SegmentEncoder:
+    return SegmentEncoder(model, np.unpackbits(packed).view(bool), single)
+
+
+def _single_characters(pieces: Mapping[str, int]) -> tuple[Words, Rows]:
+    """Returns the pieces that are one UTF-16 unit, and their ids plus one as rows of a table."""
+    found = {piece.replace(SPACE, " "): token for piece, token in pieces.items() if len(piece) == 1}
+    found = {piece: token for piece, token in found.items() if "\0" < piece <= "\uffff"}
+    ids = np.zeros((len(found), MOST_IDS), np.uint32)
+    ids[:, 0] = [token + 1 for token in found.values()]
+    return np.array([*map(ord, found)], np.uint64), ids
 
 
 def _pair_table(pieces: Iterable[str]) -> npt.NDArray[np.bool_]:
@@ -289,15 +305,3 @@ def _pair_table(pieces: Iterable[str]) -> npt.NDArray[np.bool_]:
 
 def _pair_slots(pairs: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
     return (pairs * np.uint32(0x9E3779B1)) >> np.uint32(32 - _PAIR_BITS)
-
-
-def _slots(
-    low: npt.NDArray[np.uint64], high: npt.NDArray[np.uint64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Returns two places in the table for each key."""
-    mixed = (low * np.uint64(0x9E3779B97F4A7C15)) ^ (high * np.uint64(0xC2B2AE3D27D4EB4F))
-    mixed ^= mixed >> np.uint64(32)
-    mixed *= np.uint64(0xD6E8FEB86659FD93)
-    first = (mixed >> np.uint64(64 - _SLOT_BITS)).view(np.int64)
-    second = (mixed >> np.uint64(64 - 2 * _SLOT_BITS) & np.uint64((1 << _SLOT_BITS) - 1)).view(np.int64)
-    return first, second

@@ -10,14 +10,16 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Protocol, cast
-
-import fsspec
+from typing import IO, Any, cast
 
 from yuan_corpus.errors import TextError
 
 _CHUNK = 1 << 16
-"""Bytes read at once from a compressed file; what they swell to is held in memory."""
+"""Bytes read at once from a compressed file."""
+_ZSTANDARD_CHUNK = 1 << 11
+"""The same of Zstandard, which takes no bound on what they swell to: 4 bytes can be a block of 128 KiB."""
+_MOST_PLAIN = 1 << 20
+"""Bytes that a step of gzip gives."""
 
 _EXTRAS = {"s3": "s3", "s3a": "s3"}
 """Extras of this distribution by the scheme of the URLs that need them."""
@@ -57,6 +59,8 @@ def filesystem_of(url: str) -> tuple[Any, str]:
     Raises:
         TextError: if there is none for its scheme, or its package is missing.
     """
+    import fsspec  # noqa: PLC0415 - text of this machine does without
+
     scheme = url.partition("://")[0]
     try:
         return cast("tuple[Any, str]", fsspec.core.url_to_fs(url))
@@ -135,15 +139,6 @@ def format_suffix(name: str) -> str:
     return (PurePosixPath(path.stem) if compression_of(name) else path).suffix.lower()
 
 
-class _Decompressor(Protocol):
-    """What zlib's and zstandard's decompressors have in common."""
-
-    eof: bool
-    unused_data: bytes
-
-    def decompress(self, data: bytes, /) -> bytes: ...
-
-
 class BrokenStream(Exception):
     """A compressed file is damaged or cut off. args: what is wrong, and the stored byte up to which it was good."""
 
@@ -155,36 +150,43 @@ def decompressed(raw: IO[bytes], compression: str) -> Iterator[bytes]:
         BrokenStream: if it is damaged or ends too early, once what is good has been yielded.
         OSError: if it cannot be read.
     """
-    if compression == "gz":
-        broken: type[Exception] = zlib.error
-
-        def begin() -> _Decompressor:
-            return cast("_Decompressor", zlib.decompressobj(zlib.MAX_WBITS | 16))
-    else:
+    broken: type[Exception] = zlib.error
+    size = _CHUNK
+    if compression == "zst":
         import zstandard  # noqa: PLC0415 - services that read no text do without
 
-        broken = zstandard.ZstdError
+        broken, size = zstandard.ZstdError, _ZSTANDARD_CHUNK
 
-        def begin() -> _Decompressor:
-            return cast("_Decompressor", zstandard.ZstdDecompressor().decompressobj())
+        def begin() -> Any:
+            return zstandard.ZstdDecompressor().decompressobj()
 
-    machine: _Decompressor | None = None
+        def step(machine: Any, data: bytes) -> tuple[bytes, bytes]:
+            return machine.decompress(data), machine.unused_data
+    else:
+
+        def begin() -> Any:
+            return zlib.decompressobj(zlib.MAX_WBITS | 16)
+
+        def step(machine: Any, data: bytes) -> tuple[bytes, bytes]:
+            plain = machine.decompress(data, _MOST_PLAIN)
+            # gzip allows zeros behind its last member, to fill a block of a tape.
+            return plain, machine.unused_data.lstrip(b"\0") if machine.eof else machine.unconsumed_tail
+
+    machine: Any = None
     position = 0
-    while chunk := raw.read(_CHUNK):
+    while chunk := raw.read(size):
         rest = chunk
         while rest:
             machine = machine or begin()
             try:
-                plain = machine.decompress(rest)
+                plain, left = step(machine, rest)
             except broken as error:
                 where = position + len(chunk) - len(rest)
                 raise BrokenStream(f"damaged .{compression} data ({error})", where) from None
             if plain:
                 yield plain
-            rest = b""
+            rest = left
             if machine.eof:
-                # gzip allows zeros behind its last member, to fill a block of a tape.
-                rest = machine.unused_data.lstrip(b"\0") if compression == "gz" else machine.unused_data
                 machine = None
         position += len(chunk)
     if machine is not None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -82,9 +83,10 @@ class Tokenizer:
         self._model = model
         self.digest = hashlib.sha256(model + special_tokens.to_json(self.special_ids).encode()).hexdigest()
 
-    def __reduce__(self) -> tuple[type["Tokenizer"], tuple[bytes, dict[str, int], Decoding]]:
-        """Is pickled as its model, for the processes that encode."""
-        return (Tokenizer, (self._model, self.special_ids, self.decoding))
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Is pickled as its model and what was read from its vocabulary, for the processes that encode."""
+        arguments = (self._model, self.special_ids, self.decoding)
+        return Tokenizer, arguments, {Tokenizer._segments.attrname: self._segments}
 
     @classmethod
     def load(cls, path: Path | str) -> "Tokenizer":
@@ -182,7 +184,9 @@ class Tokenizer:
             ids = np.fromiter((token for ids in documents for token in ids), np.int32, int(lengths.sum()))
             return EncodedDocuments(ids, lengths, np.array(sizes, np.int64))
         end = marker(0)
-        marked = "".join([self._marked(text, split_at_special_strings) + end if text else end for text in texts])
+        marked = " " + f"{end} ".join(texts) + end
+        if not texts or not all(texts) or (split_at_special_strings and self._split.search(marked) is not None):
+            marked = "".join([self._marked(text, split_at_special_strings) + end if text else end for text in texts])
         tokens = [self.eod_id, *self.special_ids.values()]
         ids = encoder.encode(marked, tokens, None if self.decoding is Decoding.HUGGING_FACE else self._byte_ids(SPACE))
         ends = np.flatnonzero(ids == self.eod_id)

@@ -1,29 +1,35 @@
 """A function applied to many items by several processes, results in the items' order.
 
-Memory is bounded: only so many items are ahead of the one whose result comes next. Workers never outlive their
-parent, whatever ends it, and never see Ctrl-C, which is the parent's to handle. Not a general pool: one function, one
-pass, no retries; a dead worker fails the whole.
+This process is one of them: while a result of another is not due it makes one itself, so that no core waits for the
+start of a process, and with two processes on two cores none is in the others' way. Memory is bounded: only so many
+items are ahead of the one whose result comes next. Workers never outlive their parent, whatever ends it, and never see
+Ctrl-C, which is the parent's to handle. Not a general pool: one function, one pass, no retries; a dead worker fails the
+whole.
 """
 
-import multiprocessing
 import os
+import pickle
 import signal
-import threading
-import traceback
+import subprocess
+import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
-from multiprocessing import resource_tracker
+from contextlib import closing
+from itertools import islice
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from yuan_events import AttemptLost, Interrupted, WorkFailed, YuanError
+from yuan_corpus.worker_lane import SLOTS, Lane, fits, lane_bytes, memory_file
+from yuan_corpus.worker_main import Answer, answer_of
+from yuan_events import AttemptLost, Interrupted, WorkFailed
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 _WINDOW = 4
-"""Items a worker may be ahead of the result that comes next."""
+"""Items a process may be ahead of the result that comes next."""
 _POLL_SECONDS = 0.2
+_END_SECONDS = 5
 
 
 def ordered_map(
@@ -35,27 +41,25 @@ def ordered_map(
     """Yields a function's result of every item, in order.
 
     Args:
-        start: called once in every worker, returns the function; both it and the items must be picklable. With one
-            worker all happens in this process.
+        start: called once in every process, returns the function; both it and the items must be picklable, and what it
+            is made of importable by name.
         items: what the function is applied to; one that is no sequence is taken from only as results are due, in this
             process.
-        workers: processes.
-        should_stop: asked now and then; once true the map ends.
+        workers: processes, this one among them: with one all happens here.
+        should_stop: asked between items and several times a second while there is nothing to do here; once true the map
+            ends.
 
     Raises:
         Interrupted: if `should_stop()`.
         AttemptLost: if a worker was killed.
-        WorkFailed: if a worker ended or its function raised something that is not a YuanError.
+        WorkFailed: if a worker ended; if there are several and the function raised something that is not a YuanError.
         YuanError: what the function raised.
     """
     if isinstance(items, Sequence):
         workers = min(workers, len(items))  # pyright: ignore[reportUnknownArgumentType]
     if workers > 1:
-        team = _Team(start, workers)
-        try:
+        with closing(_Team(start, workers - 1)) as team:
             yield from team.map(items, should_stop)
-        finally:
-            team.end()
         return
     function: Callable[[ItemT], ResultT] | None = None
     for item in items:
@@ -69,122 +73,207 @@ def _stop_if_asked(should_stop: Callable[[], bool]) -> None:
         raise Interrupted("interrupted; run it again to begin this step anew")
 
 
-class _Team(Generic[ItemT, ResultT]):
-    """Worker processes with a pipe to each."""
+class _Worker:
+    """A process and the lane to it.
 
-    def __init__(self, start: Callable[[], Callable[[ItemT], ResultT]], workers: int) -> None:
-        # Spawned, not forked: the parent may have threads (a terminal, a server), which forks do not survive well.
-        context = multiprocessing.get_context("spawn")
-        self._processes: dict[Connection, BaseProcess] = {}
+    Attributes:
+        lane: to it.
+        given: items whose results have not come back.
+    """
+
+    def __init__(self, life: int, start: int) -> None:
+        """Starts it.
+
+        Args:
+            life: see `worker_main.main`.
+            start: see there.
+        """
+        ours, theirs = Pipe()
+        memory = memory_file(lane_bytes())
+        self.lane = Lane(ours, os.dup(memory), inbound_first=False)
+        self.given = 0
+        self._answered = False
+        descriptors = (life, start, theirs.fileno(), memory)
+        program = (
+            f"import sys; sys.path[:] = {sys.path!r}\nfrom yuan_corpus.worker_main import main; main{descriptors!r}"
+        )
+        try:
+            # Started anew, not forked: this process may have threads (a terminal, a server), which forks do not
+            # survive well.
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", program], stdin=subprocess.DEVNULL, pass_fds=descriptors
+            )
+        except BaseException:
+            self.lane.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(memory)
+
+    @property
+    def most(self) -> int:
+        """How many items it may have: until it has shown that it is there, others do what would wait for it."""
+        return SLOTS if self._answered else 1
+
+    def takes(self, message: bytes) -> bool:
+        """Says whether an item can be sent without waiting for it."""
+        return self.given == 0 or (self.given < self.most and fits(message))
+
+    def send(self, message: bytes) -> None:
+        """Sends an item.
+
+        Raises:
+            WorkFailed: if it is dead.
+        """
+        try:
+            self.lane.send(message)
+        except OSError:
+            raise self._death() from None
+        self.given += 1
+
+    def receive(self) -> Answer:
+        """Returns an answer, which is there.
+
+        Raises:
+            WorkFailed: if it is dead.
+        """
+        try:
+            answer: Answer = self.lane.receive(pickle.loads)
+        except (EOFError, OSError):
+            raise self._death() from None
+        self.given -= 1
+        self._answered = True
+        return answer
+
+    def _death(self) -> WorkFailed:
+        try:
+            code = self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            return WorkFailed(f"worker process {self._process.pid} closed its end and lives on")
+        how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+        why = "; was the machine out of memory?" if code == -signal.SIGKILL else ""
+        return (AttemptLost if code < 0 else WorkFailed)(f"worker process {self._process.pid} ended {how}{why}")
+
+    def kill(self) -> None:
+        """Ends it, whatever it is doing."""
+        self.lane.close()
+        self._process.kill()
+
+    def join(self) -> None:
+        """Waits until it has ended."""
+        self._process.wait()
+
+
+class _Team(Generic[ItemT, ResultT]):
+    """This process and others."""
+
+    def __init__(self, start: Callable[[], Callable[[ItemT], ResultT]], others: int) -> None:
+        self._start = start
+        self._function: Callable[[ItemT], ResultT] | None = None
+        self._workers: dict[Connection, _Worker] = {}
+        pickled = pickle.dumps(start, pickle.HIGHEST_PROTOCOL)
+        file = memory_file(len(pickled))
+        life, self._life = os.pipe()
         # A blocked signal stays blocked in the processes that are started now, from their very first instruction.
-        # Starting Python's resource tracker unblocks it (python/cpython#127586), so that comes first.
-        resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            for _ in range(workers):
-                ours, theirs = context.Pipe()
-                process = context.Process(target=_work, args=(start, theirs), daemon=True)
-                process.start()
-                theirs.close()
-                self._processes[ours] = process
+            with open(file, "wb", closefd=False) as content:
+                content.write(pickled)
+            for _ in range(others):
+                worker = _Worker(life, file)
+                self._workers[worker.lane.connection] = worker
+        except BaseException:
+            self.close()
+            raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            os.close(file)
+            os.close(life)
 
     def map(self, items: Iterable[ItemT], should_stop: Callable[[], bool]) -> Generator[ResultT]:
-        """Hands items out and yields results in order."""
-        idle = list(self._processes)
+        """Hands items out, does some here, and yields results in order."""
         results: dict[int, ResultT] = {}
-        given = 0
+        source = _Source(items)
         due = 0
-        source = iter(items)
-        more = True
-        while more or due < given:
+        window = _WINDOW * (1 + len(self._workers))
+        while True:
             _stop_if_asked(should_stop)
-            while more and idle and given < due + _WINDOW * len(self._processes):
-                try:
-                    item = next(source)
-                except StopIteration:
-                    more = False
-                    break
-                self._send(idle.pop(), given, item)
-                given += 1
-            if due == given:
-                continue
-            for connection in wait(list(self._processes), timeout=_POLL_SECONDS):
-                assert isinstance(connection, Connection)  # noqa: S101  # wait() is typed for sockets too
-                number, result = self._receive(connection)
+            most = due + window
+            self._hand_out(source, most)
+            own = source.given < most and source.more()
+            if not own and due == source.given:
+                return
+            ready = wait(list(self._workers), timeout=0 if own or due in results else _POLL_SECONDS)
+            answers = [self._workers[connection].receive() for connection in ready]  # pyright: ignore[reportArgumentType]
+            if not ready and own:
+                answers = [answer_of(self._begin, *source.take())]
+            for number, result, error in answers:
+                if error is not None:
+                    raise error
                 results[number] = result
-                idle.append(connection)
             while due in results:
                 _stop_if_asked(should_stop)
                 yield results.pop(due)
                 due += 1
 
-    def _send(self, connection: Connection, number: int, item: ItemT) -> None:
-        try:
-            connection.send((number, item))
-        except OSError:
-            raise self._death(connection) from None
+    def _hand_out(self, source: "_Source[ItemT]", most: int) -> None:
+        """Gives the others what they take, evenly."""
+        while source.given < most and source.more():
+            worker = min(self._workers.values(), key=lambda worker: worker.given)
+            left = source.left
+            if left is not None and worker.given > left // (1 + len(self._workers)):
+                return  # towards the end all are to be done at the same time
+            if worker.given >= worker.most or not worker.takes(source.message()):
+                return
+            worker.send(source.message())
+            source.take()
 
-    def _receive(self, connection: Connection) -> tuple[int, ResultT]:
-        try:
-            number, result, error = connection.recv()
-        except (EOFError, OSError):
-            raise self._death(connection) from None
-        if error is not None:
-            raise error
-        return number, result
+    def _begin(self) -> Callable[[ItemT], ResultT]:
+        self._function = self._function or self._start()
+        return self._function
 
-    def _death(self, connection: Connection) -> WorkFailed:
-        process = self._processes[connection]
-        process.join(timeout=5)
-        code = process.exitcode
-        how = f"by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
-        why = "; was the machine out of memory?" if code == -signal.SIGKILL else ""
-        kind = AttemptLost if code is not None and code < 0 else WorkFailed
-        return kind(f"worker process {process.pid} ended {how}{why}")
-
-    def end(self) -> None:
-        """Ends the processes, whatever they are doing."""
-        for connection, process in self._processes.items():
-            connection.close()
-            process.kill()
-        for process in self._processes.values():
-            process.join()
+    def close(self) -> None:
+        """Ends the others, whatever they are doing."""
+        for worker in self._workers.values():
+            worker.kill()
+        for worker in self._workers.values():
+            worker.join()
+        os.close(self._life)
 
 
-def _work(start: Callable[[], Callable[[Any], Any]], connection: Connection) -> None:
-    """Is what a worker process runs: items in, results out, until the parent closes the pipe."""
-    _end_with_parent()
-    function: Callable[[Any], Any] | None = None
-    while True:
-        try:
-            number, item = connection.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            function = function or start()
-            answer = (number, function(item), None)
-        except YuanError as error:
-            answer = (number, None, error)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the parent must hear of it
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            text = f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
-            answer = (number, None, WorkFailed(text))
-        try:
-            connection.send(answer)
-        except OSError:
-            return
+class _Source(Generic[ItemT]):
+    """Items, looked at before they are taken.
 
+    Attributes:
+        given: how many were taken.
+    """
 
-def _end_with_parent() -> None:
-    """Ends this process as soon as its parent has ended, also while it computes."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
+    def __init__(self, items: Iterable[ItemT]) -> None:
+        self._items = iter(items)
+        self._count = len(items) if isinstance(items, Sequence) else None  # pyright: ignore[reportUnknownArgumentType]
+        self._next: list[ItemT] = []
+        self._message: bytes | None = None
+        self.given = 0
 
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
+    @property
+    def left(self) -> int | None:
+        """How many are not taken; None: unknown."""
+        return None if self._count is None else self._count - self.given
 
-    threading.Thread(target=watch, daemon=True).start()
+    def more(self) -> bool:
+        """Says whether there is one more."""
+        if not self._next:
+            self._next.extend(islice(self._items, 1))
+        return bool(self._next)
+
+    def message(self) -> bytes:
+        """Returns the next one, with its number, as it is sent."""
+        if self._message is None:
+            self._message = pickle.dumps((self.given, self._next[0]), pickle.HIGHEST_PROTOCOL)
+        return self._message
+
+    def take(self) -> tuple[int, ItemT]:
+        """Takes the next one; returns it with its number."""
+        self._message = None
+        self.given += 1
+        return self.given - 1, self._next.pop()

@@ -100,7 +100,7 @@ def _unneeded(session: Session, versions: int) -> list[ArtifactRecord]:
         if seen[row.kind, row.name] <= versions:
             kept.add(row.id)
     by_reference = {f"{row.kind}/{row.name}@{row.version}": row.id for row in rows}
-    needed = {*session.scalars(select(DeploymentRow.artifact)), *_inputs_of_unfinished(session)}
+    needed = {*_deployed(session), *_inputs_of_unfinished(session)}
     kept.update(by_reference[reference] for reference in needed if reference in by_reference)
     sources: dict[int, list[int]] = {}
     for made, source in session.execute(select(ArtifactInputRow.artifact_id, ArtifactInputRow.input_artifact_id)):
@@ -112,6 +112,12 @@ def _unneeded(session: Session, versions: int) -> list[ArtifactRecord]:
                 kept.add(source)
                 waiting.append(source)
     return [artifact_record(row) for row in rows if row.id not in kept]
+
+
+def _deployed(session: Session) -> Iterator[str]:
+    for model, serving in session.execute(select(DeploymentRow.artifact, DeploymentRow.serving)):
+        yield model
+        yield from serving.get("adapters", {}).values()
 
 
 def _inputs_of_unfinished(session: Session) -> Iterator[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from yuan_events import InputError
 from yuan_jobs.placing import placed
 from yuan_jobs.references import ArtifactKind, check_name
-from yuan_manifest.schema import DeployJob, Job, JudgeJob, PlanJob, TokenizerJob, TrainingJob
+from yuan_manifest.schema import DeployJob, Job, JudgeJob, PlanJob, TokenizerInputs, TokenizerJob, TrainingJob
 
 # An absolute path, one below a user's own folder, or `s3://…`, `python-stdlib:`.
 _BEGINS_ELSEWHERE = re.compile(r"[/~]|[A-Za-z][A-Za-z0-9+.-]+:")
@@ -64,6 +64,9 @@ def artifact_inputs(job: Job) -> dict[str, tuple[ArtifactKind, str]]:
     adapter: str | None = getattr(inputs, "adapter", None)
     if adapter is not None and "/" not in adapter:
         found["adapter"] = (ArtifactKind.model, adapter)
+    if isinstance(job, DeployJob):
+        adapters = job.inputs.adapters.items()
+        found |= {f"adapters.{name}": (ArtifactKind.model, artifact) for name, artifact in adapters}
     if isinstance(job, JudgeJob):
         found["baseline"] = (ArtifactKind.report, job.inputs.baseline)
     for index, dataset in enumerate(getattr(inputs, "datasets", ())):
@@ -104,18 +107,23 @@ def output_of(job: Job) -> Output:
     raise ValueError(f"a job of kind {job.kind} makes no artifact")
 
 
+def tokenizer_paths(inputs: TokenizerInputs) -> dict[str, str]:
+    """Returns the paths of models that a tokenizer is made of or compared with, by key path below `inputs`."""
+    lists = (("tokenizers", inputs.tokenizers), ("compare", inputs.compare))
+    named = {f"{key}[{index}]": name for key, names in lists for index, name in enumerate(names) if "/" in name}
+    return named if inputs.sentencepiece is None else {"sentencepiece": inputs.sentencepiece, **named}
+
+
 def has_relative_paths(job: Job) -> bool:
     """Says whether what a job reads or writes depends on the folder from which it was submitted."""
     inputs, outputs = getattr(job, "inputs", None), getattr(job, "outputs", None)
     folder = job.inputs.model if isinstance(job, TrainingJob) and model_folder(job) else None
     own = (getattr(inputs, "path", None), getattr(inputs, "data", None), getattr(outputs, "path", None))
     folders = (folder, _adapter_folder(job), *own)
-    others = (*job.inputs.tokenizers, *job.inputs.compare) if isinstance(job, TokenizerJob) else ()
+    others = tokenizer_paths(job.inputs).values() if isinstance(job, TokenizerJob) else ()
     words = job.tokenizer.added_words if isinstance(job, TokenizerJob) else ()
     listed = [file for stage in getattr(job, "cleaning", ()) for file in stage.get("files") or ()]
-    named = (
-        *getattr(inputs, "text", ()), *folders, *(name for name in others if "/" in name), *words, *listed,
-    )  # fmt: skip
+    named = (*getattr(inputs, "text", ()), *folders, *others, *words, *listed)
     return any(isinstance(path, str) and not _BEGINS_ELSEWHERE.match(path) for path in named)
 
 
@@ -126,7 +134,10 @@ def makes_one_artifact_of_artifacts(job: Job) -> bool:
     one may have replaced since.
     """
     inputs = getattr(job, "inputs", None)
-    outside = any(getattr(inputs, name, None) for name in ("text", "path", "data")) or model_folder(job) is not None
+    outside = (
+        any(getattr(inputs, name, None) for name in ("text", "path", "data", "sentencepiece"))
+        or model_folder(job) is not None
+    )
     outside = outside or _adapter_folder(job) is not None
     return bool(artifact_inputs(job)) and not outside and output_of(job).kind is not None
 

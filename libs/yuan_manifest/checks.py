@@ -15,6 +15,7 @@ from yuan_manifest.cleaning import check_stage
 from yuan_manifest.errors import ManifestError, Origins
 from yuan_manifest.rules import Problem
 from yuan_manifest.scheduling import check_scheduling
+from yuan_manifest.sections import MOST_GUESSES
 from yuan_manifest.suites import OF_REQUESTS, PERPLEXITY, SUITE, suite_names
 from yuan_manifest.values import KeyPath, children, is_list, parse_path, shown
 
@@ -98,7 +99,22 @@ def _tokenizer_filters(filters: schema.TokenizerFilters) -> Iterator[Problem]:
     yield from rules.at_least(filters, 1, "max_han")
 
 
+def _tokenizer_job(job: schema.TokenizerJob) -> Iterator[Problem]:
+    if job.inputs.sentencepiece is None:
+        return
+    if job.tokenizer != schema.TokenizerSection():
+        yield "tokenizer", "means nothing beside inputs.sentencepiece, which is taken as it is; remove one of them"
+    for key in ("tokenizers", "compare"):
+        if getattr(job.inputs, key) and (key == "tokenizers" or not job.inputs.text):
+            why = "adds pieces to a model that is trained" if key == "tokenizers" else "is measured on inputs.text"
+            yield ("inputs", key), f"{why}; remove it, or inputs.sentencepiece"
+
+
 def _tokenizer_inputs(inputs: schema.TokenizerInputs) -> Iterator[Problem]:
+    if inputs.sentencepiece is None:
+        yield from rules.filled(inputs, "text")
+    elif "/" not in inputs.sentencepiece:
+        yield "sentencepiece", f"expected a path, which has a /, found {shown(inputs.sentencepiece)}"
     for key in ("tokenizers", "compare"):
         names: list[str] = getattr(inputs, key)
         for index, name in enumerate(names):
@@ -110,8 +126,6 @@ def _tokenizer_inputs(inputs: schema.TokenizerInputs) -> Iterator[Problem]:
 
 
 def _text_inputs(inputs: schema.TextInputs) -> Iterator[Problem]:
-    if not isinstance(inputs, schema.TokenizeInputs):
-        yield from rules.filled(inputs, "text")
     yield from rules.some_text(inputs, "text_field")
     if inputs.encoding != "auto" and not _is_encoding(inputs.encoding):
         yield "encoding", f"expected auto, utf-8 or another that Python knows, found {shown(inputs.encoding)}"
@@ -283,10 +297,19 @@ def _sampling(sampling: schema.SamplingSection) -> Iterator[Problem]:
 def _serving(serving: schema.ServingSection) -> Iterator[Problem]:
     yield from rules.at_most(serving, rules.LARGEST_COUNT, "max_batch", "max_waiting")
     yield from rules.at_least(serving, 1, "tensor")
+    yield from rules.at_least(serving, 0, "prompt_lookup")
+    yield from rules.at_most(serving, MOST_GUESSES, "prompt_lookup")
 
 
 def _model_input(inputs: schema.ModelInput) -> Iterator[Problem]:
     yield from rules.references(inputs, "model")
+
+
+def _deploy_inputs(inputs: schema.DeployInputs) -> Iterator[Problem]:
+    for name, model in inputs.adapters.items():
+        if not rules.NAME.fullmatch(name):
+            yield ("adapters", name), "cannot be a name; use 1 to 63 of a-z 0-9 . _ -, the first a letter or digit"
+        yield from rules.reference(("adapters", name), model)
 
 
 def _generate_inputs(inputs: schema.GenerateInputs) -> Iterator[Problem]:
@@ -707,6 +730,7 @@ _CHECKS: dict[type, Callable[[Any], Iterator[Problem]]] = {
     schema.TokenizerSection: _tokenizer,
     schema.TokenizerFilters: _tokenizer_filters,
     schema.TokenizerInputs: _tokenizer_inputs,
+    schema.TokenizerJob: _tokenizer_job,
     schema.TextInputs: _text_inputs,
     schema.TokenizeInputs: _tokenize_inputs,
     schema.TokenizeSection: _tokenize,
@@ -728,6 +752,7 @@ _CHECKS: dict[type, Callable[[Any], Iterator[Problem]]] = {
     schema.SamplingSection: _sampling,
     schema.ServingSection: _serving,
     schema.ModelInput: _model_input,
+    schema.DeployInputs: _deploy_inputs,
     schema.GenerateInputs: _generate_inputs,
     schema.EvaluateInputs: _evaluate_inputs,
     schema.EvaluateSection: _evaluate_section,

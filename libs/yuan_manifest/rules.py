@@ -81,7 +81,7 @@ def references(section: Any, *fields: str) -> Iterator[Problem]:
             yield from reference(name, value)
 
 
-def reference(key: str, value: str) -> Iterator[Problem]:
+def reference(key: str | KeyPath, value: str) -> Iterator[Problem]:
     """A value is the name of an artifact, perhaps with a version."""
     if not _REFERENCE.fullmatch(value):
         yield key, f"expected NAME or NAME@VERSION (NAME: {_NAME_RULE}), found {shown(value)}"

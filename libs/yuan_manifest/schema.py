@@ -47,6 +47,7 @@ from yuan_manifest.sections import (
     ConvertOutputs,
     DataSection,
     DatasetOutputs,
+    DeployInputs,
     EvaluateInputs,
     EvaluateSection,
     EvaluationSection,
@@ -99,6 +100,8 @@ __all__ = [
     "DataSection",
     "DatasetOutputs",
     "Decay",
+    "DeployInputs",
+    "DeployJob",
     "Device",
     "DocumentMode",
     "EvaluateInputs",
@@ -535,7 +538,7 @@ class Job:
 
 @dataclass
 class TokenizerJob(Job):
-    """Trains a SentencePiece tokenizer on text."""
+    """Trains a SentencePiece tokenizer on text, or takes one that is there."""
 
     inputs: TokenizerInputs = field(default_factory=TokenizerInputs)
     tokenizer: TokenizerSection = field(default_factory=TokenizerSection)
@@ -649,7 +652,7 @@ class EvaluateJob(Job):
 class DeployJob(Job):
     """Serves a model: the inference service loads it now, and again whenever it starts."""
 
-    inputs: ModelInput = field(default_factory=ModelInput)
+    inputs: DeployInputs = field(default_factory=DeployInputs)
     serving: ServingSection = field(default_factory=ServingSection)
 
 

@@ -140,10 +140,14 @@ class TokenizerInputs(TextInputs):
     """Text, and other tokenizers: artifacts (`NAME[@VERSION]`), or paths (with a `/`) of SentencePiece models.
 
     Attributes:
+        text: see `TextInputs`; with `sentencepiece` what the report is measured on, or nothing.
+        sentencepiece: a model, or its folder, that becomes the tokenizer as it is: nothing is trained.
         tokenizers: whose pieces are taken over, last.
         compare: that the report compares the new one with, beside those.
     """
 
+    text: list[str] = field(default_factory=list[str])
+    sentencepiece: str | None = None
     tokenizers: list[str] = field(default_factory=list[str])
     compare: list[str] = field(default_factory=list[str])
 
@@ -437,18 +441,24 @@ class SamplingSection:
     stop_at_eod: bool = True
 
 
+MOST_GUESSES = 32
+"""Of a sequence in a step: each is computed, and those behind the first wrong one in vain."""
+
+
 @dataclass
 class ServingSection:
     """How a model is served.
 
     Attributes:
         name: that clients ask for it by; null: the artifact's.
-        dtype: fp32 or bf16; null: fp32 on the processor, as stored on CUDA.
+        dtype: fp32, bf16, fp16 (CUDA) or int8 (the compiled step); null: fp32 on the processor, as stored on CUDA.
         max_batch: requests that run at once.
         kv_tokens: tokens that the KV cache holds over all requests; null: max_batch contexts.
         max_waiting: requests that may wait; more are refused with a retry hint.
         tensor: processes that share the model's matrices; it divides heads and feed-forward width. On CUDA each takes a
             device.
+        prompt_lookup: tokens a step that are guessed from the text before (speculative decoding): the same outputs,
+            sooner where a text repeats itself; 0: none.
     """
 
     name: str | None = None
@@ -457,6 +467,7 @@ class ServingSection:
     kv_tokens: int | None = None
     max_waiting: int = 256
     tensor: int = 1
+    prompt_lookup: int = 0
 
 
 @dataclass
@@ -464,6 +475,18 @@ class ModelInput:
     """A model artifact (`NAME[@VERSION]`)."""
 
     model: str = MISSING
+
+
+@dataclass
+class DeployInputs(ModelInput):
+    """A model, and LoRA adapters of it.
+
+    Attributes:
+        model: the model artifact.
+        adapters: by the names that requests ask for them by, model artifacts that a LoRA fine-tuning of it made.
+    """
+
+    adapters: dict[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass

@@ -56,7 +56,11 @@ class _Undecodable:
 
 
 class CallGuard(aio.ServerInterceptor):
-    """Stands around every handler of one server."""
+    """Stands around every handler of one server.
+
+    Attributes:
+        arrived: calls that have come.
+    """
 
     def __init__(
         self,
@@ -77,7 +81,7 @@ class CallGuard(aio.ServerInterceptor):
             callers: who is let in.
             metrics: where calls are counted.
             translations: errors of other layers.
-            draining: set when the server is about to stop.
+            draining: set when the server is about to stop; calls that come then are refused.
             end_at_drain: full method names of streams without an end of their own; they end with UNAVAILABLE then.
             tracing: makes a span of each call but those of health.
             audit: where changes and refusals are told of; None: nowhere.
@@ -90,6 +94,7 @@ class CallGuard(aio.ServerInterceptor):
         self._end_at_drain = frozenset(end_at_drain)
         self._tracing = tracing
         self._audit = audit
+        self.arrived = 0
         self._wrapped: dict[str, _Handler] = {}
         self._other_versions: set[str] = set()
 
@@ -99,6 +104,7 @@ class CallGuard(aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "_Handler | None":
         """Returns the method's handler with the guard around it."""
+        self.arrived += 1
         method = handler_call_details.method
         known = self._wrapped.get(method)
         if known is None:
@@ -171,6 +177,8 @@ class CallGuard(aio.ServerInterceptor):
         context.set_trailing_metadata(((VERSION_KEY, VERSION), (TIME_KEY, f"{time.time():.3f}")))
         try:
             await self._admit(method, context)
+            if self._draining.is_set() and not method.startswith(HEALTH):
+                raise self._leaving()
             if isinstance(request, _Undecodable):
                 raise InvalidArgument(f"the request is no message of {method}: {request.reason}")
             work = inner(request, context)
@@ -229,13 +237,16 @@ class CallGuard(aio.ServerInterceptor):
         # To its end: a caller who leaves at the right moment does not stand in no log.
         await asyncio.shield(asyncio.to_thread(self._audit.change, entry))
 
+    def _leaving(self) -> RpcError:
+        return Unavailable(f"{self._name} is shutting down", retry_after=1.0)
+
     async def _until_drain(self, work: Awaitable[Any]) -> Any:
         call = asyncio.ensure_future(work)
         stop = asyncio.ensure_future(self._draining.wait())
         try:
             await asyncio.wait({call, stop}, return_when=asyncio.FIRST_COMPLETED)
             if not call.done():
-                raise Unavailable(f"{self._name} is shutting down", retry_after=1.0)
+                raise self._leaving()
             return await call
         finally:
             call.cancel()

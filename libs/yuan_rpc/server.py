@@ -8,6 +8,7 @@ cancelled call and an expired deadline end too.
 import asyncio
 import logging
 import signal
+import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -36,6 +37,9 @@ _ENDLESS = ("/grpc.health.v1.Health/Watch", f"/{reflection.SERVICE_NAME}/ServerR
 
 # Time for watchers of health to be told before their streams are cut.
 _NOTICE_SECONDS = 0.1
+
+# gRPC cancels what lies at its port when it stops, without a word. Until none has come for so long, or in all:
+_QUIET_SECONDS, _LONGEST_QUIET_SECONDS = 0.05, 2.0
 
 
 class Mount(NamedTuple):
@@ -114,6 +118,7 @@ class RpcServer:
         self._audit = audit
         self._health = health.aio.HealthServicer()
         self._server: aio.Server | None = None
+        self._guard: CallGuard | None = None
         self._page: MetricsPage | None = None
 
     @property
@@ -163,7 +168,7 @@ class RpcServer:
         return MetricsPage(self.registry, self.name, port, bind, callers=callers, tls=tls)
 
     def _assemble(self, callers: Callers) -> aio.Server:
-        guard = CallGuard(
+        self._guard = guard = CallGuard(
             self.name,
             callers,
             CallMetrics(self.registry),
@@ -199,11 +204,20 @@ class RpcServer:
             await self._health.enter_graceful_shutdown()
             await asyncio.sleep(_NOTICE_SECONDS)
             self.draining.set()
+            await self._refuse_late_calls()
         await self._server.stop(self.drain_seconds if grace is None else grace)
         if self._page:
             self._page.close()
             self._page = None
         _LOGGER.info("%s has stopped", self.name)
+
+    async def _refuse_late_calls(self) -> None:
+        """Lets calls that are at the port already be told that the server is shutting down."""
+        end = time.monotonic() + _LONGEST_QUIET_SECONDS
+        seen = -1
+        while self._guard is not None and self._guard.arrived != seen and time.monotonic() < end:
+            seen = self._guard.arrived
+            await asyncio.sleep(_QUIET_SECONDS)
 
     async def run(self, ready: Callable[[], None] | None = None) -> None:
         """Serves until SIGTERM or SIGINT, then drains; a second signal ends running calls at once.

@@ -45,7 +45,8 @@ def deploy_work(context: WorkContext[DeployJob]) -> WorkResult:
     registry = Registry.open(Home.of(context.cluster).registry_url)
     try:
         before = deployment(registry, name)
-        deploy(registry, name, model.reference, as_plain(context.job.serving), context.job_id)
+        serving = {**as_plain(context.job.serving), "adapters": _adapters(context)}
+        deploy(registry, name, model.reference, serving, context.job_id)
         try:
             response = _load(context, context.cluster, name, model.reference)
         except RpcFailed as error:
@@ -82,6 +83,8 @@ def _load(
         kv_tokens=serving.kv_tokens or 0,
         max_waiting=serving.max_waiting,
         tensor=serving.tensor,
+        adapters=_adapters(context),
+        prompt_lookup=serving.prompt_lookup,
     )
     with connect("inference", cluster) as connection:
         # A server that is just being started is no reason to fail a job; one that stays away is, in the call below.
@@ -91,6 +94,10 @@ def _load(
         response = _called(context, connection, request)
     context.sink.emit(Progress("load", 100, 100, "percent", f"{reference} as {name}"))
     return response
+
+
+def _adapters(context: WorkContext[DeployJob]) -> dict[str, str]:
+    return {name: context.inputs[f"adapters.{name}"].reference for name in context.job.inputs.adapters}
 
 
 def _called(

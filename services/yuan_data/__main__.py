@@ -21,7 +21,7 @@ def _mounts(context: "ServerContext") -> "Sequence[Mount]":
     return mounts(context)
 
 
-# Worker processes are spawned, and import this file to start: without the guard each would begin the job anew.
+# Whoever imports this file wants the functions, not the job.
 if __name__ == "__main__":
     service_main(
         "data",

@@ -4,12 +4,14 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from yuan_corpus import DocumentMode, Reading, RemoteFile, Source, TextError, find_text_files
+from yuan_corpus import DocumentMode, Reading, RemoteFile, Source, TextError, TokenizerError, find_text_files
 from yuan_corpus.cleaning import StageSpec
 from yuan_corpus.documents import SkipLog
 from yuan_corpus.sources import open_source
+from yuan_corpus.special_tokens import FILE_NAME as SPECIAL_TOKENS
 from yuan_corpus.tokenizer import MODEL_FILE_NAME
 from yuan_jobs import digest_of_files
+from yuan_jobs.wiring import tokenizer_paths
 from yuan_manifest.schema import OnError, TextInputs, TokenizeJob, TokenizerJob
 
 TextJob = TokenizerJob | TokenizeJob
@@ -67,7 +69,7 @@ def fingerprint_of_text(job: TextJob) -> Mapping[str, str]:
         files += texts_of_stages(job)
     else:  # and words and tokenizers that are no artifacts
         files += find_text_files(job.tokenizer.added_words) if job.tokenizer.added_words else []
-        files += [tokenizer_file(name) for name in (*job.inputs.tokenizers, *job.inputs.compare) if "/" in name]
+        files += _files_of_tokenizers(job)
     local = [path for path in files if isinstance(path, Path)]
     remote = [file for file in files if isinstance(file, RemoteFile)]
     try:
@@ -78,6 +80,24 @@ def fingerprint_of_text(job: TextJob) -> Mapping[str, str]:
         where = error.filename or "text"
         raise TextError(f"{where}: cannot be read ({error.strerror or error}); mend that or exclude it") from None
     return digests
+
+
+def _files_of_tokenizers(job: TokenizerJob) -> list[Source]:
+    """Returns the files of the tokenizers that a job names by their paths.
+
+    Raises:
+        TokenizerError: if one is not there.
+    """
+    files: list[Source] = []
+    for key, name in tokenizer_paths(job.inputs).items():
+        file = tokenizer_file(name)
+        if not file.is_file():
+            problem = f"no such file; expected a SentencePiece model, or a folder with {MODEL_FILE_NAME}"
+            raise TokenizerError(f"inputs.{key}: {file}: {problem}")
+        files.append(file)
+        if (table := file.with_name(SPECIAL_TOKENS)).is_file():
+            files.append(table)
+    return files
 
 
 def _digest_of_remote(files: Sequence[RemoteFile]) -> str:

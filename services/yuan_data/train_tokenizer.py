@@ -1,6 +1,10 @@
-"""A `tokenizer` job: text to a tokenizer folder, and a report of how well it cuts that text."""
+"""A `tokenizer` job: text to a tokenizer folder, and a report of how well it cuts that text.
+
+Or a SentencePiece model that is there already, as the original's, to such a folder: as it is, with its ids.
+"""
 
 import itertools
+import shutil
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +14,7 @@ from typing import Any
 from yuan_corpus import Algorithm, Reading, TextError, Tokenizer, TokenizerError, VocabularyError, train_tokenizer
 from yuan_corpus.documents import Format, SkipLog, TextSlice, expand, read_documents, slice_files
 from yuan_corpus.sources import open_source
+from yuan_corpus.special_tokens import FILE_NAME as SPECIAL_TOKENS
 from yuan_corpus.text_files import find_text_files
 from yuan_corpus.tokenizer import MODEL_FILE_NAME
 from yuan_corpus.tokenizer_merging import Filters
@@ -18,7 +23,7 @@ from yuan_corpus.tokenizer_shards import MergedTokenizer, Recipe, Shard, train_m
 from yuan_corpus.training_text import LineSampler
 from yuan_data.text import reading, skipped_line, text_files, tokenizer_file
 from yuan_data.tokenize_text import available_cores
-from yuan_events import Message
+from yuan_events import Message, WorkFailed
 from yuan_jobs import WorkContext, WorkResult
 from yuan_manifest.schema import TokenizerJob, TokenizerSection
 
@@ -31,13 +36,15 @@ OWN = "this"
 
 
 def tokenizer_work(context: WorkContext[TokenizerJob]) -> WorkResult:
-    """Trains the tokenizer that a manifest asks for.
+    """Trains the tokenizer that a manifest asks for, or takes the one that it names.
 
     Raises:
         CorpusError: if the text, another tokenizer or the vocabulary's size cannot be used.
         Interrupted: if it was asked to stop; nothing of it is kept.
     """
     inputs, wanted = context.job.inputs, context.job.tokenizer
+    if inputs.sentencepiece is not None:
+        return _taken(context, inputs.sentencepiece)
     files = text_files(inputs)
     how = reading(inputs)
     text = Text(_divided(slice_files(files, how), wanted.shards), how)
@@ -76,6 +83,34 @@ def tokenizer_work(context: WorkContext[TokenizerJob]) -> WorkResult:
             "skipped": skipped.count,
         }
     )
+
+
+def _taken(context: WorkContext[TokenizerJob], path: str) -> WorkResult:
+    """Takes over a model as it is; its report is of `inputs.text`, if there is any."""
+    inputs = context.job.inputs
+    model = tokenizer_file(path)
+    try:
+        tokenizer = Tokenizer.load(model)
+        shutil.copyfile(model, context.output / MODEL_FILE_NAME)
+        if (table := model.with_name(SPECIAL_TOKENS)).exists():
+            shutil.copyfile(table, context.output / SPECIAL_TOKENS)
+    except TokenizerError as error:
+        raise TokenizerError(f"inputs.sentencepiece: {error}") from None
+    except OSError as error:
+        raise WorkFailed(f"{context.output}: the tokenizer cannot be written ({error.strerror})") from error
+    summary = {"vocab_size": tokenizer.vocab_size, "digest": tokenizer.digest}
+    if not inputs.text:
+        context.sink.emit(Message(f"{tokenizer.vocab_size:,} ids, taken as they are"))
+        return WorkResult(summary)
+    files, how = text_files(inputs), reading(inputs)
+    text = Text(slice_files(files, how), how)
+    compared = [_model_of(context, "compare", index, name) for index, name in enumerate(inputs.compare)]
+    comparison = _compared(text, tokenizer, None, compared)
+    comparison.write(context.output, {})
+    for line in _lines(tokenizer, None, comparison):
+        context.sink.emit(Message(line))
+    measured = comparison.measures[ALL][OWN].bytes_per_token
+    return WorkResult({**summary, "bytes_per_token": measured, "files": len(files), "source_bytes": text.size})
 
 
 @dataclass

@@ -3,7 +3,7 @@
 `PUT /yuan` has a form of its own, also for what goes wrong before it is reached.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -168,10 +168,12 @@ def add_handlers(app: FastAPI) -> None:
 
 def refused_of(error: RequestValidationError) -> Refused:
     """Returns what is wrong with a body, in one line."""
-    first = error.errors()[0]
+    first = _plainest(error.errors())
     place = [str(part) for part in first.get("loc", ()) if part not in ("body", "query", "path")]
     # Of alternatives (text or list) pydantic names each by its type.
     names = [part for part in place if "[" not in part and part not in _BRANCHES]
+    while len(names) > 1 and names[-1].isdigit():  # which of a list's values it is, no client looks for
+        names.pop()
     param = ".".join(names) or None
     if first["type"] == "json_invalid":
         return Refused("the body is no JSON", code="invalid_json")
@@ -181,6 +183,16 @@ def refused_of(error: RequestValidationError) -> Refused:
         return Refused("the body is empty; expected a JSON object", code="invalid_json")
     message = str(first["msg"])
     return Refused(f"{param}: {message}" if param else f"the body: {message}", param=param)
+
+
+def _plainest(errors: Sequence[Any]) -> Any:
+    """Returns the first error; of several alternatives for a list (or text) one whose kind the value is of."""
+    first = errors[0]
+    if first["type"] != "string_type" or not isinstance(first.get("input"), list):
+        return first
+    place = first["loc"][:-1]
+    same = (error for error in errors if error["loc"][: len(place)] == place and not error["type"].endswith("_type"))
+    return next(same, first)
 
 
 _BRANCHES = frozenset({"str", "int", "float", "constrained-str", "constrained-int"})

@@ -28,6 +28,7 @@ def yuan_failure(reason: str, *, bad_input: bool) -> dict[str, Any]:
     return {
         "flag": False,
         "errCode": _BAD_INPUT if bad_input else _GENERATION,
+        "errMessage": "",
         "successMessage": "",
         "exceptionMsg": reason,
         "resData": {},

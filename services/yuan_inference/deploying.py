@@ -2,22 +2,33 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from yuan_events import InputError, YuanError, one_line
 from yuan_inference.engine import EngineOptions
 from yuan_inference.loaded import DTYPES
-from yuan_inference.served import Served, ServedModels, Wanted
+from yuan_inference.served import Adapter, Served, ServedModels, Wanted
 from yuan_jobs.artifacts import ArtifactStore
 from yuan_jobs.deployments import deployments, remove_deployment, set_deployment_state
 from yuan_jobs.records import DeploymentRecord
 from yuan_jobs.references import NAME_RULE, Reference, is_name
 from yuan_jobs.slots import release_deployment, take_for_deployment
 from yuan_jobs.states import DeploymentState
+from yuan_manifest.sections import MOST_GUESSES
 from yuan_manifest.values import shown
 from yuan_rpc import InvalidArgument
 from yuan_rpc.inference.v1 import inference_pb2
 
 _LOGGER = logging.getLogger("yuan_inference.deploying")
+
+
+@dataclass(frozen=True)
+class _Artifacts:
+    """A model and, by name, LoRA adapters of it, as references (`NAME[@VERSION]`)."""
+
+    model: str
+    adapters: Mapping[str, str]
 
 
 class Deploying:
@@ -45,9 +56,11 @@ class Deploying:
             kv_tokens=request.kv_tokens or None,
             max_waiting=request.max_waiting or EngineOptions.max_waiting,
             tensor=request.tensor or EngineOptions.tensor,
+            prompt_lookup=request.prompt_lookup,
         )
         name = request.name or Reference.parse(request.artifact, "model").name
-        return await self._load(name, request.artifact, request.dtype or None, options)
+        artifacts = _Artifacts(request.artifact, dict(request.adapters))
+        return await self._load(name, artifacts, request.dtype or None, options)
 
     async def unload(self, name: str) -> Served:
         """Serves a model no more, now and after a start.
@@ -85,21 +98,27 @@ class Deploying:
             kv_tokens=serving.get("kv_tokens"),
             max_waiting=serving.get("max_waiting") or EngineOptions.max_waiting,
             tensor=serving.get("tensor") or EngineOptions.tensor,
+            prompt_lookup=serving.get("prompt_lookup") or EngineOptions.prompt_lookup,
         )
+        artifacts = _Artifacts(record.artifact, serving.get("adapters") or {})
         try:
-            await self._load(record.name, record.artifact, serving.get("dtype"), options)
+            await self._load(record.name, artifacts, serving.get("dtype"), options)
         except Exception as error:
             self._models.tell_failed(record.name, one_line(error))
             raise
 
-    async def _load(self, name: str, artifact: str, dtype: str | None, options: EngineOptions) -> Served:
+    async def _load(self, name: str, artifacts: _Artifacts, dtype: str | None, options: EngineOptions) -> Served:
         """Loads a model and says how that went to the deployment of that name and artifact, if there is one."""
 
         def prepare() -> Wanted:
-            handle = self._store.open_artifact(artifact, "model")
+            handle = self._store.open_artifact(artifacts.model, "model")
+            opened = {
+                adapter: self._store.open_artifact(given, "model") for adapter, given in artifacts.adapters.items()
+            }
             if self.cuda_devices:
                 take_for_deployment(self._store.registry, name, options.tensor, self.cuda_devices)
-            return Wanted(name, handle.reference, handle.path, dtype, options)
+            adapters = {adapter: Adapter(found.reference, found.path) for adapter, found in opened.items()}
+            return Wanted(name, handle.reference, handle.path, dtype, options, adapters)
 
         try:
             served = await self._models.load(name, prepare)
@@ -107,7 +126,7 @@ class Deploying:
             if self.cuda_devices and name not in self._models.names:
                 await asyncio.to_thread(release_deployment, self._store.registry, name)
             # A name that nobody deployed is no deployment that failed: who asks for it is told that there is none.
-            if await self._tell(name, artifact, DeploymentState.FAILED, one_line(error)):
+            if await self._tell(name, artifacts.model, DeploymentState.FAILED, one_line(error)):
                 self._models.tell_failed(name, one_line(error))
             raise
         await self._tell(name, served.wanted.artifact, DeploymentState.READY)
@@ -135,7 +154,16 @@ def _wrong_of(request: inference_pb2.LoadModelRequest) -> dict[str, str]:
         wrong["name"] = f"{shown(request.name)} cannot be a name; use {NAME_RULE}"
     if request.dtype and request.dtype not in DTYPES:
         wrong["dtype"] = f"expected one of {', '.join(DTYPES)}, found {request.dtype[:50]}"
-    for field in ("max_batch", "kv_tokens", "max_waiting", "tensor"):
+    for adapter, artifact in request.adapters.items():
+        try:
+            Reference.parse(artifact, "model")
+        except InputError as error:
+            wrong["adapters"] = f"{shown(adapter)}: {one_line(error).removeprefix('artifact ')}"
+        if not is_name(adapter):
+            wrong["adapters"] = f"{shown(adapter)} cannot be a name; use {NAME_RULE}"
+    if request.prompt_lookup > MOST_GUESSES:
+        wrong["prompt_lookup"] = f"expected at most {MOST_GUESSES}, found {request.prompt_lookup}"
+    for field in ("max_batch", "kv_tokens", "max_waiting", "tensor", "prompt_lookup"):
         if getattr(request, field) < 0:
             wrong[field] = f"expected at least 0 (0: the default), found {getattr(request, field)}"
     return wrong

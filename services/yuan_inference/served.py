@@ -6,8 +6,8 @@ Requests that run when a model is replaced finish on the engine they began on.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -25,6 +25,19 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 
 @dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter.
+
+    Attributes:
+        artifact: the model whose fine-tuning made it, `model/NAME@VERSION`.
+        folder: its files.
+    """
+
+    artifact: str
+    folder: Path
+
+
+@dataclass(frozen=True)
 class Wanted:
     """What is to be served.
 
@@ -34,6 +47,7 @@ class Wanted:
         folder: its files.
         dtype: of its weights; None: the default of the device.
         options: of its engine.
+        adapters: of it, by the names that requests ask for them by.
     """
 
     name: str
@@ -41,6 +55,7 @@ class Wanted:
     folder: Path
     dtype: str | None = None
     options: EngineOptions = field(default_factory=EngineOptions)
+    adapters: Mapping[str, Adapter] = field(default_factory=dict[str, Adapter])
 
 
 @dataclass(frozen=True)
@@ -200,7 +215,10 @@ class ServedModels:
                 present = self._served.get(name)
                 if present is not None and present.wanted == wanted:
                     return present
-                served = await self._start(wanted)
+                if present is not None and replace(present.wanted, adapters=wanted.adapters) == wanted:
+                    served = await asyncio.to_thread(_with_adapters, present, wanted)
+                else:
+                    served = await self._start(wanted)
             except Exception as error:
                 _LOGGER.error("model %s could not be loaded: %s", name, one_line(error))
                 raise
@@ -209,7 +227,7 @@ class ServedModels:
                 self._progress.pop(name, None)
             self._failed.pop(name, None)
             self._served[name] = served
-            if present is not None:
+            if present is not None and present.engine is not served.engine:
                 self._retire(present.engine)
             _LOGGER.info("model %s is served: %s", name, wanted.artifact)
             return served
@@ -257,13 +275,20 @@ class ServedModels:
         try:
             shown.set(0.0)
             loaded = load(wanted.folder, device=self._device, dtype=wanted.dtype)
-            return Served(wanted, Engine(wanted.name, loaded, wanted.options, self._metrics, watch))
+            engine = Engine(wanted.name, loaded, wanted.options, self._metrics, watch)
+            try:
+                engine.set_adapters(_folders(wanted))
+            except BaseException:
+                engine.close(timeout=0)
+                raise
+            return Served(wanted, engine)
         except RankLost as error:
             raise Unavailable(one_line(error), retry_after=1.0) from error
         except (MemoryError, RuntimeError) as error:  # torch raises the latter where memory is short
             if isinstance(error, YuanError):
                 raise
-            raise FailedPrecondition(f"{wanted.artifact}: {one_line(error)}") from error
+            reason = "no memory for its weights and its cache" if isinstance(error, MemoryError) else one_line(error)
+            raise FailedPrecondition(f"{wanted.artifact}: {reason}") from error
 
     async def close(self) -> None:
         """Ends all engines and what they still do."""
@@ -273,3 +298,16 @@ class ServedModels:
         await asyncio.gather(*(asyncio.to_thread(engine.close) for engine in engines))
         for task in self._tasks:
             task.cancel()
+
+
+def _folders(wanted: Wanted) -> dict[str, Path]:
+    return {name: adapter.folder for name, adapter in wanted.adapters.items()}
+
+
+def _with_adapters(present: Served, wanted: Wanted) -> Served:
+    """Changes the adapters of what is served; requests that run go on with those that they began with."""
+    try:
+        present.engine.set_adapters(_folders(wanted))
+    except RankLost as error:
+        raise Unavailable(one_line(error), retry_after=1.0) from error
+    return replace(present, wanted=wanted)

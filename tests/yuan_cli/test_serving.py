@@ -201,8 +201,16 @@ def test_without_a_stack_a_model_is_loaded_here_and_a_prompt_alone_names_the_men
 
 
 def test_deploy_prints_the_manifest_that_it_means_and_refuses_what_cannot_be(served: User) -> None:
-    text = served.prints("deploy", "tiny@1", "--name", "mine", "--dtype", "bf16", "--print-manifest")
+    printed = "--print-manifest"
+    text = served.prints("deploy", "tiny@1", "--name", "mine", "--dtype", "bf16", printed)
     assert "kind: deploy" in text
     assert "name: mine" in text
     assert "dtype: bf16" in text
     assert "a b" in served.refused("deploy", "a b")
+    text = served.prints(
+        "deploy", "tiny", "--adapter", "x=tiny@1", "--adapter", "tiny", "--prompt-lookup", "4", printed
+    )
+    assert "adapters:\n    x: tiny@1\n    tiny: tiny\n" in text
+    assert "prompt_lookup: 4" in text
+    problem = served.refused("deploy", "tiny", "--adapter", "a b=tiny", printed)
+    assert problem.startswith("yuan deploy: inputs.adapters.'a b': cannot be a name")

@@ -1,6 +1,7 @@
 """Formats, compressions, encodings and file systems; what is broken is named or skipped."""
 
 import gzip
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from yuan_corpus import Reading, RemoteFile, Source, TextError, Tokenizer, find_text_files, tokenize_corpus
 from yuan_corpus import documents as documents_module
 from yuan_corpus.documents import SkipLog, expand, read_documents, slice_files
+from yuan_corpus.sources import decompressed
 
 TEXTS = ["one, with a comma", 'two\nlines and a "quote"', "三国演义：滚滚长江东逝水", "last"]
 CHINESE = (
@@ -71,6 +73,36 @@ def test_a_parquet_file_is_read_a_row_group_at_a_time(tmp_path: Path) -> None:
     assert [(part.start, part.stop) for part in slices] == [(0, 2), (2, 4), (4, 5)]
     assert sum(part.size for part in slices) == (tmp_path / "a.parquet").stat().st_size
     assert read(tmp_path / "a.parquet", text_field="body") == ["a", "b", "c"]
+
+
+def test_a_large_row_group_is_read_in_batches_with_the_same_documents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"{number} {text}" for number in range(40) for text in TEXTS]
+    path = tmp_path / "a.parquet"
+    column = arrow.array([*texts[:100], "a\0b", *texts[100:]]).dictionary_encode()
+    arrow_parquet.write_table(arrow.table({"text": column}), path)
+    monkeypatch.setattr(documents_module, "LARGE_ROW_GROUP", 1)
+    monkeypatch.setattr(documents_module, "SLICE_BYTES", 500)
+    log = SkipLog()
+
+    slices = list(expand(slice_files([path]), Reading()))
+
+    assert len(slices) > 5
+    assert sum(part.size for part in slices) == path.stat().st_size
+    assert read(path, log=log, skip_broken=True) == texts
+    assert log.first == [f"{path}: row 100 holds a NUL character"]
+
+
+@pytest.mark.parametrize(("suffix", "most"), [("gz", 1 << 20), ("zst", 64 << 20)])
+def test_what_is_decompressed_at_once_is_bounded(suffix: str, most: int) -> None:
+    size = 200 << 20
+    compress = zstandard.compress if suffix == "zst" else lambda data: gzip.compress(data, 1)
+    pieces = decompressed(io.BytesIO(compress(bytes(size))), suffix)
+    lengths = [len(piece) for piece in pieces]
+
+    assert sum(lengths) == size
+    assert max(lengths) <= most
 
 
 def test_a_source_tree_is_a_document_a_file_also_compressed(tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ class Sink:
 
 if __name__ == "__main__":
     tokenizer, output, *files = map(Path, sys.argv[1:])
-    tokenize_corpus(files * 2000, Tokenizer.load(tokenizer), output, workers=2, sink=Sink())
+    tokenize_corpus(files * 2000, Tokenizer.load(tokenizer), output, workers=3, sink=Sink())
 """
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from yuan_corpus import DatasetStatistics, TextError, Tokenizer, open_dataset
+from yuan_corpus import DatasetStatistics, TextError, Tokenizer, TokenizerError, open_dataset
 from yuan_data.text import fingerprint_of_text
 from yuan_data.tokenize_text import tokenize_work
 from yuan_data.train_tokenizer import tokenizer_work
@@ -137,6 +137,29 @@ def test_text_is_cut_into_as_many_parts_as_are_asked_for(tmp_path: Path, text: P
     assert sum(sizes) == sum(path.stat().st_size for path in text.glob("*.txt"))
 
 
+def test_a_tokenizer_that_is_there_is_taken_as_it_is(tmp_path: Path, text: Path, tokenizer: ArtifactHandle) -> None:
+    def taken(texts: list[str]) -> TokenizerJob:
+        inputs = TokenizerInputs(text=texts, sentencepiece=str(tokenizer.path))
+        return TokenizerJob(
+            kind=Kind.tokenizer, name="t", inputs=inputs, outputs=TokenizerOutputs(tokenizer="small")
+        )  # fmt: skip
+
+    work = context(taken([]), tmp_path / "out")
+    result = tokenizer_work(work)
+    reported = context(taken([str(text / "a.txt")]), tmp_path / "reported")
+    tokenizer_work(reported)
+
+    names = ["special_tokens.json", "tokenizer.model"]
+    assert sorted(path.name for path in work.output.iterdir()) == names
+    assert all((work.output / name).read_bytes() == (tokenizer.path / name).read_bytes() for name in names)
+    assert result.summary["digest"] == Tokenizer.load(tokenizer.path).digest
+    assert (reported.output / "report.json").exists()
+    missing = taken([])
+    missing.inputs.sentencepiece = str(tmp_path / "none")
+    with pytest.raises(TokenizerError, match=r"inputs\.sentencepiece: .*/none: no such file; expected a Senten"):
+        fingerprint_of_text(missing)
+
+
 def test_words_and_other_tokenizers_by_path_are_part_of_what_a_job_is(
     tmp_path: Path, text: Path, tokenizer: ArtifactHandle
 ) -> None:
@@ -150,7 +173,7 @@ def test_words_and_other_tokenizers_by_path_are_part_of_what_a_job_is(
 
     assert before != after != fingerprint_of_text(job)
     job.inputs.tokenizers = [f"{tmp_path}/nothing.model"]
-    with pytest.raises(TextError, match=r"nothing\.model: cannot be read"):
+    with pytest.raises(TokenizerError, match=r"inputs\.tokenizers\[0\]: .*nothing\.model: no such file"):
         fingerprint_of_text(job)
 
 

@@ -102,6 +102,11 @@ def test_tools_are_refused_and_that_is_said(client: Any) -> None:
     with pytest.raises(openai.BadRequestError, match="tools: the models served here call no tools") as caught:
         client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "a"}], tools=[tool])
     assert (caught.value.param, caught.value.code) == ("tools", "tools_not_supported")
+    picture = [{"type": "image_url", "image_url": {"url": "x"}}]
+    with pytest.raises(openai.BadRequestError, match=r"messages\.0\.content\.0\.type: Input should be 'text'"):
+        client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": picture}])
+    with pytest.raises(openai.BadRequestError, match="prompt: List should have at least 1 item"):
+        client.completions.create(model="tiny", prompt=[])
 
 
 def test_models_are_listed_and_one_is_described(client: Any) -> None:

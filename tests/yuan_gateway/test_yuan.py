@@ -95,6 +95,7 @@ def test_an_answer_ends_at_the_end_of_the_document_and_begins_behind_the_separat
 def test_bad_input_is_told_as_the_original_tells_it(stack: HttpStack, body: Any, reason: str) -> None:
     reply = put(stack, body)
     assert reply.status == 200
+    assert reply.json.keys() >= {"flag", "errCode", "errMessage", "exceptionMsg", "resData"}
     assert reason in reply.json.pop("exceptionMsg")
     assert reply.json["flag"] is False
     assert (reply.json["errCode"], reply.json["resData"]) == (1, {})

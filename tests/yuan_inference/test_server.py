@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from tests.served_models import make_cluster, publish_model
 from tests.tiny_models import CONTEXT, make_model
 from tests.yuan_inference.engines import Watched, wait_for
+from tests.yuan_inference.test_adapters import TARGETS, make_adapter
 
 from yuan_corpus import Tokenizer
 from yuan_inference.engine import EngineMetrics
@@ -24,7 +25,7 @@ from yuan_inference.loaded import LoadedModel
 from yuan_inference.served import ServedModels
 from yuan_inference.server import SERVICE, InferenceServicer
 from yuan_jobs.artifacts import ArtifactStore
-from yuan_jobs.deployments import deploy, deployment
+from yuan_jobs.deployments import deploy, deployment, remove_deployment
 from yuan_jobs.home import Home
 from yuan_jobs.job_service import TRANSLATIONS
 from yuan_jobs.states import DeploymentState
@@ -304,6 +305,64 @@ def test_loading_what_is_served_already_changes_nothing(tiny: Serving) -> None:
     assert tiny.models.get("tiny").engine is engine
 
 
+def test_a_model_is_served_with_adapters_that_come_and_go_while_it_is(
+    tiny: Serving, loaded: LoadedModel, published: ClusterManifest, tmp_path: Path
+) -> None:
+    merged = {name: make_adapter(tmp_path / name, loaded, TARGETS, seed) for name, seed in (("ada", 1), ("bob", 2))}
+    for name in merged:
+        publish_model(published, tmp_path / name, name)
+    texts = {name: expected(model, "shall I", 12) for name, model in {**merged, "": loaded}.items()}
+    assert len(set(map(tuple, texts.values()))) == 3
+    engine = tiny.models.get("tiny").engine
+    whole = tiny.generate(max_tokens=60, ignore_eos=True).text
+    running = tiny.stream(max_tokens=60, ignore_eos=True, request_id="meanwhile")
+    first = next(running).text
+    assert list(tiny.load("tiny@1", adapters={"ada": "ada@1"}).info.adapters) == ["ada"]
+    assert list(tiny.load("tiny@1", adapters={"ada": "ada", "b": "bob"}).info.adapters) == ["ada", "b"]
+    assert tiny.models.get("tiny").engine is engine
+    for model, text in {"tiny": texts[""], "tiny:ada": texts["ada"], "ada": texts["ada"], "b": texts["bob"]}.items():
+        assert list(tiny.generate(model=model, max_tokens=12).token_ids) == text
+    for adapters, problem in (
+        ({"ada": "ada", "x": "tiny@1"}, "holds no LoRA adapter"),
+        ({"x": "nobody"}, "model/nobody does not exist"),
+        ({"x": "dataset/tiny"}, "adapters: "),
+        ({"a b": "ada"}, "adapters: "),
+    ):
+        with pytest.raises(RpcFailed, match=problem):
+            tiny.load("tiny@1", adapters=adapters)
+    assert engine.adapters == ("ada", "b")
+    tiny.load("tiny@1", adapters={"b": "bob"})
+    with pytest.raises(RpcFailed, match="model tiny has no adapter ada"):
+        tiny.generate(model="tiny:ada")
+    assert first + "".join(part.text for part in running) == whole
+    deploy(tiny.store.registry, "kept", "model/tiny@1", {"adapters": {"b": "model/bob@1"}, "prompt_lookup": 3})
+    try:
+        asyncio.run_coroutine_threadsafe(tiny.servicer.load_deployments(), tiny.loop).result(60)
+    finally:
+        remove_deployment(tiny.store.registry, "kept")
+    assert tiny.models.get("kept").engine.options.prompt_lookup == 3
+    assert list(tiny.generate(model="kept:b", max_tokens=12).token_ids) == texts["bob"]
+
+
+def test_a_model_is_loaded_with_guesses_of_its_next_tokens_and_says_the_same(tiny: Serving) -> None:
+    alone = tiny.generate(max_tokens=50, ignore_eos=True).token_ids
+    tiny.load("tiny@1", name="guessing", prompt_lookup=4)
+    assert tiny.models.get("guessing").engine.options.prompt_lookup == 4
+    assert tiny.generate(model="guessing", max_tokens=50, ignore_eos=True).token_ids == alone
+    for wrong in (-1, 33):
+        with pytest.raises(RpcFailed, match="prompt_lookup: expected at"):
+            tiny.load("tiny@1", name="guessing", prompt_lookup=wrong)
+
+
+@pytest.mark.parametrize("asked_for", [{"kv_tokens": 10**12}, {"max_batch": 2**31 - 1}], ids=["cache", "batch"])
+def test_more_than_the_machines_memory_is_refused_before_it_is_taken(tiny: Serving, asked_for: dict[str, int]) -> None:
+    (name,) = asked_for
+    with pytest.raises(RpcFailed, match=rf"serving\.{name}: \d+ would need [\d,.]+ GiB of memory, and") as caught:
+        tiny.load("tiny@1", name="huge", **asked_for)
+    assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
+    assert tiny.models.names == ["tiny"]
+
+
 def test_a_model_that_cannot_be_loaded_is_refused_and_the_old_one_is_served_on(tiny: Serving) -> None:
     before = tiny.generate().text
     for artifact, code, problem in (
@@ -460,8 +519,6 @@ def test_what_is_deployed_is_loaded_at_the_start_and_what_cannot_be_says_why(ser
             serving.generate(model="a")
         assert caught.value.code == grpc.StatusCode.FAILED_PRECONDITION
     finally:
-        from yuan_jobs.deployments import remove_deployment
-
         for name in ("a", "b"):
             remove_deployment(registry, name)
 

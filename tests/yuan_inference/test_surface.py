@@ -148,6 +148,8 @@ def test_an_impossible_grammar_is_refused_by_its_field(stack: HttpStack) -> None
     assert list(caught.value.violations) == ["sampling_params.structured_outputs"]
     reply = stack.ask("/v1/completions", {"prompt": "a", "structured_outputs": {"regex": "(["}})
     assert (reply.status, reply.error["param"]) == (400, "response_format")
+    with pytest.raises(RpcFailed, match="json_schema: false is matched by nothing"):
+        stack.call("Generate", asked(structured_outputs={"json": "false"}))
     choice = stack.call("Generate", asked(structured_outputs={"choice": {"choices": ["day", "thee"]}}, max_tokens=20))
     assert choice.text in ("day", "thee")
 

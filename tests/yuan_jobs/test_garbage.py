@@ -71,10 +71,10 @@ def test_what_a_kept_artifact_was_made_from_is_kept(toys: Toys) -> None:
 
 
 def test_what_is_deployed_and_what_a_waiting_job_takes_are_kept(toys: Toys) -> None:
-    for seed in (1, 2, 3, 4):
+    for seed in (1, 2, 3, 4, 5):
         make(toys, seed)
     store = toys.store()
-    deploy(store.registry, "served", "tokenizer/demo@2", {})
+    deploy(store.registry, "served", "tokenizer/demo@2", {"adapters": {"answers": "tokenizer/demo@4"}})
     claim = take(store.registry, submit(store.registry, tokenizer("user", output="made"))[0].id, worker(store.registry))
     describe(store.registry, claim, "i" * 64, {"tokenizer": "tokenizer/demo@3"})
     store.registry.close()

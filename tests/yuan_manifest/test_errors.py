@@ -302,6 +302,9 @@ def test_what_needs_whole_matrices_is_refused_where_ranks_have_parts(
 
 OTHER_KINDS = {
     "no text": ("kind: tokenizer\ninputs: {text: []}\noutputs: {tokenizer: a}", "x.yaml:4: inputs.text: is empty; expected at least one item"),
+    "taken tokenizer": ("kind: tokenizer\ninputs: {sentencepiece: yuan}\noutputs: {tokenizer: a}", "x.yaml:4: inputs.sentencepiece: expected a path, which has a /, found 'yuan'"),
+    "trained and taken": ("kind: tokenizer\ninputs: {sentencepiece: ./a}\ntokenizer: {vocab_size: 900}\noutputs: {tokenizer: a}", "x.yaml:5: tokenizer: means nothing beside inputs.sentencepiece, which is taken as it is; remove one of them"),
+    "added to a taken one": ("kind: tokenizer\ninputs: {sentencepiece: ./a, tokenizers: [b]}\noutputs: {tokenizer: a}", "x.yaml:4: inputs.tokenizers: adds pieces to a model that is trained; remove it, or inputs.sentencepiece"),
     "empty text": ("kind: tokenizer\ninputs: {text: ['']}\noutputs: {tokenizer: a}", "x.yaml:4: inputs.text[0]: is empty text"),
     "text that is no list": ("kind: tokenizer\ninputs: {text: a.txt}\noutputs: {tokenizer: a}", "x.yaml:4: inputs.text: expected a list, found 'a.txt'; write [a, b] or lines of `- a`"),
     "vocabulary": ("kind: tokenizer\ninputs: {text: [a]}\ntokenizer: {vocab_size: 100}\noutputs: {tokenizer: a}", "x.yaml:5: tokenizer.vocab_size: expected at least 300 (256 byte pieces and the special tokens), found 100"),

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
@@ -82,6 +83,26 @@ def test_a_draining_server_takes_no_new_calls() -> None:
         await stop
 
     serve(case, drain_seconds=60.0)
+
+
+def test_calls_that_come_just_when_a_drain_begins_are_answered_or_told_to_come_again() -> None:
+    codes: list[grpc.StatusCode] = []
+
+    async def case(data: ToyData, server: RpcServer, connection: Connection) -> None:
+        stream = connection.aio_stub(data_pb2_grpc.DataServiceStub).SampleDataset(sample("held"))
+        await stream.read()
+        stop = asyncio.ensure_future(server.stop())
+        await asyncio.sleep(0.01)
+        stub = connection.stub(data_pb2_grpc.DataServiceStub)
+        calls = [stub.Tokenize.future(tokenize("a"), timeout=60) for _ in range(100)]
+        time.sleep(0.3)  # the server is busy, and they queue up at its port
+        codes.extend(await asyncio.gather(*(asyncio.to_thread(call.code) for call in calls)))
+        data.hold.set()
+        assert (await stream.read()).document == 1
+        await stop
+
+    serve(case, drain_seconds=60.0)
+    assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}, codes
 
 
 def test_a_call_that_outlasts_the_drain_is_cut_off_and_frees_what_it_holds() -> None:

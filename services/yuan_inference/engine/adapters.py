@@ -5,7 +5,7 @@ Read from what a fine-tuning of method lora leaves beside its merged model: `ada
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,17 @@ CONFIG_FILE = "adapter_config.json"
 
 
 class Adapters:
-    """The adapters of one engine; to be changed in its thread, between steps."""
+    """The adapters of one engine; to be changed in its thread, between steps.
+
+    Attributes:
+        folders: where each was read from, by name.
+    """
 
     def __init__(self, runner: Runner, config: YuanConfig) -> None:
         """Args: runner: computes with them. config: of the model that they belong to."""
         self._runner, self._config = runner, config
         self._numbers: dict[str, int] = {}
+        self.folders: dict[str, Path] = {}
         self._retired: list[int] = []
 
     @property
@@ -37,23 +42,34 @@ class Adapters:
         """Returns an adapter's number in the runner."""
         return self._numbers.get(name)
 
-    def put(self, name: str, layers: list[Factors], used: Collection[int]) -> None:
-        """Makes an adapter known; one of the same name is replaced, and finishes the requests it has."""
-        runner = _able(self._runner)
-        number = runner.add_adapter(layers)
-        if name in self._numbers:
-            self._retired.append(self._numbers[name])
-        self._numbers[name] = number
-        self._free(used)
+    def change(
+        self, new: Mapping[str, tuple[Path, list[Factors]]], gone: Collection[str], used: Collection[int]
+    ) -> None:
+        """Makes adapters known and forgets others; all of it or nothing. Requests finish with what they began with.
 
-    def remove(self, name: str, used: Collection[int]) -> bool:
-        """Forgets an adapter; returns whether it was there. Requests that have begun with it finish."""
-        number = self._numbers.pop(name, None)
-        if number is None:
-            return False
-        self._retired.append(number)
+        Args:
+            new: by name, in place of those that have it.
+            gone: names to forget.
+            used: numbers that requests have.
+
+        Raises:
+            InputError: if the runner computes none.
+        """
+        runner = _able(self._runner)
+        added: dict[str, int] = {}
+        try:
+            for name, (_, layers) in new.items():
+                added[name] = runner.add_adapter(layers)
+        except BaseException:
+            for number in added.values():
+                runner.remove_adapter(number)
+            raise
+        for name in [name for name in (*new, *gone) if name in self._numbers]:
+            self._retired.append(self._numbers.pop(name))
+            del self.folders[name]
+        self._numbers |= added
+        self.folders |= {name: folder for name, (folder, _) in new.items()}
         self._free(used)
-        return True
 
     def _free(self, used: Collection[int]) -> None:
         runner = _able(self._runner)

@@ -7,7 +7,7 @@ with one request ends that one.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from itertools import count
 from pathlib import Path
@@ -175,12 +175,31 @@ class Engine:
             InputError: if it is none, or belongs to another model.
             EngineStopped: if the engine has ended.
         """
-        layers = read_adapter(folder, self.loaded.config)
-        self.between_steps(lambda: self._adapters.put(name, layers, self._used_adapters()))
+        self.set_adapters({**self._adapters.folders, name: folder})
 
     def unload_adapter(self, name: str) -> bool:
         """Takes no more requests for an adapter, whose memory is free once its last request has ended."""
-        return self.between_steps(lambda: self._adapters.remove(name, self._used_adapters()))
+        folders = dict(self._adapters.folders)
+        there = folders.pop(name, None) is not None
+        self.set_adapters(folders)
+        return there
+
+    def set_adapters(self, folders: Mapping[str, Path]) -> None:
+        """Has these adapters and no others, by name; all of it or nothing. Those that are there already stay.
+
+        Raises:
+            InputError: if one is none, or belongs to another model.
+            EngineStopped: if the engine has ended.
+        """
+        present = self._adapters.folders
+        new = {
+            name: (folder, read_adapter(folder, self.loaded.config))
+            for name, folder in folders.items()
+            if present.get(name) != folder
+        }
+        gone = present.keys() - folders.keys()
+        if new or gone:
+            self.between_steps(lambda: self._adapters.change(new, gone, self._used_adapters()))
 
     def _used_adapters(self) -> set[int]:
         with self._changed:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from yuan_events import YuanError
+from yuan_events import InputError, YuanError
 from yuan_inference.loaded import LoadedModel
 from yuan_model import BLOCK_TOKENS, FLASH_PAGE_TOKENS, FlashPages, PoolSize, blocks_needed, bytes_per_token
 
@@ -81,9 +81,14 @@ def scored_tokens(loaded: LoadedModel, options: EngineOptions) -> int:
 
 
 def pool_size(loaded: LoadedModel, options: EngineOptions) -> PoolSize:
-    """Returns how much the runner holds: one whole context at least."""
+    """Returns how much the runner holds: one whole context at least, where kv_tokens says nothing else.
+
+    Raises:
+        InputError: if the machine has not so much memory. Asked for all the same, the system might give it, and end the
+            process once it is written to.
+    """
     decoded = options.max_batch * (1 + options.prompt_lookup)
-    return PoolSize(
+    size = PoolSize(
         blocks=_blocks(loaded, options),
         rows=options.max_batch,
         step_tokens=options.step_tokens + decoded,
@@ -91,6 +96,17 @@ def pool_size(loaded: LoadedModel, options: EngineOptions) -> PoolSize:
         slots=1 + options.prompt_lookup,
         block_tokens=_block_tokens(loaded),
     )
+    for name, value, needed in (
+        ("kv_tokens", size.tokens, size.tokens * bytes_per_token(loaded.config, loaded.weights.dtype)),
+        ("max_batch", size.rows, 4 * size.outputs * loaded.config.vocab_size),
+    ):
+        memory = _memory_bytes(loaded.weights.device)
+        if needed > memory:
+            raise InputError(
+                f"serving.{name}: {value} would need {needed / 2**30:,.1f} GiB of memory, and "
+                f"{memory / 2**30:,.1f} GiB are there; choose less"
+            )
+    return size
 
 
 def _block_tokens(loaded: LoadedModel) -> int:

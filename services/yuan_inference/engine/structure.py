@@ -137,6 +137,8 @@ def _grammar(guidance: Any, structure: Structure) -> str:
             schema = json.loads(structure.text)
             if not isinstance(schema, dict | bool):
                 raise StructureError("json_schema: expected an object")
+            if schema is False:
+                raise StructureError("json_schema: false is matched by nothing")
             wanted = cast("dict[str, Any]", schema) or {"type": "object"}
             return guidance.LLMatcher.grammar_from_json_schema(json.dumps(wanted), overrides=_JSON)
         if structure.kind is StructureKind.regex:

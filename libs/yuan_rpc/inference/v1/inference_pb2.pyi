@@ -400,7 +400,14 @@ class GetMetricsResponse(_message.Message):
     def __init__(self, text: _Optional[str] = ...) -> None: ...
 
 class LoadModelRequest(_message.Message):
-    __slots__ = ("artifact", "name", "dtype", "max_batch", "kv_tokens", "max_waiting", "tensor")
+    __slots__ = ("artifact", "name", "dtype", "max_batch", "kv_tokens", "max_waiting", "tensor", "adapters", "prompt_lookup")
+    class AdaptersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     ARTIFACT_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
@@ -408,6 +415,8 @@ class LoadModelRequest(_message.Message):
     KV_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_WAITING_FIELD_NUMBER: _ClassVar[int]
     TENSOR_FIELD_NUMBER: _ClassVar[int]
+    ADAPTERS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_LOOKUP_FIELD_NUMBER: _ClassVar[int]
     artifact: str
     name: str
     dtype: str
@@ -415,7 +424,9 @@ class LoadModelRequest(_message.Message):
     kv_tokens: int
     max_waiting: int
     tensor: int
-    def __init__(self, artifact: _Optional[str] = ..., name: _Optional[str] = ..., dtype: _Optional[str] = ..., max_batch: _Optional[int] = ..., kv_tokens: _Optional[int] = ..., max_waiting: _Optional[int] = ..., tensor: _Optional[int] = ...) -> None: ...
+    adapters: _containers.ScalarMap[str, str]
+    prompt_lookup: int
+    def __init__(self, artifact: _Optional[str] = ..., name: _Optional[str] = ..., dtype: _Optional[str] = ..., max_batch: _Optional[int] = ..., kv_tokens: _Optional[int] = ..., max_waiting: _Optional[int] = ..., tensor: _Optional[int] = ..., adapters: _Optional[_Mapping[str, str]] = ..., prompt_lookup: _Optional[int] = ...) -> None: ...
 
 class LoadModelResponse(_message.Message):
     __slots__ = ("info", "seconds")
