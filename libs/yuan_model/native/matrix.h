@@ -268,17 +268,10 @@ void tile(int rows, const Matrix &m, const Rows<T> &a, size_t row, int p, float 
         tile_i8<ROWS, VECTORS>(a[row], a.size, panel, m.k, out);
 }
 
-// What a thread needs of its own.
-struct Scratch {
-    Memory<float> tile = allocate<float>(16 * 64);
-    Memory<float> scores;
-    std::vector<float> small;
-};
-
+// `out`: room for 16 * 64 numbers, as everywhere below.
 template <Format WEIGHTS, int VECTORS, class T, class Take>
-void product_of(const Matrix &m, const Rows<T> &a, int rows, int p, Scratch &own, Take &&take) {
+void product_of(const Matrix &m, const Rows<T> &a, int rows, int p, float *out, Take &&take) {
     constexpr int MOST = most_rows<VECTORS>(WEIGHTS);
-    float *out = own.tile.get();
     int begin = p * m.width, count = std::min(m.width, m.n - begin);
     for (int r = 0; r < rows; r += MOST) {
         int some = std::min(MOST, rows - r);
@@ -295,19 +288,19 @@ void product_of(const Matrix &m, const Rows<T> &a, int rows, int p, Scratch &own
     }
 }
 template <Format WEIGHTS, class T, class Take>
-void product_with(const Matrix &m, const Rows<T> &a, int rows, int p, Scratch &own, Take &&take) {
-    if (m.width == 64) product_of<WEIGHTS, 4>(m, a, rows, p, own, take);
-    else if (m.width == 32) product_of<WEIGHTS, 2>(m, a, rows, p, own, take);
-    else product_of<WEIGHTS, 1>(m, a, rows, p, own, take);
+void product_with(const Matrix &m, const Rows<T> &a, int rows, int p, float *out, Take &&take) {
+    if (m.width == 64) product_of<WEIGHTS, 4>(m, a, rows, p, out, take);
+    else if (m.width == 32) product_of<WEIGHTS, 2>(m, a, rows, p, out, take);
+    else product_of<WEIGHTS, 1>(m, a, rows, p, out, take);
 }
 
 // Calls take(row, first output, outputs, values) for panel p of a * m^T over the first `rows` rows of a.
-template <class Take> void product(const Matrix &m, const Rows<float> &a, int rows, int p, Scratch &own, Take &&take) {
-    product_with<Format::f32>(m, a, rows, p, own, take);
+template <class Take> void product(const Matrix &m, const Rows<float> &a, int rows, int p, float *out, Take &&take) {
+    product_with<Format::f32>(m, a, rows, p, out, take);
 }
-template <class Take> void product(const Matrix &m, const Rows<bf16> &a, int rows, int p, Scratch &own, Take &&take) {
-    if (m.format == Format::i8) product_with<Format::i8>(m, a, rows, p, own, take);
-    else product_with<Format::b16>(m, a, rows, p, own, take);
+template <class Take> void product(const Matrix &m, const Rows<bf16> &a, int rows, int p, float *out, Take &&take) {
+    if (m.format == Format::i8) product_with<Format::i8>(m, a, rows, p, out, take);
+    else product_with<Format::b16>(m, a, rows, p, out, take);
 }
 
 }  // namespace yuan

@@ -27,6 +27,7 @@ extern "C" struct Shape {
 
 extern "C" struct Chunks {
     int chunks, tokens, outputs;
+    int drawable;          // of the vocabulary, from its beginning, for `likeliest`; 0: it is not wanted
     const int *begins;     // [chunks + 1] where a chunk's tokens begin among all
     const int *positions;  // [chunks] of its first token in its sequence
     const int *rows;       // [chunks]
@@ -35,6 +36,7 @@ extern "C" struct Chunks {
     const int *first_seen; // [tokens] the first position that a token sees
     const int *wanted;     // [outputs] tokens whose logits are wanted
     float *logits;         // [outputs, vocabulary]
+    int *likeliest;        // [outputs] the place of the highest logit; -1 where they are no numbers
 };
 
 extern "C" typedef int (*Reduce)(float *, int64_t);
@@ -55,6 +57,15 @@ struct Base {
     std::vector<std::vector<Adapter>> adapters;
 };
 
+// What a thread needs of its own.
+struct Scratch {
+    Memory<float> tile = allocate<float>(16 * 64);
+    Memory<float> scores;
+    std::vector<float> small;
+    std::vector<Highest> highest;  // of each output, among the logits that this thread has computed
+    uint64_t highest_of = 0;       // the step
+};
+
 template <class T> struct Network : Base {
     BlockShape block;
     std::vector<Scratch> own;
@@ -68,6 +79,7 @@ template <class T> struct Network : Base {
     // The present step. A thread that is late may look at it when it has gone already, but takes nothing of it then.
     Chunks c{};
     int group = 1;  // tokens that are one item
+    uint64_t steps = 0;
     std::atomic<int> failed{0};
 
     Team team;  // the last: it ends before what its threads use, and they find it until they have ended
@@ -97,7 +109,10 @@ template <class T> struct Network : Base {
         chunk_of.resize(t), position.resize(t);
         items.reserve(t);
         own.resize(s.threads);
-        for (auto &scratch : own) scratch.scores = allocate<float>(4 * size_t(s.table_width) * BLOCK);
+        for (auto &scratch : own) {
+            scratch.scores = allocate<float>(4 * size_t(s.table_width) * BLOCK);
+            scratch.highest.resize(s.outputs);
+        }
         team.start([this](Team::Member me) { work(me); });
     }
 
@@ -129,11 +144,11 @@ template <class T> struct Network : Base {
     void multiply(int layer, Part which, int panel, const Rows<T> &a, int number, Take &&take) {
         const Matrix &m = layers[layer].parts[which];
         if (adapters.empty()) {
-            product(m, a, c.tokens, panel, own[number], take);
+            product(m, a, c.tokens, panel, own[number].tile.get(), take);
             return;
         }
         auto &small = own[number].small;
-        product(m, a, c.tokens, panel, own[number], [&](int t, int begin, int count, float *out) {
+        product(m, a, c.tokens, panel, own[number].tile.get(), [&](int t, int begin, int count, float *out) {
             if (const Adapter *adapter = adapter_of(chunk_of[t], layer, which)) {
                 int rank = adapter->rank[which];
                 small.assign(rank, 0);
@@ -154,6 +169,7 @@ template <class T> struct Network : Base {
 
     int step(const Chunks &chunks) override {
         c = chunks;
+        steps++;
         failed = 0;
         group = c.tokens < 8 ? 1 : 4;
         items.clear();
@@ -190,11 +206,23 @@ template <class T> struct Network : Base {
             last.complete(o);
         });
         team.phase(me, c.outputs ? head.panels : 1, [&](int panel) {
-            if (c.outputs)
-                product(head, last, c.outputs, panel, own[me.number],
-                        [&](int o, int begin, int count, float *out) {
-                            std::memcpy(c.logits + size_t(o) * shape.vocabulary + begin, out, count * sizeof(float));
-                        });
+            if (!c.outputs) return;
+            Scratch &mine = own[me.number];
+            if (mine.highest_of != steps) {
+                std::fill_n(mine.highest.begin(), c.outputs, Highest{});
+                mine.highest_of = steps;
+            }
+            product(head, last, c.outputs, panel, mine.tile.get(), [&](int o, int begin, int count, float *out) {
+                std::memcpy(c.logits + size_t(o) * shape.vocabulary + begin, out, count * sizeof(float));
+                mine.highest[o].take(out, begin, std::min(count, c.drawable - begin));
+            });
+        });
+        team.phase(me, std::max(c.drawable ? c.outputs : 0, 1), [&](int o) {
+            if (!c.drawable || o >= c.outputs) return;
+            Highest highest;
+            for (const Scratch &one : own)
+                if (one.highest_of == steps) highest.take(one.highest[o]);
+            c.likeliest[o] = highest.found();
         });
     }
 
