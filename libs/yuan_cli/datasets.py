@@ -41,6 +41,8 @@ from yuan_stack.tables import aligned
 _SHOWN_DOCUMENTS, _SHOWN_TOKENS = 3, 96
 _PAGE_DOCUMENTS, _PAGE_SAMPLES, _PAGE_TOKENS = 10, 3, 512
 _BAR = 40
+_SHOWN_CHARACTERS = 72
+"""Of a document that a stage dropped."""
 _CALL_SECONDS = 120.0
 
 
@@ -142,9 +144,11 @@ def _print_details(details: Details) -> None:
         ]
         _echo(aligned(("language", "documents", "of tokens"), rows, right=("documents", "of tokens")), "  ")
     stages: list[dict[str, Any]] = details.cleaning.get("stages", [])
-    if stages:
+    if details.cleaning:
         read, skipped = int(details.cleaning["documents_read"]), int(details.cleaning["skipped"])
-        typer.echo(f"cleaning: {read:,} documents read, {skipped:,} broken ones left out")
+        title = "cleaning" if stages else "reading"
+        typer.echo(f"{title}: {read:,} documents read, {skipped:,} broken ones left out")
+    if stages:
         rows = [
             (
                 stage["stage"],
@@ -155,6 +159,10 @@ def _print_details(details: Details) -> None:
         ]
         numbers = ("documents", "dropped", "changed")
         _echo(aligned(("stage", *numbers, "reasons"), rows, right=numbers), "  ")
+        for stage in stages:
+            for sample in stage["dropped_samples"][:1]:
+                text = " ".join(sample.get("text", "").split())[:_SHOWN_CHARACTERS]
+                typer.echo(f"  {stage['stage']} dropped ({sample['reason']}): {text}")
 
 
 def print_samples(name: str, cluster: Path | None, tokenizer: Path | None, wanted: Wanted, *, as_json: bool) -> int:
@@ -184,7 +192,9 @@ def write_report(  # noqa: PLR0917
         documents: list[ShownDocument] = []
         if view.has_text:
             documents = list(view.documents(wanted))
-            samples = list(view.samples(Wanted(_PAGE_SAMPLES, seed, sequence_length=sequence_length)))
+            # A page shows what there is, also of a dataset that has less than one sample of that length.
+            length = min(sequence_length, header.tokens - 1)
+            samples = list(view.samples(Wanted(_PAGE_SAMPLES, seed, sequence_length=length))) if length else []
         details = view.details()
         facts = dict(header.facts) | ({"sources": ", ".join(details.sources)} if details.sources else {})
         page = dataset_page(header.name, facts, details, documents, samples)

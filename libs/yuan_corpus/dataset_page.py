@@ -78,14 +78,17 @@ def _languages(details: Details) -> list[str]:
 
 
 def _cleaning(report: Mapping[str, Any]) -> list[str]:
-    stages: list[dict[str, Any]] = report.get("stages", [])
-    if not stages:
+    if not report:
         return []
+    stages: list[dict[str, Any]] = report.get("stages", [])
+    read = f"<p>{report['documents_read']:,} documents were read, {report['skipped']:,} broken ones left out.</p>"
+    if not stages:
+        return ["<h2>Reading</h2>", read]
     names = [f"{number}. {stage['stage']}" for number, stage in enumerate(stages, 1)]
     series = {key: [float(stage[key]) for stage in stages] for key in ("dropped", "changed")}
     parts = [
         "<h2>Cleaning</h2>",
-        f"<p>{report['documents_read']:,} documents were read, {report['skipped']:,} broken ones left out.</p>",
+        read,
         bar_chart("Documents by stage", names, series),
     ]
     for name, stage in zip(names, stages, strict=True):

@@ -203,7 +203,7 @@ def show_samples(
     if dataset.token_count <= sequence_length:
         raise SamplingError(
             f"the dataset has {dataset.token_count:,} tokens and a sample of sequence_length {sequence_length:,} "
-            f"{sequence_length + 1} tokens; take a shorter one"
+            f"{sequence_length + 1} tokens; take a shorter sequence length"
         )
     packed = PackedDataset(dataset, range(len(dataset)), count, sequence_length, seed)
     sep = tokenizer.special_ids.get(special_tokens.SEP)

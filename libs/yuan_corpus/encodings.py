@@ -17,6 +17,7 @@ UTF8 = "utf-8"
 SAMPLE_BYTES = 1 << 16
 """What an encoding is detected from; larger samples take seconds and are no surer."""
 
+_OR_SKIP = "inputs.exclude, or what is broken in it with inputs.on_error: skip"
 _MARKS = (
     (codecs.BOM_UTF8, UTF8),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -38,8 +39,8 @@ def is_wide(encoding: str) -> bool:
 def encoding_of(sample: bytes, declared: str, where: object) -> str:
     """Returns the encoding of a file from its first bytes: the declared one, or for `auto` what they look like.
 
-    A byte order mark decides, then whether they are UTF-8, then whether they are Chinese in GB18030 (most of its
-    common characters are), then charset-normalizer.
+    A byte order mark decides, then zeros as UTF-16 and UTF-32 have them, then whether they are UTF-8, then whether they
+    are Chinese in GB18030 (most of its common characters are), then charset-normalizer.
 
     Raises:
         TextError: if nothing fits.
@@ -49,6 +50,8 @@ def encoding_of(sample: bytes, declared: str, where: object) -> str:
     for mark, encoding in _MARKS:
         if sample.startswith(mark):
             return encoding
+    if b"\0" in sample and (wide := _wide_of(sample)) is not None:
+        return wide
     if _decodes(sample, UTF8):
         return UTF8
     chinese = codecs.getincrementaldecoder("gb18030")("ignore").decode(sample)
@@ -64,6 +67,21 @@ def encoding_of(sample: bytes, declared: str, where: object) -> str:
             "name it in inputs.encoding or leave the file out with inputs.exclude"
         )
     return best.encoding
+
+
+def _wide_of(sample: bytes) -> str | None:
+    """Returns UTF-16 or UTF-32 without a mark, where most characters are ASCII's: all their other bytes are zeros."""
+    units = max(1, len(sample) // 2)
+    zeros = (sample[0::2].count(0) / units, sample[1::2].count(0) / units)
+    fours = max(1, len(sample) // 4)
+    for encoding, first, second in (("utf-32-le", 2, 3), ("utf-32-be", 0, 1)):
+        both = min(sample[first::4].count(0), sample[second::4].count(0)) / fours
+        if both > 0.99 and _decodes(sample, encoding):
+            return encoding
+    for encoding, filled, empty in (("utf-16-le", zeros[0], zeros[1]), ("utf-16-be", zeros[1], zeros[0])):
+        if empty > 0.4 and filled < 0.02 and _decodes(sample, encoding):
+            return encoding
+    return None
 
 
 def _decodes(sample: bytes, encoding: str) -> bool:
@@ -92,7 +110,7 @@ def decode(where: object, start: int, data: bytes, encoding: str = UTF8) -> str:
         if nul >= 0 and not (encoding == UTF8 and _guess_encoding(data) == "UTF-16"):
             raise UndecodableError(
                 f"{where}: byte {start + nul} is NUL, so this is a binary file and no text; "
-                "leave it out with inputs.exclude"
+                f"leave it out with {_OR_SKIP}"
             )
         if start == 0 and encoding == UTF8 and data.startswith(codecs.BOM_UTF8):
             data = data[len(codecs.BOM_UTF8) :]
@@ -103,13 +121,13 @@ def decode(where: object, start: int, data: bytes, encoding: str = UTF8) -> str:
         position = error.start
     byte = f"at byte {start + position} (0x{data[position]:02X})"
     if codecs.lookup(encoding).name != UTF8:
-        mend = "name another in inputs.encoding or leave the file out with inputs.exclude"
+        mend = f"name another in inputs.encoding, or leave the file out with {_OR_SKIP}"
         raise UndecodableError(f"{where}: not {encoding} {byte}; {mend}")
     line_end = data.find(b"\n", position)
     line = data[data.rfind(b"\n", 0, position) + 1 : line_end if line_end >= 0 else len(data)]
     guess = _guess_encoding(data if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else line)
-    mend = f"iconv -f {guess or 'ITS-ENCODING'} -t UTF-8"
-    raise UndecodableError(f"{where}: not UTF-8 {byte}; convert it (`{mend}`) or leave it out with inputs.exclude")
+    mend = f"convert it (`iconv -f {guess} -t UTF-8`)" if guess else "name its encoding in inputs.encoding"
+    raise UndecodableError(f"{where}: not UTF-8 {byte}; {mend}, or leave it out with {_OR_SKIP}")
 
 
 def _guess_encoding(data: bytes) -> str | None:

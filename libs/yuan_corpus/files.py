@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 from typing import IO
 
-_SYNC_BYTES = 32 << 20
+_SYNC_BYTES = 8 << 20
 """Bytes that a growing file may keep from the disk, about."""
 
 

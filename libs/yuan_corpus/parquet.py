@@ -93,6 +93,20 @@ def batches_of_rows(path: Source, text_field: str, start: int, stop: int, size: 
         start += len(batch)
 
 
+def read_records(path: Source) -> Iterator[Any]:
+    """Yields all rows of a file, with all columns, as Python's values.
+
+    Raises:
+        TextError: if it is no Parquet file.
+    """
+    try:
+        with open_source(path) as raw, arrow_parquet.ParquetFile(raw) as file:
+            for batch in file.iter_batches(1000):
+                yield from batch.to_pylist()
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise TextError(f"{path}: no Parquet file ({_first_line(error)}); mend or exclude it") from None
+
+
 def read_batch(path: Source, data: bytes, start: int) -> Iterator[str | TextError]:
     """Yields the texts of what `batches_of_rows` gave, as `read_rows` does."""
     with arrow.ipc.open_stream(data) as stream:

@@ -26,7 +26,7 @@ from yuan_corpus.sources import Source
 SHARD_BYTES = 1 << 30
 """Stored text of a shard: what a killed process costs, and about the size of a `.bin`."""
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)

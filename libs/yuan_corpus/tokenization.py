@@ -7,6 +7,7 @@ byte is the same whatever the number of workers, and however often the work was 
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -216,15 +217,23 @@ class CorpusWork:
             units = list(units)  # their number is known, and no more processes than that are started
         making: _Making | None = None
         try:
-            with closing(ordered_map(self._cutting.start, units, workers, should_stop)) as encoded:
+            # The disk takes its time for the end of a shard; the next one does not wait for that.
+            with (
+                ThreadPoolExecutor(1) as background,
+                closing(ordered_map(self._cutting.start, units, workers, should_stop)) as encoded,
+            ):
+                ending: Future[None] | None = None
                 for text in encoded:
                     if making is not None and making.shard.number != text.shard:
-                        self._finish(making)
-                        making = None
+                        if ending is not None:
+                            ending.result()
+                        ending, making = background.submit(self._finish, making), None
                     if making is None:
                         making = _Making(self.shards[text.shard], self._cutting, self.output, self._shared_report())
                     making.add(text)
                     progress.add(text.source_bytes, making.documents_added, making.tokens_added)
+                if ending is not None:
+                    ending.result()
             if making is not None:
                 self._finish(making)
         except OSError as error:
@@ -239,9 +248,13 @@ class CorpusWork:
         return self._report if self._report.ordered else None
 
     def _finish(self, making: "_Making") -> None:
-        made = making.finish()
-        if self._kept is not None:
-            keep(made, making.shard, self.output, self._kept)
+        try:
+            made = making.finish()
+            if self._kept is not None:
+                keep(made, making.shard, self.output, self._kept)
+        except BaseException:
+            making.discard()
+            raise
         self._made[making.shard.number] = made
 
     def assemble(
@@ -290,6 +303,8 @@ class CorpusWork:
                 dtype=self._cutting.dtype.name,
                 shards=tuple(self._lay([one for one in made if one.documents], sink, should_stop)),
             )
+            if not self._cutting.cleaning:  # nobody else has counted what was read
+                self._report.absorb({"documents_read": statistics.documents, "stages": []}, ())
             if self._cutting.cleaning or skipped.count:
                 self._report.write(self.output, skipped)
             for line in self._report.lines():
@@ -493,8 +508,9 @@ class _Progress:
         detail = f"{_number(self._documents, 'document')}, {_number(self._tokens, 'token')}"
         speed = (self._done - self._before) / max(time.monotonic() - self._began, 1e-6)
         if source_bytes and speed:
-            left = duration((self._total - self._done) / speed)
-            detail += f", {speed / 1e6:.1f} MB/s, {left} left" if self._done < self._total else ""
+            detail += f", {speed / 1e6:.1f} MB/s"
+            if self._done < self._total:
+                detail += f", {duration((self._total - self._done) / speed)} left"
         self._sink.emit(Progress("tokenize", round(self._done / 1e6, 3), round(self._total / 1e6, 3), "MB", detail))
 
 

@@ -8,20 +8,22 @@ for more than two processes, and the content is the users'.
 
 import mmap
 import os
+import pickle
 import struct
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from itertools import accumulate, pairwise
 from multiprocessing.connection import Connection
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 ReadT = TypeVar("ReadT")
+Bytes: TypeAlias = "bytes | memoryview[int]"
 
 SLOTS = 3
 """Messages on their way in a direction."""
 SLOT_BYTES = 4 << 20
 """Of a message that takes a slot; longer ones go through the pipe."""
-
-_SIZE = struct.Struct("<Q")
 
 
 class Lane:
@@ -46,33 +48,41 @@ class Lane:
         self._in, self._out = (0, half) if inbound_first else (half, 0)
         self._received = self._sent = 0
 
-    def send(self, message: bytes) -> None:
-        """Sends a message; comes back at once, unless it is longer than a slot.
+    def send(self, parts: Sequence[Bytes]) -> None:
+        """Sends a message of some parts; comes back at once, unless they are longer than a slot.
 
         Raises:
             OSError: if the other side is gone.
         """
-        if fits(message):
+        sizes = list(map(len, parts))
+        if short := fits(parts):
             start = self._out + self._sent % SLOTS * SLOT_BYTES
-            self._memory[start : start + len(message)] = message
+            for part, size in zip(parts, sizes, strict=True):
+                self._memory[start : start + size] = part
+                start += size
         self._sent += 1
-        self.connection.send_bytes(_SIZE.pack(len(message)))
-        if not fits(message):
-            self.connection.send_bytes(message)
+        self.connection.send_bytes(struct.pack(f"<{len(sizes)}Q", *sizes))
+        if not short:
+            for part in parts:
+                self.connection.send_bytes(part)
 
-    def receive(self, read: Callable[[memoryview | bytes], ReadT]) -> ReadT:
-        """Returns what a function makes of the next message, which it must not keep; waits for one.
+    def receive(self, read: Callable[[Sequence[Bytes]], ReadT]) -> ReadT:
+        """Returns what a function makes of the next message's parts, which it must not keep; waits for one.
 
         Raises:
             EOFError, OSError: if the other side is gone.
         """
-        (size,) = _SIZE.unpack(self.connection.recv_bytes())
+        header = self.connection.recv_bytes()
+        sizes = struct.unpack(f"<{len(header) // 8}Q", header)
         start = self._in + self._received % SLOTS * SLOT_BYTES
         self._received += 1
-        if size > SLOT_BYTES:
-            return read(self.connection.recv_bytes())
-        with memoryview(self._memory) as whole, whole[start : start + size] as message:
-            return read(message)
+        if sum(sizes) > SLOT_BYTES:
+            return read([self.connection.recv_bytes() for _ in sizes])
+        with ExitStack() as views:
+            memory: memoryview[int] = memoryview(self._memory)
+            views.enter_context(memory)
+            ends = accumulate(sizes, initial=start)
+            return read([views.enter_context(memory[begin:end]) for begin, end in pairwise(ends)])
 
     def close(self) -> None:
         """Gives up this side."""
@@ -80,9 +90,22 @@ class Lane:
         self._memory.close()
 
 
-def fits(message: bytes) -> bool:
+def fits(parts: Sequence[Bytes]) -> bool:
     """Says whether a message takes a slot, and so is sent without waiting."""
-    return len(message) <= SLOT_BYTES
+    return sum(map(len, parts)) <= SLOT_BYTES
+
+
+def packed(content: object) -> list[Bytes]:
+    """Returns an object as parts of a message; arrays are parts of their own and not copied."""
+    arrays: list[pickle.PickleBuffer] = []
+    head = pickle.dumps(content, pickle.HIGHEST_PROTOCOL, buffer_callback=arrays.append)
+    return [head, *(array.raw() for array in arrays)]
+
+
+def unpacked(parts: Sequence[Bytes]) -> Any:
+    """Returns a copy of the object that was packed."""
+    head, *arrays = parts
+    return pickle.loads(head, buffers=[bytearray(array) for array in arrays])  # noqa: S301  # of a process of ours
 
 
 def lane_bytes() -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from yuan_corpus.worker_lane import Lane
+from yuan_corpus.worker_lane import Lane, packed, unpacked
 from yuan_events import WorkFailed, YuanError
 
 Answer = tuple[int, Any, YuanError | None]
@@ -39,8 +39,8 @@ def main(life: int, start: int, connection: int, memory: int) -> None:
 
     while True:
         try:
-            number, item = lane.receive(pickle.loads)
-            lane.send(pickle.dumps(answer_of(begin, number, item), pickle.HIGHEST_PROTOCOL))
+            number, item = lane.receive(unpacked)
+            lane.send(packed(answer_of(begin, number, item)))
         except (EOFError, OSError):
             return
 

@@ -19,7 +19,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from typing import Generic, TypeVar
 
-from yuan_corpus.worker_lane import SLOTS, Lane, fits, lane_bytes, memory_file
+from yuan_corpus.worker_lane import SLOTS, Bytes, Lane, fits, lane_bytes, memory_file, packed, unpacked
 from yuan_corpus.worker_main import Answer, answer_of
 from yuan_events import AttemptLost, Interrupted, WorkFailed
 
@@ -115,11 +115,11 @@ class _Worker:
         """How many items it may have: until it has shown that it is there, others do what would wait for it."""
         return SLOTS if self._answered else 1
 
-    def takes(self, message: bytes) -> bool:
+    def takes(self, message: list[Bytes]) -> bool:
         """Says whether an item can be sent without waiting for it."""
         return self.given == 0 or (self.given < self.most and fits(message))
 
-    def send(self, message: bytes) -> None:
+    def send(self, message: list[Bytes]) -> None:
         """Sends an item.
 
         Raises:
@@ -138,7 +138,7 @@ class _Worker:
             WorkFailed: if it is dead.
         """
         try:
-            answer: Answer = self.lane.receive(pickle.loads)
+            answer: Answer = self.lane.receive(unpacked)
         except (EOFError, OSError):
             raise self._death() from None
         self.given -= 1
@@ -252,7 +252,7 @@ class _Source(Generic[ItemT]):
         self._items = iter(items)
         self._count = len(items) if isinstance(items, Sequence) else None  # pyright: ignore[reportUnknownArgumentType]
         self._next: list[ItemT] = []
-        self._message: bytes | None = None
+        self._message: list[Bytes] | None = None
         self.given = 0
 
     @property
@@ -266,10 +266,10 @@ class _Source(Generic[ItemT]):
             self._next.extend(islice(self._items, 1))
         return bool(self._next)
 
-    def message(self) -> bytes:
+    def message(self) -> list[Bytes]:
         """Returns the next one, with its number, as it is sent."""
         if self._message is None:
-            self._message = pickle.dumps((self.given, self._next[0]), pickle.HIGHEST_PROTOCOL)
+            self._message = packed((self.given, self._next[0]))
         return self._message
 
     def take(self) -> tuple[int, ItemT]:

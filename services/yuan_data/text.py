@@ -1,11 +1,12 @@
 """The text that a job names in `inputs`: its files, how they are read, and its digest."""
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from yuan_corpus import DocumentMode, Reading, RemoteFile, Source, TextError, TokenizerError, find_text_files
-from yuan_corpus.cleaning import StageSpec
+from yuan_corpus.cleaning import StageSpec, module_file
 from yuan_corpus.documents import SkipLog
 from yuan_corpus.sources import open_source
 from yuan_corpus.special_tokens import FILE_NAME as SPECIAL_TOKENS
@@ -13,6 +14,9 @@ from yuan_corpus.tokenizer import MODEL_FILE_NAME
 from yuan_jobs import digest_of_files
 from yuan_jobs.wiring import tokenizer_paths
 from yuan_manifest.schema import OnError, TextInputs, TokenizeJob, TokenizerJob
+
+_MEND = re.compile(r"; [^;]*(?:inputs\.exclude|mend)[^;]*$")
+"""What an error says is to be done, which is done where its record is left out."""
 
 TextJob = TokenizerJob | TokenizeJob
 
@@ -49,13 +53,17 @@ def stages(job: TokenizeJob) -> list[StageSpec]:
     ]
 
 
-def texts_of_stages(job: TokenizeJob) -> list[Source]:
-    """Returns the files that stages of cleaning read.
+def files_of_stages(job: TokenizeJob) -> list[Source]:
+    """Returns the files that decide what stages of cleaning do: those that they read, and a user's own code.
+
+    Of code that is the stage's module alone, not what it imports.
 
     Raises:
         TextError: if one is not there.
     """
-    return [file for item in job.cleaning if (named := item.get("files")) for file in find_text_files(named)]
+    read = [file for item in job.cleaning if (named := item.get("files")) for file in find_text_files(named)]
+    own = (item["stage"].partition(":")[0] for item in job.cleaning if ":" in item["stage"])
+    return [*read, *(file for module in own if (file := module_file(module)) is not None)]
 
 
 def fingerprint_of_text(job: TextJob) -> Mapping[str, str]:
@@ -66,7 +74,7 @@ def fingerprint_of_text(job: TextJob) -> Mapping[str, str]:
     """
     files = text_files(job.inputs) if job.inputs.text else []
     if isinstance(job, TokenizeJob):  # what cleaning reads (word lists, benchmarks) decides on the output too
-        files += texts_of_stages(job)
+        files += files_of_stages(job)
     else:  # and words and tokenizers that are no artifacts
         files += find_text_files(job.tokenizer.added_words) if job.tokenizer.added_words else []
         files += _files_of_tokenizers(job)
@@ -110,7 +118,11 @@ def _digest_of_remote(files: Sequence[RemoteFile]) -> str:
     return whole.hexdigest()
 
 
-def skipped_line(skipped: SkipLog) -> str:
-    """Returns what a user is told of broken records that were left out."""
+def skipped_lines(skipped: SkipLog) -> list[str]:
+    """Returns what a user is told of broken records that were left out: how many, and where the first of them are."""
+    if not skipped.count:
+        return []
     records = "1 broken record or file" if skipped.count == 1 else f"{skipped.count:,} broken records or files"
-    return f"{records} left out (inputs.on_error: skip); the first: {skipped.first[0]}"
+    first = "" if skipped.count == len(skipped.first) else "; some of them"
+    places = [_MEND.sub("", place) for place in skipped.first]
+    return [f"{records} left out (inputs.on_error: skip){first}:", *(f"  {place}" for place in places)]

@@ -14,7 +14,7 @@ from yuan_corpus.cleaning.pipeline import REPORT_FILE_NAME
 from yuan_corpus.documents import SkipLog
 from yuan_corpus.sources import stamp_of
 from yuan_data.gather import TRAINING
-from yuan_data.text import reading, skipped_line, stages, text_files, texts_of_stages
+from yuan_data.text import files_of_stages, reading, skipped_lines, stages, text_files
 from yuan_events import Message
 from yuan_jobs import UNFINISHED, WorkContext, WorkResult
 from yuan_manifest.schema import SpecialStrings, TokenizeJob
@@ -43,8 +43,8 @@ def tokenize_work(context: WorkContext[TokenizeJob]) -> WorkResult:
             f"{statistics.bytes_per_token:.2f} bytes of text a token"
         )
     )
-    if skipped.count:
-        context.sink.emit(Message(skipped_line(skipped)))
+    for line in skipped_lines(skipped):
+        context.sink.emit(Message(line))
     cleaned = context.output / REPORT_FILE_NAME
     return WorkResult(
         {
@@ -83,7 +83,7 @@ def _corpus_work(context: WorkContext[TokenizeJob]) -> CorpusWork:
         reading(job.inputs) if requests is None else Reading(DocumentMode.LINES),
         stages(job),
         special_strings=job.tokenize.special_strings is SpecialStrings.honour,
-        rules=" ".join(f"{path} {stamp_of(path)}" for path in texts_of_stages(job)),
+        rules=" ".join(f"{path} {stamp_of(path)}" for path in files_of_stages(job)),
     )
     return CorpusWork(
         text_files(job.inputs) if requests is None else [requests.path / TRAINING],

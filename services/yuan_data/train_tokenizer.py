@@ -21,7 +21,7 @@ from yuan_corpus.tokenizer_merging import Filters
 from yuan_corpus.tokenizer_report import ALL, Comparison, Contender, compare
 from yuan_corpus.tokenizer_shards import MergedTokenizer, Recipe, Shard, train_merged_tokenizer
 from yuan_corpus.training_text import LineSampler
-from yuan_data.text import reading, skipped_line, text_files, tokenizer_file
+from yuan_data.text import reading, skipped_lines, text_files, tokenizer_file
 from yuan_data.tokenize_text import available_cores
 from yuan_events import Message, WorkFailed
 from yuan_jobs import WorkContext, WorkResult
@@ -67,8 +67,8 @@ def tokenizer_work(context: WorkContext[TokenizerJob]) -> WorkResult:
     comparison = _compared(text, tokenizer, merged, [*others, *compared])
     comparison.write(context.output, _merging(text, merged, wanted))
     skipped = text.skipped()
-    if skipped.count:
-        context.sink.emit(Message(skipped_line(skipped)))
+    for line in skipped_lines(skipped):
+        context.sink.emit(Message(line))
     for line in _lines(tokenizer, merged, comparison):
         context.sink.emit(Message(line))
     return WorkResult(

@@ -6,6 +6,8 @@ import json
 import sys
 from pathlib import Path
 
+import pyarrow as arrow
+import pyarrow.parquet as arrow_parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -143,6 +145,31 @@ def test_c4_keeps_the_lines_that_are_sentences() -> None:
     assert clean(text, "c4", min_sentences=3) == CHINESE
 
 
+def test_c4_judges_lines_as_the_paper_does() -> None:
+    kept = ["It was born in 1564.", 'He said "it is good."', "Is it so? Yes, it is!"]
+    lines = [
+        "It was born in 1564 [1].[citation needed]", "This ends with a colon:", "It is in parentheses (here)",
+        "This one was cut...", 'He said "it is good."', "We use cookies on this site.", "Is it so? Yes, it is!",
+    ]  # fmt: skip
+
+    assert clean("\n".join(lines), "c4", min_sentences=3) == "\n".join(kept)
+
+
+def test_c4_ends_chinese_lines_with_full_stops_and_what_closes_them() -> None:
+    kept = ["他说：“我们赢了！”", "比分是三比二，大家都很高兴。（完）", "观众们欢呼起来……"]
+    text = "\n".join(["点击查看更多：", "比赛结果如下；", *kept, "新闻中心（12）", "隐私政策和使用条款请见这里。"])
+
+    assert clean(text, "c4", min_sentences=3) == "\n".join(kept)
+
+
+@pytest.mark.parametrize("gap", ["\n\n", "\n\n\n"])
+def test_paragraphs_are_parted_by_any_number_of_empty_lines(gap: str) -> None:
+    long = ["\n".join(f"{name}第{line}行" for line in "一二三四五六七八九十") for name in "甲乙丙"]
+    text = gap.join(["同", long[0], "同", long[1], "同", long[2]])
+
+    assert clean(text, "gopher_repetition") == Dropped("duplicate paragraphs")
+
+
 # --- personal data, code --------------------------------------------------------------------------------------------
 
 
@@ -155,7 +182,12 @@ def test_c4_keeps_the_lines_that_are_sentences() -> None:
         ("call +44 20 7946 0958 or (555) 123-4567", "call <PHONE> or <PHONE>"),
         ("座机010-12345678", "座机<PHONE>"),
         ("身份证11010519491231002X", "身份证<ID>"),
-        ("身份证110105194912310021", "身份证110105194912310021"),
+        ("单号110105194912310021", "单号110105194912310021"),
+        ("身份证号码：440106199001011234，", "身份证号码：<ID>，"),
+        ("身份证110105491231002。", "身份证<ID>。"),
+        ("（010）62345678转801，(0571) 8888888, 021-12345678-12", "<PHONE>，<PHONE>, <PHONE>"),
+        ("_bob@x.org, 415.555.2671", "<EMAIL>, <PHONE>"),
+        ("v1.2.3.4567, 192.168.100.2000", "v1.2.3.4567, 192.168.100.2000"),
         ("8.8.8.8 and 192.168.0.1 and 1.2.3.4.5", "<IP> and 192.168.0.1 and 1.2.3.4.5"),
         ("2001:4860:4860::8888", "<IP>"),
         ("x = 3.14159265358979, 20240101123456", "x = 3.14159265358979, 20240101123456"),
@@ -185,6 +217,13 @@ def test_code_that_does_not_compile_is_dropped_and_never_run() -> None:
         ("// SPDX-License-Identifier: MIT\nint x;\n", "int x;\n"),
         ("# a helper\nx = 1\n", "# a helper\nx = 1\n"),
         ("x = 1  # licence\n", "x = 1  # licence\n"),
+        ("/* a.c */\n\n/* Copyright X */\nint a;", "/* a.c */\nint a;"),
+        ("# a.py - does things\n\n# (c) 2020 X\nimport os", "# a.py - does things\nimport os"),
+        ("<?php\n/* Permission is hereby granted */\necho 1;", "<?php\necho 1;"),
+        ("<!-- 版权所有 X -->\n<html>", "<html>"),
+        ("-- Licensed under the Apache License\nselect 1;", "select 1;"),
+        ("#ifndef COPYRIGHT_H\n#define COPYRIGHT_H\n", "#ifndef COPYRIGHT_H\n#define COPYRIGHT_H\n"),
+        ("# Reads the numbers of driving licences\nx", "# Reads the numbers of driving licences\nx"),
     ],
 )
 def test_a_licence_header_is_removed_and_other_comments_stay(text: str, left: str) -> None:
@@ -222,6 +261,19 @@ def test_benchmarks_without_text_are_said(tmp_path: Path) -> None:
         stage("decontamination", files=[str(tmp_path / "a.jsonl")])
 
 
+def test_benchmarks_of_values_a_line_in_json_files_and_of_parquet_are_read(tmp_path: Path) -> None:
+    chinese, deep = "谁住在东方的大海上的那一座高山里面呢", " ".join(f"w{number}" for number in range(14))
+    (tmp_path / "python.json").write_text(f"{{'query': '{chinese}', 'ans1': None}}\n{{'query': 'b'}}\n")
+    column = arrow.array([{"choices": ["short", deep]}])
+    arrow_parquet.write_table(arrow.table({"mc": column}), tmp_path / "a.parquet")
+    found = stage("decontamination", files=[str(tmp_path)])
+
+    assert found.clean(f"是的，{chinese}？") == found.clean(f"or {deep}") == Dropped("benchmark text")
+    (tmp_path / "b.json").write_text('{"a": 1}\n{"a": }\n')
+    with pytest.raises(CorpusError, match=r"cleaning\[0\]\.files: .*b\.json: line 2 is neither JSON nor"):
+        stage("decontamination", files=[str(tmp_path)])
+
+
 # --- duplicates, and all in a row -----------------------------------------------------------------------------------
 
 
@@ -236,11 +288,27 @@ def survivors(documents: list[str], *specs: StageSpec) -> tuple[list[str], list[
     return left, report.table(SkipLog())["stages"]
 
 
+def test_a_mark_of_byte_order_is_no_syntax_error() -> None:
+    assert clean("\ufeffx = 1\n", "python_compiles") == "\ufeffx = 1\n"
+
+
 def test_the_first_of_equal_documents_stays() -> None:
     documents = ["Same  text", "other", "same text", "other", "Same  text"]
 
     assert survivors(documents, StageSpec("exact_duplicates"))[0] == ["Same  text", "other"]
     assert len(survivors(documents, StageSpec("exact_duplicates", {"normalize": False}))[0]) == 3
+
+
+def test_nearly_all_pairs_above_the_threshold_are_found() -> None:
+    words = [f"w{number}" for number in range(6000)]
+    documents = [words[start : start + 60] for start in range(0, 6000, 60)]
+    # One word of 60: 51 of 61 runs of five are in both, which is 0.836.
+    copies = [[*document[:30], "other", *document[31:]] for document in documents]
+    left, _ = survivors([" ".join(one) for one in (*documents, *copies)], StageSpec("near_duplicates"))
+
+    assert left[:100] == [" ".join(one) for one in documents]
+    assert len(left) <= 125
+    build_stages([StageSpec("near_duplicates", {"threshold": 1.0})])
 
 
 @pytest.mark.parametrize("text", [CHINESE * 2, ENGLISH])
@@ -250,6 +318,19 @@ def test_the_first_of_nearly_equal_documents_stays(text: str) -> None:
 
     left, _ = survivors(documents, StageSpec("near_duplicates"))
     assert left == [text, other, "short", "short"]
+
+
+def test_a_stage_says_its_speed_also_where_shards_had_reports_of_their_own() -> None:
+    spec = StageSpec("length")
+    cleaner = Cleaner([spec])
+    shards = [CleaningReport([spec]), CleaningReport([spec])]
+    for shard in shards:
+        shard.take(cleaner.clean("三国" * 500_000)[1])
+    whole = CleaningReport([spec])
+    for shard in shards:
+        whole.absorb(shard.table(SkipLog()), [1.5])
+
+    assert whole.lines() == ["cleaning, length: 2 documents, 0 dropped, 0 changed; 2.0 MB/s"]
 
 
 def test_a_stage_counts_what_it_gets_drops_and_changes_and_shows_some() -> None:

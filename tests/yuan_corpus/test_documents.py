@@ -84,8 +84,8 @@ def test_a_file_that_is_not_utf_8_is_refused_with_file_offset_and_mend(tmp_path:
     with pytest.raises(TextError) as caught:
         read(path)
     assert str(caught.value) == (
-        f"{path}: not UTF-8 at byte 10 (0xD6); convert it (`iconv -f GB18030 -t UTF-8`) "
-        "or leave it out with inputs.exclude"
+        f"{path}: not UTF-8 at byte 10 (0xD6); convert it (`iconv -f GB18030 -t UTF-8`), "
+        "or leave it out with inputs.exclude, or what is broken in it with inputs.on_error: skip"
     )
 
 

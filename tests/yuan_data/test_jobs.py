@@ -19,6 +19,7 @@ from yuan_manifest.schema import (
     DatasetOutputs,
     DocumentMode,
     Kind,
+    OnError,
     TokenizeInputs,
     TokenizeJob,
     TokenizerAlgorithm,
@@ -216,6 +217,26 @@ def test_the_manifest_decides_what_a_document_is(tmp_path: Path, text: Path, tok
     assert tokenize_work(context(job, tmp_path / "out", tokenizer=tokenizer)).summary["documents"] == 2
 
 
+def test_what_is_left_out_as_broken_is_said_with_its_places_and_counted(
+    tmp_path: Path, tokenizer: ArtifactHandle
+) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{x\n{"text": "two"}\n')
+    (tmp_path / "b.txt").write_bytes(b"three\n\xff\n")
+    job = TokenizeJob(
+        kind=Kind.tokenize, name="t",
+        inputs=TokenizeInputs(text=[str(tmp_path / "*.*")], on_error=OnError.skip), outputs=DatasetOutputs("d"),
+    )  # fmt: skip
+    work = context(job, tmp_path / "out", tokenizer=tokenizer)
+    tokenize_work(work)
+    assert isinstance(work.sink, RecordingSink)
+    said = [event.text for event in work.sink.events if isinstance(event, Message)]
+
+    assert "2 broken records or files left out (inputs.on_error: skip):" in said
+    assert f"  {tmp_path}/b.txt: not UTF-8 at byte 6 (0xFF)" in said
+    report = json.loads((work.output / "cleaning.json").read_text())
+    assert (report["documents_read"], report["skipped"]) == (3, 2)
+
+
 def test_changed_text_has_another_fingerprint_and_moved_text_the_same(tmp_path: Path, text: Path) -> None:
     moved = tmp_path / "elsewhere"
     moved.mkdir()
@@ -228,6 +249,23 @@ def test_changed_text_has_another_fingerprint_and_moved_text_the_same(tmp_path: 
     assert fingerprint_of_text(tokenizer_job(moved)) == before
     (moved / "a.txt").write_text("changed")
     assert fingerprint_of_text(tokenizer_job(moved)) != before
+
+
+def test_a_stage_of_ones_own_whose_code_has_changed_is_a_new_job(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "stages_of_mine.py"
+    module.write_text("class A: ...")
+    monkeypatch.syspath_prepend(tmp_path)
+    job = TokenizeJob(
+        kind=Kind.tokenize, name="t", inputs=TokenizeInputs(text=[str(text)]),
+        cleaning=[{"stage": "stages_of_mine:A"}, {"stage": "not_there:B"}],
+    )  # fmt: skip
+    before = fingerprint_of_text(job)
+
+    assert fingerprint_of_text(job) == before
+    module.write_text("class A: pass")
+    assert fingerprint_of_text(job) != before
 
 
 def test_no_text_is_said_before_anything_is_done(tmp_path: Path) -> None:

@@ -238,6 +238,9 @@ def test_a_report_is_one_page_with_charts_that_needs_no_network(
     assert not re.search(r"<script|<link|src=|href=|@import|url\(", page)
     assert set(re.findall(r"https?://[^'\" >]+", page)) <= {"http://www.w3.org/2000/svg"}
     assert list(tmp_path.iterdir()) == [path]
+    longer = ("--sequence-length", "60000")  # than the dataset: the page shows what there is
+    printed(capsys, "report", "small", *longer, "--output", str(path), "-f", str(stack.file))
+    assert "Packed samples" in path.read_text(encoding="utf-8")
     with pytest.raises(InputError, match=r"--output .*: cannot be written"):
         run(["data", "report", "small", "--output", str(tmp_path / "no" / "page.html"), "-f", str(stack.file)])
 

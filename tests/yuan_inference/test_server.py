@@ -34,6 +34,7 @@ from yuan_model import FolderWeights, generate
 from yuan_rpc import Connection, Mount, RpcFailed, connect, server_of
 from yuan_rpc.inference.v1 import inference_pb2 as pb
 from yuan_rpc.inference.v1 import inference_pb2_grpc
+from yuan_stack.models import LoadWatch, models_of
 
 
 @dataclass
@@ -513,6 +514,10 @@ def test_what_is_deployed_is_loaded_at_the_start_and_what_cannot_be_says_why(ser
         assert ready.state == DeploymentState.READY
         assert failed.state == DeploymentState.FAILED
         assert "has no tokenizer" in str(failed.reason)
+        lines: list[str] = []
+        LoadWatch(serving.cluster, lines.append).look()
+        assert lines[1:] == ["model b is served: model/tiny@2"]
+        assert "has no tokenizer" in lines[0]
         with pytest.raises(
             RpcFailed, match=r"model a is deployed but could not be loaded: .*has no tokenizer"
         ) as caught:
@@ -602,12 +607,15 @@ def test_a_load_says_how_far_it_is_and_a_load_that_has_ended_says_so_no_more(
         assert list(info.loading) == ["tiny"]
         assert 0.1 < info.load_progress["tiny"] < 0.9
         percent = f"{info.load_progress['tiny']:.0%}"
+        (shown,) = models_of(serving.cluster)
+        assert str(shown) == f"tiny is being loaded, {percent} of its weights are read"
         with pytest.raises(RpcFailed, match=f"model tiny is being loaded, for .*: {percent} of its weights"):
             serving.generate()
         on.set()
         assert loading.result().info.tensor == 1
     info = serving.call("GetServerInfo", pb.GetServerInfoRequest())
     assert not info.load_progress
+    assert [str(model) for model in models_of(serving.cluster)] == ["tiny is served: model/tiny@1"]
     text = serving.servicer._models._metrics.load_progress.labels("tiny")._value.get()
     assert text == pytest.approx(1.0)
 

@@ -5,7 +5,7 @@ A stage that judges a document by itself has one method, `clean`; one that must 
 them.
 """
 
-from yuan_corpus.cleaning.pipeline import CleaningReport, StageSpec, build_stages
+from yuan_corpus.cleaning.pipeline import CleaningReport, StageSpec, build_stages, module_file
 from yuan_corpus.cleaning.stage import Dropped, Stage
 
-__all__ = ["CleaningReport", "Dropped", "Stage", "StageSpec", "build_stages"]
+__all__ = ["CleaningReport", "Dropped", "Stage", "StageSpec", "build_stages", "module_file"]

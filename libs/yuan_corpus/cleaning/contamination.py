@@ -1,5 +1,6 @@
 """Documents left out because they hold parts of a benchmark."""
 
+import ast
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,8 +22,9 @@ _TABLE_BITS = 24
 class Decontamination:
     """Leaves out documents that share an n-gram with a benchmark file (GPT-3's rule, arXiv 2005.14165 appendix C).
 
-    An item of an n-gram is a Han character or another word, without case and punctuation. Of `.jsonl` and `.json`
-    files every text is taken, however deep; of others their lines. Texts shorter than an n-gram cannot be found.
+    An item of an n-gram is a Han character or another word, without case and punctuation. Of `.jsonl`, `.json` and
+    `.parquet` files every text is taken, however deep; of others their lines. Texts shorter than an n-gram cannot be
+    found.
     Every worker holds 8 bytes an n-gram of the benchmarks, and 16 MB.
     """
 
@@ -59,18 +61,43 @@ def _texts(path: Source) -> Iterator[str]:
         with open_source(path) as file:
             compression = compression_of(path.name)
             data = b"".join(decompressed(file, compression)) if compression else file.read()
-        try:
-            for line in data.decode("utf-8").split("\n") if suffix == ".jsonl" else (data.decode("utf-8"),):
-                if line.strip():
-                    yield from _strings(json.loads(line))
-        except ValueError as error:
-            raise CorpusError(f"files: {path}: not JSON in UTF-8 ({error})") from None
+        for value in _values(path, data):
+            yield from _strings(value)
+        return
+    if suffix == ".parquet":
+        from yuan_corpus.parquet import read_records  # noqa: PLC0415 - services that read no text do without pyarrow
+
+        for record in read_records(path):
+            yield from _strings(record)
         return
     from yuan_corpus.documents import DocumentMode  # noqa: PLC0415
 
     how = Reading(DocumentMode.LINES)
     for part in expand(slice_files([path], how), how):
         yield from read_documents(part, how, SkipLog())
+
+
+def _values(path: Source, data: bytes) -> Iterator[Any]:
+    """Yields what stands in a file: one value of JSON, or one a line, which may be Python's (as in TruthfulQA_CN)."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"files: {path}: not UTF-8 at byte {error.start}") from None
+    try:
+        yield json.loads(text)
+        return
+    except (ValueError, RecursionError):
+        pass  # lines, then
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError):
+                try:
+                    value = ast.literal_eval(line.strip())
+                except (ValueError, SyntaxError, RecursionError, MemoryError):
+                    raise CorpusError(f"files: {path}: line {number} is neither JSON nor a value of Python") from None
+            yield value
 
 
 def _strings(value: Any) -> Iterator[str]:

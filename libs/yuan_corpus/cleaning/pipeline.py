@@ -5,7 +5,7 @@ then leaves out duplicates, and with them what later stages did. So text is read
 depends on the input alone; the price is work on documents that turn out to be duplicates.
 """
 
-import importlib
+import importlib.util
 import json
 import time
 from collections import Counter
@@ -86,6 +86,16 @@ def stage_class(name: str) -> type:
     except (ImportError, AttributeError) as error:
         mend = "install yuan-stack[data]" if name in STAGES else "is its folder in PYTHONPATH?"
         raise CorpusError(f"stage: {name} cannot be imported ({error}); {mend}") from None
+
+
+def module_file(name: str) -> Path | None:
+    """Returns the file of a module's code, without running it; None: it has none, or cannot be found."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except Exception:  # noqa: BLE001 - packages above it are imported, and a user's own may raise anything
+        return None
+    found = Path(spec.origin) if spec is not None and spec.origin else None
+    return found if found is not None and found.is_file() else None
 
 
 class Size(NamedTuple):
@@ -223,7 +233,7 @@ class CleaningReport:
         self._documents += table["documents_read"]
         for number, (counts, stage) in enumerate(zip(self._counts, table["stages"], strict=True)):
             self.seconds[number] += seconds[number]
-            for name in ("documents", "dropped", "changed", "characters_in", "characters_out"):
+            for name in ("documents", "dropped", "changed", "characters_in", "characters_out", "bytes_in"):
                 setattr(counts, name, getattr(counts, name) + stage[name])
             counts.reasons.update(stage["reasons"])
             for samples, more in (
@@ -247,6 +257,7 @@ class CleaningReport:
                 "changed": counts.changed,
                 "characters_in": counts.characters_in,
                 "characters_out": counts.characters_out,
+                "bytes_in": counts.bytes_in,
                 "reasons": dict(sorted(counts.reasons.items(), key=lambda item: (-item[1], item[0]))),
                 "dropped_samples": counts.dropped_samples,
                 "changed_samples": counts.changed_samples,

@@ -26,11 +26,18 @@ from yuan_corpus.cleaning.stage import Dropped
 _STOP_WORD = re.compile(
     r"(?<!\S)[.,;:!?\"'()]*(the|be|to|of|and|that|have|with)[.,;:!?\"'()]*(?!\S)", re.IGNORECASE | re.ASCII
 )
+_LINE_END, _PARAGRAPH_END = re.compile(r"\n"), re.compile(r"\n{2,}")
 _BULLETS = ("•", "-", "*", "●", "·", "‣")
 _TOP_NGRAMS = ((2, 0.20), (3, 0.18), (4, 0.16))
 _REPEATED_NGRAMS = ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10))
-_ENDS = tuple(".!?。！？…;；:：\"'”’」』）)")
-_PHRASES = ("javascript", "terms of use", "privacy policy", "cookie policy", "uses cookies")
+# By whether the line is Chinese. An ellipsis ends no line of C4, which takes it for text that was cut.
+_ENDS = {False: tuple(".!?\"'”’"), True: tuple(".!?。！？．…\"'”’」』")}
+_ASIDE = re.compile(r"[（(][^（()）]*[）)]$")  # 。（完） ends as the sentence before it does
+_CITATIONS = re.compile(r" ?\[(?:\d*|edit|citation needed|编辑|来源请求)\]")
+_PHRASES = (
+    "javascript", "terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies",
+    "隐私政策", "使用条款", "服务条款", "用户协议",
+)  # fmt: skip
 
 
 class GopherRepetition:
@@ -47,8 +54,8 @@ class GopherRepetition:
 
     def clean(self, text: str) -> str | Dropped:
         """Returns the text or why it is left out."""
-        for name, separator in (("lines", "\n"), ("paragraphs", "\n\n")):
-            parts = [part for part in text.split(separator) if part.strip()]
+        for name, separator in (("lines", _LINE_END), ("paragraphs", _PARAGRAPH_END)):
+            parts = [part for part in separator.split(text) if part.strip()]
             repeated = [part for part, count in Counter(parts).items() for _ in range(count - 1)]
             if len(repeated) > self._lines * len(parts):
                 return Dropped(f"duplicate {name}")
@@ -218,7 +225,11 @@ class GopherQuality:
 
 
 class C4Quality:
-    """Leaves out lines that are no sentences, and documents with too few of them, code or placeholders."""
+    """Leaves out lines that are no sentences, and documents with too few of them, code or placeholders.
+
+    Marks of citations (`[1]`, `[edit]`, `[citation needed]`) are removed. Of the paper's rules, its list of words is
+    the stage `words`, English alone the stage `language`; runs of three sentences that stood before are not looked for.
+    """
 
     def __init__(
         self,
@@ -240,16 +251,20 @@ class C4Quality:
             return Dropped("curly bracket")
         chinese = is_chinese(text)
         phrases = [phrase for phrase in _PHRASES if phrase in small]
-        kept = [line for line in text.splitlines() if self._keeps(line, chinese, phrases)]
+        plain = _CITATIONS.sub("", text) if "[" in text else text
+        lines = plain.splitlines()
+        kept = [line for line in lines if self._keeps(line, chinese, phrases)]
         result = "\n".join(kept)
         if len(sentences(result, chinese)) < self._sentences:
             return Dropped("too few sentences")
-        return result if len(kept) < len(text.splitlines()) else text
+        return result if len(kept) < len(lines) else plain
 
     def _keeps(self, line: str, chinese: bool, phrases: list[str]) -> bool:
         line = line.strip()
-        if self._ends and (not line.endswith(_ENDS) or (line.endswith("...") and not chinese)):
-            return False
+        if self._ends:
+            end = _ASIDE.sub("", line).rstrip() if chinese else line
+            if not end.endswith(_ENDS[chinese]) or (end.endswith("...") and not chinese):
+                return False
         if len(words(line, chinese)) < self._words * (2 if chinese else 1):
             return False
         return not any(phrase in line.lower() for phrase in phrases)

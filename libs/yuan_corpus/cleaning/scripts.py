@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from yuan_corpus.cleaning.characters import HAN, HAN_RANGES, LETTER, code_points, kinds_of
 
-_SENTENCE_ENDS = {True: re.compile(r"[。！？!?…]+[”’」』）)]*"), False: re.compile(r"[.!?]+[\"'”’)]*(?=\s|$)")}
+_SENTENCE_ENDS = {True: re.compile(r"[。！？．!?…]+[”’」』）)]*"), False: re.compile(r"[.!?]+[\"'”’)]*(?=\s|$)")}
 
 CHINESE_SHARE = 0.3
 """Of a text's letters that are Han, from which on it is judged as Chinese."""
