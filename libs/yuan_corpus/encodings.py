@@ -39,8 +39,8 @@ def is_wide(encoding: str) -> bool:
 def encoding_of(sample: bytes, declared: str, where: object) -> str:
     """Returns the encoding of a file from its first bytes: the declared one, or for `auto` what they look like.
 
-    A byte order mark decides, then whether they are UTF-8, then whether they are Chinese in GB18030 (most of its
-    common characters are), then charset-normalizer.
+    A byte order mark decides, then zeros as UTF-16 and UTF-32 have them, then whether they are UTF-8, then whether they
+    are Chinese in GB18030 (most of its common characters are), then charset-normalizer.
 
     Raises:
         TextError: if nothing fits.
@@ -50,6 +50,8 @@ def encoding_of(sample: bytes, declared: str, where: object) -> str:
     for mark, encoding in _MARKS:
         if sample.startswith(mark):
             return encoding
+    if b"\0" in sample and (wide := _wide_of(sample)) is not None:
+        return wide
     if _decodes(sample, UTF8):
         return UTF8
     chinese = codecs.getincrementaldecoder("gb18030")("ignore").decode(sample)
@@ -65,6 +67,21 @@ def encoding_of(sample: bytes, declared: str, where: object) -> str:
             "name it in inputs.encoding or leave the file out with inputs.exclude"
         )
     return best.encoding
+
+
+def _wide_of(sample: bytes) -> str | None:
+    """Returns UTF-16 or UTF-32 without a mark, where most characters are ASCII's: all their other bytes are zeros."""
+    units = max(1, len(sample) // 2)
+    zeros = (sample[0::2].count(0) / units, sample[1::2].count(0) / units)
+    fours = max(1, len(sample) // 4)
+    for encoding, first, second in (("utf-32-le", 2, 3), ("utf-32-be", 0, 1)):
+        both = min(sample[first::4].count(0), sample[second::4].count(0)) / fours
+        if both > 0.99 and _decodes(sample, encoding):
+            return encoding
+    for encoding, filled, empty in (("utf-16-le", zeros[0], zeros[1]), ("utf-16-be", zeros[1], zeros[0])):
+        if empty > 0.4 and filled < 0.02 and _decodes(sample, encoding):
+            return encoding
+    return None
 
 
 def _decodes(sample: bytes, encoding: str) -> bool:

@@ -139,8 +139,15 @@ def _is_encoding(name: str) -> bool:
     return True
 
 
+def _tokenizer_reference(inputs: schema.TokenizeInputs | schema.TrainingInputs) -> Iterator[Problem]:
+    mend = "; kind tokenizer makes an artifact of such a file (inputs.sentencepiece)" if "/" in inputs.tokenizer else ""
+    for key, problem in rules.references(inputs, "tokenizer"):
+        yield key, problem + mend
+
+
 def _tokenize_inputs(inputs: schema.TokenizeInputs) -> Iterator[Problem]:
-    yield from rules.references(inputs, "tokenizer", "requests")
+    yield from _tokenizer_reference(inputs)
+    yield from rules.references(inputs, "requests")
     if inputs.requests is None:
         yield from rules.filled(inputs, "text")
     elif inputs.text:
@@ -164,7 +171,7 @@ def _dataset(dataset: schema.WeightedDataset) -> Iterator[Problem]:
 
 
 def _training_inputs(inputs: schema.TrainingInputs) -> Iterator[Problem]:
-    yield from rules.references(inputs, "tokenizer")
+    yield from _tokenizer_reference(inputs)
     yield from rules.filled(inputs, "datasets")
     if inputs.model is not None and "/" not in inputs.model:  # a path otherwise
         yield from rules.references(inputs, "model")

@@ -123,6 +123,24 @@ def test_whatever_stands_in_csv_comes_back(tmp_path_factory: pytest.TempPathFact
         assert read(path) == [text for text in texts if text.strip()]
 
 
+@pytest.mark.parametrize("slice_bytes", [1, 60, 1 << 20])
+def test_a_quotation_mark_within_a_field_of_csv_quotes_nothing(
+    tmp_path: Path, slice_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents_module, "SLICE_BYTES", slice_bytes)
+    monkeypatch.setattr(documents_module, "LONGEST_DOCUMENT", 200)
+    pipes = ['3" pipe', 'two\nlines, "quoted"', 'a 5"', "plain"] * 20
+    fields = ['"' + text.replace('"', '""') + '"' if "\n" in text else text for text in pipes]
+    path = tmp_path / "a.csv"
+    path.write_text("n,text\n" + "".join(f"{number},{field}\n" for number, field in enumerate(fields)))
+
+    assert read(path) == pipes
+    path.write_bytes(path.read_bytes().replace(b"plain", b"\xff", 1))
+    log = SkipLog()
+    assert read(path, log=log, skip_broken=True) == [*pipes[:3], *pipes[4:]]
+    assert log.count == 1
+
+
 # --- encodings ---------------------------------------------------------------------------------------------------
 
 
@@ -135,6 +153,17 @@ def test_an_encoding_is_detected(tmp_path: Path, encoding: str, name: str) -> No
     assert "".join(read(tmp_path / name, encoding="auto")).removeprefix("\ufeff") == (
         CHINESE * 40 if name == "a.py" else CHINESE.strip() * 40
     )
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_wide_encodings_without_a_mark_are_detected(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("Plain English.\nA second line.\n".encode(encoding))
+
+    assert read(path, encoding="auto") == ["Plain English.", "A second line."]
+    path.write_bytes(b"a\0b\0\1\2\3\4 text\n")
+    with pytest.raises(TextError, match="is NUL"):
+        read(path, encoding="auto")
 
 
 def test_other_encodings_are_detected_by_charset_normalizer(tmp_path: Path) -> None:
