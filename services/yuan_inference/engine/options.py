@@ -39,6 +39,7 @@ class EngineOptions:
         prompt_lookup: tokens a step that are guessed from the text before (speculative decoding, the same outputs); 0:
             none.
         tensor: processes (ranks) that share the model's matrices between them; 1: the server's own has them.
+        devices: of CUDA, by number, one a rank; empty: the first ones.
         step_seconds: of several ranks, one that has not answered for so long is taken for dead.
     """
 
@@ -49,6 +50,7 @@ class EngineOptions:
     prefix_cache: bool = True
     prompt_lookup: int = 0
     tensor: int = 1
+    devices: tuple[int, ...] = ()
     step_seconds: float = 60.0
 
 
