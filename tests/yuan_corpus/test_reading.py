@@ -155,6 +155,19 @@ def test_an_encoding_is_detected(tmp_path: Path, encoding: str, name: str) -> No
     )
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "gb18030"])
+def test_a_broken_line_does_not_change_what_encoding_is_detected(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.txt"
+    good = CHINESE.encode(encoding)
+    path.write_bytes(good * 20 + b"\xff\n" + good)
+
+    with pytest.raises(TextError, match=rf"not {encoding}.* at byte {20 * len(good)}".replace("utf-8", "UTF-8")):
+        read(path, encoding="auto")
+    log = SkipLog()
+    assert read(path, encoding="auto", skip_broken=True, log=log) == [CHINESE.strip()] * 21
+    assert log.count == 1
+
+
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
 def test_wide_encodings_without_a_mark_are_detected(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "a.txt"
