@@ -209,7 +209,8 @@ def decompressed(raw: IO[bytes], compression: str) -> Iterator[bytes]:
         broken, size = zstandard.ZstdError, _ZSTANDARD_CHUNK
 
         def begin() -> Any:
-            return zstandard.ZstdDecompressor().decompressobj()
+            # As `zstd --long=31` writes; what the window fills of it is memory that decompressing needs.
+            return zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
 
         def step(machine: Any, data: bytes) -> tuple[bytes, bytes]:
             return machine.decompress(data), machine.unused_data

@@ -105,6 +105,15 @@ def test_what_is_decompressed_at_once_is_bounded(suffix: str, most: int) -> None
     assert max(lengths) <= most
 
 
+def test_zstandard_of_a_long_window_is_read(tmp_path: Path) -> None:
+    parameters = zstandard.ZstdCompressionParameters(window_log=30)
+    stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    path = tmp_path / "a.txt.zst"
+    path.write_bytes(stream.compress(b"one\ntwo\n") + stream.flush())
+
+    assert read(path) == ["one", "two"]
+
+
 def test_a_source_tree_is_a_document_a_file_also_compressed(tmp_path: Path) -> None:
     (tmp_path / "src/sub").mkdir(parents=True)
     (tmp_path / "src/a.py").write_text("x = 1\n")
