@@ -17,6 +17,8 @@ UTF8 = "utf-8"
 SAMPLE_BYTES = 1 << 16
 """What an encoding is detected from; larger samples take seconds and are no surer."""
 
+_MOST_BROKEN = 0.1
+"""Of a sample's characters beyond ASCII: a file with a few broken ones is no file of another encoding."""
 _OR_SKIP = "inputs.exclude, or what is broken in it with inputs.on_error: skip"
 _MARKS = (
     (codecs.BOM_UTF8, UTF8),
@@ -40,7 +42,7 @@ def encoding_of(sample: bytes, declared: str, where: object) -> str:
     """Returns the encoding of a file from its first bytes: the declared one, or for `auto` what they look like.
 
     A byte order mark decides, then zeros as UTF-16 and UTF-32 have them, then whether they are UTF-8, then whether they
-    are Chinese in GB18030 (most of its common characters are), then charset-normalizer.
+    are Chinese in GB18030 (most of its common characters are), but for a few that are broken, then charset-normalizer.
 
     Raises:
         TextError: if nothing fits.
@@ -52,11 +54,12 @@ def encoding_of(sample: bytes, declared: str, where: object) -> str:
             return encoding
     if b"\0" in sample and (wide := _wide_of(sample)) is not None:
         return wide
-    if _decodes(sample, UTF8):
+    if _decodes(sample, UTF8) or _broken_share(sample, UTF8) < _MOST_BROKEN:
         return UTF8
     chinese = codecs.getincrementaldecoder("gb18030")("ignore").decode(sample)
     han = [character for character in chinese if "\u4e00" <= character <= "\u9fff"]
-    if han and _decodes(sample, "gb18030") and sum(map(_COMMON_CHARACTERS.__contains__, han)) >= len(han) * 0.1:
+    common = bool(han) and sum(map(_COMMON_CHARACTERS.__contains__, han)) >= len(han) * 0.1
+    if common and _broken_share(sample, "gb18030") < _MOST_BROKEN:
         return "gb18030"
     from charset_normalizer import from_bytes  # noqa: PLC0415 - services that read no text do without
 
@@ -82,6 +85,14 @@ def _wide_of(sample: bytes) -> str | None:
         if empty > 0.4 and filled < 0.02 and _decodes(sample, encoding):
             return encoding
     return None
+
+
+def _broken_share(sample: bytes, encoding: str) -> float:
+    """Returns which share of what is no ASCII has no meaning in an encoding; a character that the end cuts has one."""
+    decoder = codecs.getincrementaldecoder(encoding)
+    broken = decoder("replace").decode(sample).count("\ufffd")
+    sound = sum(character > "\x7f" for character in decoder("ignore").decode(sample))
+    return broken / max(1, broken + sound)
 
 
 def _decodes(sample: bytes, encoding: str) -> bool:

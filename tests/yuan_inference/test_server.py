@@ -20,9 +20,9 @@ from tests.yuan_inference.engines import Watched, wait_for
 from tests.yuan_inference.test_adapters import TARGETS, make_adapter
 
 from yuan_corpus import Tokenizer
-from yuan_inference.engine import EngineMetrics
+from yuan_inference.engine import EngineMetrics, EngineOptions
 from yuan_inference.loaded import LoadedModel
-from yuan_inference.served import ServedModels
+from yuan_inference.served import ServedModels, Wanted
 from yuan_inference.server import SERVICE, InferenceServicer
 from yuan_jobs.artifacts import ArtifactStore
 from yuan_jobs.deployments import deploy, deployment, remove_deployment
@@ -416,16 +416,30 @@ def test_where_there_are_devices_each_model_takes_one_and_gives_it_back_if_it_ca
 ) -> None:
     from yuan_jobs.slots import release_deployment
 
-    serving.servicer.deploying.cuda_devices = 1
+    serving.servicer.deploying.cuda_devices = 2
     try:
         with pytest.raises(RpcFailed, match="has no tokenizer"):
             serving.load("broken")
-        serving.load("tiny@1", name="first")
-        serving.load("tiny@2", name="first")
-        with pytest.raises(RpcFailed, match="deployment second: wants 1 devices, 0 of 1 are free"):
-            serving.load("tiny@1", name="second")
+        for artifact, name, device in (("tiny@1", "first", 0), ("tiny@1", "second", 1), ("tiny@2", "second", 1)):
+            serving.load(artifact, name=name)
+            assert serving.models.get(name).engine.options.devices == (device,)
+        with pytest.raises(RpcFailed, match="deployment third: wants 1 devices, 0 of 2 are free"):
+            serving.load("tiny@1", name="third")
+        serving.call("UnloadModel", pb.UnloadModelRequest(model="first"))
+        serving.load("tiny@1", name="third")
+        assert serving.models.get("third").engine.options.devices == (0,)
     finally:
-        release_deployment(serving.store.registry, "first")
+        for name in ("first", "second", "third"):
+            release_deployment(serving.store.registry, name)
+
+
+def test_a_model_lies_on_the_device_that_the_registry_gave_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    models = ServedModels("auto", EngineMetrics(CollectorRegistry()))
+    for devices, place in (((1,), "cuda:1"), ((2, 3), "cuda:0"), ((), "auto")):  # slots count over all hosts
+        wanted = Wanted("tiny", "model/tiny@1", tmp_path, options=EngineOptions(devices=devices))
+        assert models._device_of(wanted) == place
 
 
 def slow(serving: Serving, request_id: str = "", seconds: float = 0.02) -> Any:

@@ -318,9 +318,16 @@ class Engine:
             with self._changed:
                 self._changed.notify()
 
-        seconds = self.options.step_seconds
+        options = self.options
         return start_ranks(
-            self.name, self.loaded, size, self.options.tensor, step_seconds=seconds, on_lost=on_lost, watch=watch
+            self.name,
+            self.loaded,
+            size,
+            options.tensor,
+            step_seconds=options.step_seconds,
+            on_lost=on_lost,
+            watch=watch,
+            devices=options.devices,
         )
 
     def _run(self) -> None:

@@ -16,6 +16,7 @@ from yuan_inference.engine.request import Failure, FinishReason, Output, TokenLo
 from yuan_inference.engine.sampler import Sampler
 from yuan_inference.engine.scheduler import Scheduler, Turn
 from yuan_inference.engine.sequence import Sequence
+from yuan_inference.engine.structure import StructureError
 from yuan_inference.engine.task import Task
 from yuan_inference.ranks import RankLost
 from yuan_model import Chunk, NativeRunner, Runner
@@ -253,7 +254,7 @@ class Stepper:
                 raise error
             output = sequence.take(token, self._sampler.end_ids)
         except Exception as wrong:  # noqa: BLE001 - only this request's
-            self.fail(task, wrong, Failure.request)
+            self.fail(task, wrong, Failure.structure if isinstance(wrong, StructureError) else Failure.request)
             return False
         if logprob is not None:
             sequence.score += logprob.logprob
@@ -310,7 +311,7 @@ class Stepper:
                 return
             outputs = task.search.outputs()
         except Exception as error:  # noqa: BLE001 - only this request's
-            self.fail(task, error, Failure.request)
+            self.fail(task, error, Failure.structure if isinstance(error, StructureError) else Failure.request)
             return
         self._drop(task)
         for output in outputs:
