@@ -98,8 +98,10 @@ def pool_size(loaded: LoadedModel, options: EngineOptions) -> PoolSize:
         slots=1 + options.prompt_lookup,
         block_tokens=_block_tokens(loaded),
     )
+    # On CUDA every rank has a device of its own for its heads.
+    shares = options.tensor if loaded.weights.device.type == "cuda" else 1
     for name, value, needed in (
-        ("kv_tokens", size.tokens, size.tokens * bytes_per_token(loaded.config, loaded.weights.dtype)),
+        ("kv_tokens", size.tokens, size.tokens * bytes_per_token(loaded.config, loaded.weights.dtype) / shares),
         ("max_batch", size.rows, 4 * size.outputs * loaded.config.vocab_size),
     ):
         memory = _memory_bytes(loaded.weights.device)

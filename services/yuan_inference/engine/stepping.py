@@ -16,6 +16,7 @@ from yuan_inference.engine.request import Failure, FinishReason, Output, TokenLo
 from yuan_inference.engine.sampler import Sampler
 from yuan_inference.engine.scheduler import Scheduler, Turn
 from yuan_inference.engine.sequence import Sequence
+from yuan_inference.engine.structure import StructureError
 from yuan_inference.engine.task import Task
 from yuan_inference.ranks import RankLost
 from yuan_model import Chunk, NativeRunner, Runner
@@ -216,8 +217,16 @@ class Stepper:
 
     def _draw(self, drawing: list[_Drawing], computed: _Computed) -> list[_Drawing]:
         """Draws one token for each and returns those whose guesses have logits for another."""
-        searching = [one for one in drawing if one.sequence.task.in_step]
-        plain = [one for one in drawing if not one.sequence.task.in_step and not self._ends_unwritten(one.sequence)]
+        searching: list[_Drawing] = []
+        plain: list[_Drawing] = []
+        for one in drawing:
+            sequence = one.sequence
+            if sequence.task.in_step:
+                searching.append(one)
+            elif sequence.longest > sequence.prompt_length:
+                plain.append(one)
+            else:  # nothing is to be drawn
+                self._finish(sequence, sequence.output("", (), FinishReason.length))
         again: list[_Drawing] = []
         if plain:
             drawn = self._sampler.draw(
@@ -233,13 +242,6 @@ class Stepper:
             self._search(one.sequence, computed.logits[one.row])
         return again
 
-    def _ends_unwritten(self, sequence: Sequence) -> bool:
-        """Ends a request for which nothing is to be drawn."""
-        if sequence.sampling.max_tokens > 0:
-            return False
-        self._finish(sequence, sequence.output("", (), FinishReason.length))
-        return True
-
     def _take(
         self, one: _Drawing, token: int, error: Exception | None, logprob: TokenLogprob | None, now: float
     ) -> bool:
@@ -252,7 +254,7 @@ class Stepper:
                 raise error
             output = sequence.take(token, self._sampler.end_ids)
         except Exception as wrong:  # noqa: BLE001 - only this request's
-            self.fail(task, wrong, Failure.request)
+            self.fail(task, wrong, Failure.structure if isinstance(wrong, StructureError) else Failure.request)
             return False
         if logprob is not None:
             sequence.score += logprob.logprob
@@ -309,7 +311,7 @@ class Stepper:
                 return
             outputs = task.search.outputs()
         except Exception as error:  # noqa: BLE001 - only this request's
-            self.fail(task, error, Failure.request)
+            self.fail(task, error, Failure.structure if isinstance(error, StructureError) else Failure.request)
             return
         self._drop(task)
         for output in outputs:
