@@ -14,7 +14,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, chain
 
 import numpy as np
 import torch
@@ -143,8 +143,12 @@ class NativeRunner:
         self._logits = torch.zeros(size.outputs, own[1] - own[0])
         self._outputs = 0  # of the last step
         self._views: dict[int, Tensor] = {}  # of so many logits: torch makes one in the time of several tokens
-        self._drawable = min(drawable, own[1] - own[0])
         self._likeliest = np.zeros(size.outputs, np.int32)
+        self._call = Chunks(
+            drawable=min(drawable, own[1] - own[0]),
+            logits=self._logits.data_ptr(),
+            likeliest=self._likeliest.ctypes.data,
+        )
         self._embedding = weights.embedding().contiguous()
         self._starts = DocumentStarts(config, size.rows)
         self._reduce_error: BaseException | None = None
@@ -192,16 +196,18 @@ class NativeRunner:
             raise ValueError(f"a step of {len(ids)} tokens and {len(wanted)} outputs is larger than {self.size}")
         first_seen = self._starts.of(chunks) or bytes(len(ids))
         # One array for all of them: a step of few tokens is shorter than the making of seven.
-        numbers, places = array("i"), list[int]()
-        for column in ((*begins, len(ids)), starts, rows, adapters, ids, first_seen, wanted):
-            places.append(4 * len(numbers))
-            numbers.extend(column)
-        address, _ = numbers.buffer_info()
-        call = Chunks(
-            *(len(chunks), len(ids), len(wanted), self._drawable),
-            *(address + place for place in places),
-            *(self._logits.data_ptr(), self._likeliest.ctypes.data),
-        )
+        columns = (begins, (len(ids),), starts, rows, adapters, ids, first_seen, wanted)
+        numbers = array("i", chain.from_iterable(columns))
+        call, count, total = self._call, len(chunks), len(ids)
+        call.chunks, call.tokens, call.outputs = count, total, len(wanted)
+        begin, _ = numbers.buffer_info()
+        call.begins = begin
+        call.positions = begin = begin + 4 * (count + 1)
+        call.rows = begin = begin + 4 * count
+        call.adapters = begin = begin + 4 * count
+        call.ids = begin = begin + 4 * count
+        call.first_seen = begin = begin + 4 * total
+        call.wanted = begin + 4 * total
         if self._library.yuan_step(self._handle, ctypes.byref(call)):
             error, self._reduce_error = self._reduce_error, None
             raise error or RuntimeError("the step failed")

@@ -70,7 +70,7 @@ class Beam:
     length_penalty: float = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """How a continuation's tokens are drawn and where it ends.
 
@@ -138,7 +138,7 @@ class Sampling:
         return max(self.n, self.best_of or 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Request:
     """A prompt to continue.
 

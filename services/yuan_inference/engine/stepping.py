@@ -217,8 +217,16 @@ class Stepper:
 
     def _draw(self, drawing: list[_Drawing], computed: _Computed) -> list[_Drawing]:
         """Draws one token for each and returns those whose guesses have logits for another."""
-        searching = [one for one in drawing if one.sequence.task.in_step]
-        plain = [one for one in drawing if not one.sequence.task.in_step and not self._ends_unwritten(one.sequence)]
+        searching: list[_Drawing] = []
+        plain: list[_Drawing] = []
+        for one in drawing:
+            sequence = one.sequence
+            if sequence.task.in_step:
+                searching.append(one)
+            elif sequence.longest > sequence.prompt_length:
+                plain.append(one)
+            else:  # nothing is to be drawn
+                self._finish(sequence, sequence.output("", (), FinishReason.length))
         again: list[_Drawing] = []
         if plain:
             drawn = self._sampler.draw(
@@ -233,13 +241,6 @@ class Stepper:
         for one in searching:
             self._search(one.sequence, computed.logits[one.row])
         return again
-
-    def _ends_unwritten(self, sequence: Sequence) -> bool:
-        """Ends a request for which nothing is to be drawn."""
-        if sequence.sampling.max_tokens > 0:
-            return False
-        self._finish(sequence, sequence.output("", (), FinishReason.length))
-        return True
 
     def _take(
         self, one: _Drawing, token: int, error: Exception | None, logprob: TokenLogprob | None, now: float
