@@ -337,12 +337,30 @@ def _plain_pieces(part: TextSlice, raw: IO[bytes]) -> tuple[str, Iterator[bytes]
     """Returns the encoding and the bytes of a file, decompressed, wide encodings turned into UTF-8."""
     compression = compression_of(part.path.name)
     pieces = decompressed(raw, compression) if compression else iter(lambda: raw.read(1 << 16), b"")
-    first = next(pieces, b"")
+    first, pieces = _with_sample(pieces, encodings.SAMPLE_BYTES if part.encoding == encodings.AUTO else 0)
     encoding = encodings.encoding_of(first[: encodings.SAMPLE_BYTES], part.encoding, part.path)
     chunks = _after(first, pieces)
     return (
         (encodings.UTF8, _narrowed(chunks, encoding, part.path)) if encodings.is_wide(encoding) else (encoding, chunks)
     )
+
+
+def _with_sample(pieces: Iterator[bytes], size: int) -> tuple[bytes, Iterator[bytes]]:
+    """Returns so many of the first bytes or more, and what comes behind them; pieces may be of any size."""
+    taken: list[bytes] = []
+    missing = size
+    try:
+        while missing > 0 and (piece := next(pieces, None)) is not None:
+            taken.append(piece)
+            missing -= len(piece)
+    except (BrokenStream, OSError) as error:  # once what stands before it has been read
+        return b"".join(taken), _failing(error)
+    return b"".join(taken), pieces
+
+
+def _failing(error: Exception) -> Iterator[bytes]:
+    yield b""
+    raise error
 
 
 def _after(first: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -301,9 +301,18 @@ def _sampling(sampling: schema.SamplingSection) -> Iterator[Problem]:
     yield from rules.seed(sampling)
 
 
+_SERVED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
 def _serving(serving: schema.ServingSection) -> Iterator[Problem]:
-    yield from rules.at_most(serving, rules.LARGEST_COUNT, "max_batch", "max_waiting")
-    yield from rules.at_least(serving, 1, "tensor")
+    yield from rules.at_least(serving, 1, "max_batch", "max_waiting", "tensor")
+    if serving.kv_tokens is not None and serving.kv_tokens < 1:
+        yield "kv_tokens", f"expected at least 1, found {serving.kv_tokens}"
+    if serving.dtype is not None:
+        yield from rules.one_of("dtype", serving.dtype, (*DTYPES, "int8"))
+    if serving.name is not None and not _SERVED_NAME.fullmatch(serving.name):
+        expected = "up to 100 letters, digits, dots, hyphens and underscores, the first a letter or digit"
+        yield "name", f"expected a name ({expected}), found {shown(serving.name)}"
     yield from rules.at_least(serving, 0, "prompt_lookup")
     yield from rules.at_most(serving, MOST_GUESSES, "prompt_lookup")
 

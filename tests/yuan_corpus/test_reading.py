@@ -177,6 +177,16 @@ def test_a_broken_line_does_not_change_what_encoding_is_detected(tmp_path: Path,
     assert log.count == 1
 
 
+@pytest.mark.parametrize("compression", [".gz", ".zst"])
+def test_an_encoding_is_detected_from_more_than_the_first_piece(tmp_path: Path, compression: str) -> None:
+    path = tmp_path / f"a.jsonl{compression}"
+    # The first member or frame has nothing but ASCII.
+    text = '{"n": "' + "x" * 30 + '", "text": "' + CHINESE.strip() + '"}\n'
+    path.write_bytes(COMPRESSIONS[compression]((text * 20).encode("gb18030")))
+
+    assert read(path, encoding="auto") == [CHINESE.strip()] * 20
+
+
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
 def test_wide_encodings_without_a_mark_are_detected(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "a.txt"

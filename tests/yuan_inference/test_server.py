@@ -18,6 +18,7 @@ from tests.served_models import make_cluster, publish_model
 from tests.tiny_models import CONTEXT, make_model
 from tests.yuan_inference.engines import Watched, wait_for
 from tests.yuan_inference.test_adapters import TARGETS, make_adapter
+from tests.yuan_inference.test_ranks import compiled
 
 from yuan_corpus import Tokenizer
 from yuan_inference.engine import EngineMetrics, EngineOptions
@@ -287,7 +288,8 @@ def test_model_info_says_what_is_served(tiny: Serving) -> None:
     info = tiny.call("GetModelInfo", pb.GetModelInfoRequest())
     assert (info.model, info.artifact, info.dtype, info.device) == ("tiny", "model/tiny@1", "fp32", "cpu")
     assert (info.max_model_len, info.vocab_size, info.config["hidden_size"]) == (CONTEXT, 360, 32)
-    assert tiny.load("tiny@1", name="half", dtype="bf16").info.dtype == "bf16"
+    for dtype in ("bf16", "int8") if compiled() else ("bf16",):
+        assert tiny.load("tiny@1", name="half", dtype=dtype).info.dtype == dtype
 
 
 def test_a_new_version_is_swapped_in_and_requests_on_the_old_one_finish_on_it(tiny: Serving) -> None:
@@ -335,6 +337,9 @@ def test_a_model_is_served_with_adapters_that_come_and_go_while_it_is(
     tiny.load("tiny@1", adapters={"b": "bob"})
     with pytest.raises(RpcFailed, match="model tiny has no adapter ada"):
         tiny.generate(model="tiny:ada")
+    with pytest.raises(RpcFailed, match="model tiny has no adapter ada"):
+        tiny.call("GetModelInfo", pb.GetModelInfoRequest(model="tiny:ada"))
+    assert tiny.call("GetModelInfo", pb.GetModelInfoRequest(model="tiny:b")).model == "tiny"
     assert first + "".join(part.text for part in running) == whole
     deploy(tiny.store.registry, "kept", "model/tiny@1", {"adapters": {"b": "model/bob@1"}, "prompt_lookup": 3})
     try:
