@@ -143,6 +143,8 @@ def size_of(source: Source) -> int:
 def stamp_of(source: Source) -> str:
     """Returns what changes when a file is written: its size and its time, or what its store has in the latter's place.
 
+    And who may read it: what could not be read, and was left out, can be once that is mended.
+
     Raises:
         TextError: if it is missing or cannot be looked at.
     """
@@ -157,7 +159,8 @@ def stamp_of(source: Source) -> str:
         about_file = source.stat()
     except OSError as error:
         raise TextError(f"{source}: cannot be looked at ({error.strerror or error})") from None
-    return f"{about_file.st_size} {about_file.st_mtime_ns}"
+    who = f"{about_file.st_mode:o} {about_file.st_uid} {about_file.st_gid}"
+    return f"{about_file.st_size} {about_file.st_mtime_ns} {who}"
 
 
 def open_source(source: Source) -> IO[bytes]:
