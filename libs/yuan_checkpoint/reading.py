@@ -56,18 +56,19 @@ def open_for_inference(folder: Path, device: str = "auto", dtype: torch.dtype | 
 
     Args:
         folder: native or Hugging Face.
-        device: `cuda`, `cpu`, or `auto`: CUDA where there is one.
+        device: `cuda`, `cuda:1`, `cpu`, or `auto`: CUDA where there is one.
         dtype: of the weights in place of those above; None: those above.
 
     Raises:
         InputError: if the folder is not a whole model, or there is no CUDA device where one is asked for.
     """
     available = torch.cuda.is_available()
-    if device == "cuda" and not available:
+    if device.startswith("cuda") and not available:
         raise InputError("topology.nodes.device: this host has no CUDA device; set topology.nodes.device=cpu")
     on_cuda = available and device != "cpu"
     opened = open_model(folder)
-    return FolderWeights(opened, dtype or (None if on_cuda else torch.float32), "cuda" if on_cuda else "cpu")
+    place = device if device.startswith("cuda") else "cuda" if on_cuda else "cpu"
+    return FolderWeights(opened, dtype or (None if on_cuda else torch.float32), place)
 
 
 def load_for_inference(folder: Path, device: str = "auto", dtype: torch.dtype | None = None) -> Yuan:

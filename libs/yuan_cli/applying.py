@@ -86,7 +86,7 @@ def _made_before(
 
 def _takes_files(job: Job) -> bool:
     inputs = getattr(job, "inputs", None)
-    return any(getattr(inputs, name, None) for name in ("text", "data", "path"))
+    return any(getattr(inputs, name, None) for name in ("text", "data", "path", "sentencepiece"))
 
 
 def _estimate(job: Job, cluster: ClusterManifest) -> str:

@@ -162,7 +162,7 @@ def table(results: Sequence[LoadResult]) -> list[str]:
                 f"{result.answered}/{result.requests}",
                 f"{result.tokens_per_second:.1f}",
                 f"{result.requests_per_second:.2f}",
-                *(" / ".join(f"{1000 * value:.1f}" for value in found.values()) or "-" for found in times),
+                *(" / ".join(_milliseconds(value) for value in found.values()) or "-" for found in times),
             ]
         )
     lines = aligned(head, rows, right=head[:4])
@@ -170,6 +170,10 @@ def table(results: Sequence[LoadResult]) -> list[str]:
         for code, count in result.failed.items():
             lines.append(f"rate {result.rate or math.inf:g}: {count} failed with {code}")
     return lines
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.1f}" if seconds >= 1e-3 else f"{1000 * seconds:.2f}"
 
 
 def draw(results: Sequence[LoadResult], path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from yuan_events import InputError
-from yuan_jobs.wiring import artifact_inputs, model_folder, output_of
+from yuan_jobs.wiring import artifact_inputs, model_folder, output_of, tokenizer_paths
 from yuan_launch import render
 from yuan_manifest import (
     SERVICE_OF_KIND,
@@ -23,7 +23,15 @@ from yuan_manifest import (
     split_overrides,
     to_yaml,
 )
-from yuan_manifest.schema import ClusterManifest, ModelSection, PipelineJob, PlanJob, TrainingJob, as_plain
+from yuan_manifest.schema import (
+    ClusterManifest,
+    ModelSection,
+    PipelineJob,
+    PlanJob,
+    TokenizerJob,
+    TrainingJob,
+    as_plain,
+)
 from yuan_stack.planning import check_order, steps_of
 from yuan_stack.tables import aligned
 
@@ -100,7 +108,8 @@ def _takes(job: Job) -> list[str]:
     text: list[str] = getattr(getattr(job, "inputs", None), "text", [])
     path: str | None = getattr(getattr(job, "inputs", None), "path", None)
     folder = model_folder(job)
-    return [*text, *([path] if path else []), *([str(folder)] if folder else []), *taken]
+    models = tokenizer_paths(job.inputs).values() if isinstance(job, TokenizerJob) else ()
+    return [*text, *([path] if path else []), *([str(folder)] if folder else []), *models, *taken]
 
 
 def _makes(job: Job) -> str:

@@ -147,6 +147,8 @@ def _print_status(status: "StackStatus", *, as_json: bool) -> int:
         typer.echo(line)
     if status.jobs:
         typer.echo(f"jobs: {', '.join(f'{count} {state.lower()}' for state, count in status.jobs.items())}")
+    for model in status.models:
+        typer.echo(f"model {model}")
     if status.broker.queues:
         waiting = ", ".join(f"{service} {count}" for service, count in status.broker.queues.items())
         typer.echo(f"messages in the queues: {waiting}")

@@ -1,7 +1,7 @@
 """The sync client, which threads may share; `aio.py` is the same for an event loop."""
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -153,9 +153,39 @@ class Client:
         """Says how busy each model is."""
         return asking.loads_of(self._call("GetLoads", inference_pb2.GetLoadsRequest()))
 
-    def load_model(self, artifact: str, *, name: str = "", dtype: str = "", timeout: float = 1800.0) -> Model:
-        """Loads a model artifact and serves it, in place of what is served under that name."""
-        message = inference_pb2.LoadModelRequest(artifact=artifact, name=name, dtype=dtype)
+    def load_model(
+        self,
+        artifact: str,
+        *,
+        name: str = "",
+        dtype: str = "",
+        max_batch: int = 0,
+        tensor: int = 0,
+        prompt_lookup: int = 0,
+        adapters: Mapping[str, str] | None = None,
+        timeout: float = 1800.0,
+    ) -> Model:
+        """Loads a model artifact and serves it, in place of what is served under that name.
+
+        Args:
+            artifact: `NAME[@VERSION]`.
+            name: to ask for it by; empty: the artifact's.
+            dtype: `fp32`, `bf16`, `fp16`, `int8`; empty: fp32 on a processor, as stored on CUDA.
+            max_batch: requests that run at once; 0: the server's default.
+            tensor: processes that share its matrices; 0: the server's own has them.
+            prompt_lookup: tokens a step that are guessed from the text before; the same outputs.
+            adapters: LoRA adapters by name, model artifacts that a fine-tuning of the model made.
+            timeout: in seconds, of all of it.
+        """
+        message = inference_pb2.LoadModelRequest(
+            artifact=artifact,
+            name=name,
+            dtype=dtype,
+            max_batch=max_batch,
+            tensor=tensor,
+            prompt_lookup=prompt_lookup,
+            adapters=adapters,
+        )
         return Model.of((self._call("LoadModel", message, timeout)).info)
 
     def unload_model(self, name: str) -> str:

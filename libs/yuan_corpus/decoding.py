@@ -78,6 +78,8 @@ class PieceTable:
 class StreamDecoder:
     """Turns ids into text as they come; the pieces of text joined are the EXACT decoding of all ids."""
 
+    __slots__ = ("_begins", "_characters", "_table")
+
     def __init__(self, table: PieceTable, after: Sequence[int] = ()) -> None:
         """Begins behind the ids `after`, whose text is already known; see `Tokenizer.stream_decoder`."""
         self._table = table

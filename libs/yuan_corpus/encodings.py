@@ -17,6 +17,8 @@ UTF8 = "utf-8"
 SAMPLE_BYTES = 1 << 16
 """What an encoding is detected from; larger samples take seconds and are no surer."""
 
+_MOST_BROKEN = 0.1
+"""Of a sample's characters beyond ASCII: a file with a few broken ones is no file of another encoding."""
 _OR_SKIP = "inputs.exclude, or what is broken in it with inputs.on_error: skip"
 _MARKS = (
     (codecs.BOM_UTF8, UTF8),
@@ -39,8 +41,8 @@ def is_wide(encoding: str) -> bool:
 def encoding_of(sample: bytes, declared: str, where: object) -> str:
     """Returns the encoding of a file from its first bytes: the declared one, or for `auto` what they look like.
 
-    A byte order mark decides, then whether they are UTF-8, then whether they are Chinese in GB18030 (most of its
-    common characters are), then charset-normalizer.
+    A byte order mark decides, then zeros as UTF-16 and UTF-32 have them, then whether they are UTF-8, then whether they
+    are Chinese in GB18030 (most of its common characters are), but for a few that are broken, then charset-normalizer.
 
     Raises:
         TextError: if nothing fits.
@@ -50,11 +52,14 @@ def encoding_of(sample: bytes, declared: str, where: object) -> str:
     for mark, encoding in _MARKS:
         if sample.startswith(mark):
             return encoding
-    if _decodes(sample, UTF8):
+    if b"\0" in sample and (wide := _wide_of(sample)) is not None:
+        return wide
+    if _decodes(sample, UTF8) or _broken_share(sample, UTF8) < _MOST_BROKEN:
         return UTF8
     chinese = codecs.getincrementaldecoder("gb18030")("ignore").decode(sample)
     han = [character for character in chinese if "\u4e00" <= character <= "\u9fff"]
-    if han and _decodes(sample, "gb18030") and sum(map(_COMMON_CHARACTERS.__contains__, han)) >= len(han) * 0.1:
+    common = bool(han) and sum(map(_COMMON_CHARACTERS.__contains__, han)) >= len(han) * 0.1
+    if common and _broken_share(sample, "gb18030") < _MOST_BROKEN:
         return "gb18030"
     from charset_normalizer import from_bytes  # noqa: PLC0415 - services that read no text do without
 
@@ -65,6 +70,29 @@ def encoding_of(sample: bytes, declared: str, where: object) -> str:
             "name it in inputs.encoding or leave the file out with inputs.exclude"
         )
     return best.encoding
+
+
+def _wide_of(sample: bytes) -> str | None:
+    """Returns UTF-16 or UTF-32 without a mark, where most characters are ASCII's: all their other bytes are zeros."""
+    units = max(1, len(sample) // 2)
+    zeros = (sample[0::2].count(0) / units, sample[1::2].count(0) / units)
+    fours = max(1, len(sample) // 4)
+    for encoding, first, second in (("utf-32-le", 2, 3), ("utf-32-be", 0, 1)):
+        both = min(sample[first::4].count(0), sample[second::4].count(0)) / fours
+        if both > 0.99 and _decodes(sample, encoding):
+            return encoding
+    for encoding, filled, empty in (("utf-16-le", zeros[0], zeros[1]), ("utf-16-be", zeros[1], zeros[0])):
+        if empty > 0.4 and filled < 0.02 and _decodes(sample, encoding):
+            return encoding
+    return None
+
+
+def _broken_share(sample: bytes, encoding: str) -> float:
+    """Returns which share of what is no ASCII has no meaning in an encoding; a character that the end cuts has one."""
+    decoder = codecs.getincrementaldecoder(encoding)
+    broken = decoder("replace").decode(sample).count("\ufffd")
+    sound = sum(character > "\x7f" for character in decoder("ignore").decode(sample))
+    return broken / max(1, broken + sound)
 
 
 def _decodes(sample: bytes, encoding: str) -> bool:

@@ -6,8 +6,10 @@ What the bytes mean is not known here; see `documents.py`.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
+import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
@@ -72,6 +74,52 @@ def filesystem_of(url: str) -> tuple[Any, str]:
         raise TextError(f"text {url}: {error}") from None
 
 
+@contextmanager
+def remote_errors() -> Generator[None]:
+    """Turns what file systems raise into an OSError: botocore's classes are none where a server is away or has no key.
+
+    Raises:
+        OSError: in the place of any other error.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        told = " ".join(str(error).split())
+        raise OSError(f"{type(error).__name__}: {told}" if told else type(error).__name__) from error
+
+
+class _RemoteBytes(io.RawIOBase):
+    """An open file of fsspec whose every error is an OSError."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        with remote_errors():
+            data: bytes = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
 def size_of(source: Source) -> int:
     """Returns a file's size in bytes, as it is stored.
 
@@ -81,7 +129,8 @@ def size_of(source: Source) -> int:
     try:
         if isinstance(source, RemoteFile):
             filesystem, path = filesystem_of(source.url)
-            return int(filesystem.size(path))
+            with remote_errors():
+                return int(filesystem.size(path))
         if source.is_dir():
             raise TextError(f"{source}: is a folder where a file is expected")
         return source.stat().st_size
@@ -94,20 +143,24 @@ def size_of(source: Source) -> int:
 def stamp_of(source: Source) -> str:
     """Returns what changes when a file is written: its size and its time, or what its store has in the latter's place.
 
+    And who may read it: what could not be read, and was left out, can be once that is mended.
+
     Raises:
         TextError: if it is missing or cannot be looked at.
     """
     try:
         if isinstance(source, RemoteFile):
             filesystem, path = filesystem_of(source.url)
-            filesystem.invalidate_cache()
-            about: dict[str, Any] = filesystem.info(path)
+            with remote_errors():
+                filesystem.invalidate_cache()
+                about: dict[str, Any] = filesystem.info(path)
             told = next((about[key] for key in _TIMES if about.get(key) is not None), "")
             return f"{about.get('size')} {told}"
         about_file = source.stat()
     except OSError as error:
         raise TextError(f"{source}: cannot be looked at ({error.strerror or error})") from None
-    return f"{about_file.st_size} {about_file.st_mtime_ns}"
+    who = f"{about_file.st_mode:o} {about_file.st_uid} {about_file.st_gid}"
+    return f"{about_file.st_size} {about_file.st_mtime_ns} {who}"
 
 
 def open_source(source: Source) -> IO[bytes]:
@@ -118,7 +171,8 @@ def open_source(source: Source) -> IO[bytes]:
     """
     if isinstance(source, RemoteFile):
         filesystem, path = filesystem_of(source.url)
-        return cast("IO[bytes]", filesystem.open(path, "rb"))
+        with remote_errors():
+            return io.BufferedReader(_RemoteBytes(filesystem.open(path, "rb")), _CHUNK)
     return source.open("rb")
 
 
@@ -158,7 +212,8 @@ def decompressed(raw: IO[bytes], compression: str) -> Iterator[bytes]:
         broken, size = zstandard.ZstdError, _ZSTANDARD_CHUNK
 
         def begin() -> Any:
-            return zstandard.ZstdDecompressor().decompressobj()
+            # As `zstd --long=31` writes; what the window fills of it is memory that decompressing needs.
+            return zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
 
         def step(machine: Any, data: bytes) -> tuple[bytes, bytes]:
             return machine.decompress(data), machine.unused_data

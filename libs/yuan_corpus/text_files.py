@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yuan_corpus.errors import TextError
-from yuan_corpus.sources import RemoteFile, Source, filesystem_of, is_url
+from yuan_corpus.sources import RemoteFile, Source, filesystem_of, is_url, remote_errors
 
 _WILDCARDS = re.compile(r"[*?\[]")
 _STANDARD_LIBRARY = "python-stdlib:"
@@ -85,13 +85,14 @@ def _expand_url(pattern: str, exclusions: "_Exclusions") -> tuple[list[str], boo
     """Returns the URLs of the files of a pattern that is one, and whether something was left out of them."""
     filesystem, path = filesystem_of(pattern)
     try:
-        if filesystem.isfile(path):
-            root, names = path.rpartition("/")[0], [path]
-        elif _WILDCARDS.search(path):
-            root = _WILDCARDS.split(path, maxsplit=1)[0].rpartition("/")[0]
-            names = [name for name, about in filesystem.glob(path, detail=True).items() if about["type"] == "file"]
-        else:
-            root, names = path.rstrip("/"), list(filesystem.find(path))
+        with remote_errors():
+            if filesystem.isfile(path):
+                root, names = path.rpartition("/")[0], [path]
+            elif _WILDCARDS.search(path):
+                root = _WILDCARDS.split(path, maxsplit=1)[0].rpartition("/")[0]
+                names = [name for name, about in filesystem.glob(path, detail=True).items() if about["type"] == "file"]
+            else:
+                root, names = path.rstrip("/"), list(filesystem.find(path))
     except OSError as error:
         raise TextError(f"text {pattern}: cannot be looked at ({error.strerror or error})") from None
     hidden = "/." in path

@@ -508,8 +508,9 @@ class _Progress:
         detail = f"{_number(self._documents, 'document')}, {_number(self._tokens, 'token')}"
         speed = (self._done - self._before) / max(time.monotonic() - self._began, 1e-6)
         if source_bytes and speed:
-            left = duration((self._total - self._done) / speed)
-            detail += f", {speed / 1e6:.1f} MB/s, {left} left" if self._done < self._total else ""
+            detail += f", {speed / 1e6:.1f} MB/s"
+            if self._done < self._total:
+                detail += f", {duration((self._total - self._done) / speed)} left"
         self._sink.emit(Progress("tokenize", round(self._done / 1e6, 3), round(self._total / 1e6, 3), "MB", detail))
 
 

@@ -45,23 +45,31 @@ def take_for_job(session: Session, row: JobRow, capacity: int) -> None:
     _take(session, devices_of(row, capacity), capacity, job_id=row.id)
 
 
-def take_for_deployment(registry: Registry, name: str, wanted: int, capacity: int) -> None:
-    """Gives a deployment its devices; the ones it has are given back first.
+def take_for_deployment(registry: Registry, name: str, wanted: int, capacity: int) -> list[int]:
+    """Gives a deployment its devices and returns them; it keeps those that it has if they are as many.
 
     Raises:
         NoFreeDevices: if too few are free; it keeps those that it had.
     """
     with registry.database.writing() as session:
+        present = _of_deployment(session, name)
+        if len(present) == wanted and present[-1] < capacity:
+            return present
         session.execute(delete(SlotRow).where(SlotRow.deployment == name))
         if (free := free_devices(session, capacity)) < wanted:
             raise NoFreeDevices(f"deployment {name}: wants {wanted} devices, {free} of {capacity} are free")
         _take(session, wanted, capacity, deployment=name)
+        return _of_deployment(session, name)
 
 
 def release_deployment(registry: Registry, name: str) -> None:
     """Gives a deployment's devices back."""
     with registry.database.writing() as session:
         session.execute(delete(SlotRow).where(SlotRow.deployment == name))
+
+
+def _of_deployment(session: Session, name: str) -> list[int]:
+    return list(session.scalars(select(SlotRow.device).where(SlotRow.deployment == name).order_by(SlotRow.device)))
 
 
 def _take(session: Session, wanted: int, capacity: int, **holder: str) -> None:

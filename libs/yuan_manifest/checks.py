@@ -139,8 +139,15 @@ def _is_encoding(name: str) -> bool:
     return True
 
 
+def _tokenizer_reference(inputs: schema.TokenizeInputs | schema.TrainingInputs) -> Iterator[Problem]:
+    mend = "; kind tokenizer makes an artifact of such a file (inputs.sentencepiece)" if "/" in inputs.tokenizer else ""
+    for key, problem in rules.references(inputs, "tokenizer"):
+        yield key, problem + mend
+
+
 def _tokenize_inputs(inputs: schema.TokenizeInputs) -> Iterator[Problem]:
-    yield from rules.references(inputs, "tokenizer", "requests")
+    yield from _tokenizer_reference(inputs)
+    yield from rules.references(inputs, "requests")
     if inputs.requests is None:
         yield from rules.filled(inputs, "text")
     elif inputs.text:
@@ -164,7 +171,7 @@ def _dataset(dataset: schema.WeightedDataset) -> Iterator[Problem]:
 
 
 def _training_inputs(inputs: schema.TrainingInputs) -> Iterator[Problem]:
-    yield from rules.references(inputs, "tokenizer")
+    yield from _tokenizer_reference(inputs)
     yield from rules.filled(inputs, "datasets")
     if inputs.model is not None and "/" not in inputs.model:  # a path otherwise
         yield from rules.references(inputs, "model")
@@ -294,9 +301,18 @@ def _sampling(sampling: schema.SamplingSection) -> Iterator[Problem]:
     yield from rules.seed(sampling)
 
 
+_SERVED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
 def _serving(serving: schema.ServingSection) -> Iterator[Problem]:
-    yield from rules.at_most(serving, rules.LARGEST_COUNT, "max_batch", "max_waiting")
-    yield from rules.at_least(serving, 1, "tensor")
+    yield from rules.at_least(serving, 1, "max_batch", "max_waiting", "tensor")
+    if serving.kv_tokens is not None and serving.kv_tokens < 1:
+        yield "kv_tokens", f"expected at least 1, found {serving.kv_tokens}"
+    if serving.dtype is not None:
+        yield from rules.one_of("dtype", serving.dtype, (*DTYPES, "int8"))
+    if serving.name is not None and not _SERVED_NAME.fullmatch(serving.name):
+        expected = "up to 100 letters, digits, dots, hyphens and underscores, the first a letter or digit"
+        yield "name", f"expected a name ({expected}), found {shown(serving.name)}"
     yield from rules.at_least(serving, 0, "prompt_lookup")
     yield from rules.at_most(serving, MOST_GUESSES, "prompt_lookup")
 

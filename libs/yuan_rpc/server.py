@@ -42,6 +42,11 @@ _NOTICE_SECONDS = 0.1
 _QUIET_SECONDS, _LONGEST_QUIET_SECONDS = 0.05, 2.0
 
 
+def _is_not_of_a_client_that_left(record: logging.LogRecord) -> bool:
+    """Leaves out gRPC's traceback for an answer whose client was gone, or its deadline over, when it was sent."""
+    return not record.getMessage().startswith("ExecuteBatchError raised in core by servicer method")
+
+
 class Mount(NamedTuple):
     """A servicer and how it is added to a server.
 
@@ -143,6 +148,7 @@ class RpcServer:
         key = f"cluster.services.{self.name}"
         check_port(self.bind, self.port, service=self.name, port_key=f"{key}.port", bind_key=f"{key}.bind")
         callers = Callers(self.name, self._security, self._tenants)
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_is_not_of_a_client_that_left)
         server = self._assemble(callers)
         page = None if self._metrics_port is None else self._page_of(self._metrics_port, callers)
         try:

@@ -18,6 +18,7 @@ from yuan_manifest import ClusterManifest
 from yuan_rpc import RpcFailed, health_of
 from yuan_stack.broker import client
 from yuan_stack.folder import StackFolder, holder_of
+from yuan_stack.models import ModelStatus, models_of
 from yuan_stack.processes import ProcessPlan, Role, plan_of, with_absolute_paths
 from yuan_stack.state import Phase, ProcessRecord, ProcessState
 from yuan_stack.up import state_of
@@ -100,6 +101,7 @@ class StackStatus:
         broker: the broker.
         processes: those of the supervisor, and servers of the manifest that it did not start.
         jobs: how many the registry has, by state.
+        models: those of the inference server.
     """
 
     home: str
@@ -108,6 +110,7 @@ class StackStatus:
     broker: BrokerStatus
     processes: tuple[ProcessStatus, ...]
     jobs: dict[str, int]
+    models: tuple[ModelStatus, ...] = ()
 
     @property
     def is_up(self) -> bool:
@@ -160,6 +163,7 @@ def status_of(manifest: ClusterManifest) -> StackStatus:
             for name in names
         ),
         jobs=_jobs(absolute.cluster.registry),
+        models=models_of(absolute) if health.get("inference-server") in {Health.serving, Health.not_serving} else (),
     )
 
 

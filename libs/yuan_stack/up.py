@@ -19,6 +19,7 @@ from yuan_stack.broker import end_left
 from yuan_stack.folder import StackFolder, StackLock, digest, holder_of, last_line, open_log
 from yuan_stack.leftovers import clear_left, wait_for_killed
 from yuan_stack.managed import SERVER_GRACE_S, WORKER_GRACE_S
+from yuan_stack.models import LoadWatch
 from yuan_stack.narration import Narrator, Say, ended
 from yuan_stack.processes import Change
 from yuan_stack.stack import Stack, own_ports, state_of
@@ -124,11 +125,13 @@ def _start(stack: Stack, lock: StackLock, say: Say, stop: StopRequest, *, detach
     except BaseException:
         _end(folder, supervisor, narrator)
         raise
+    watch = LoadWatch(stack.manifest, say)
+    watch.look()
     if detach:
         say("the stack is up; `yuan status` shows how it does, `yuan down` ends it")
         return 0
     say("the stack is up; Ctrl-C ends it")
-    return _stay(folder, supervisor, narrator, stop, say)
+    return _stay(folder, supervisor, narrator, stop, say=say, watch=watch)
 
 
 def _spawn(folder: StackFolder, lock: StackLock, *, detach: bool) -> "subprocess.Popen[bytes]":
@@ -206,7 +209,13 @@ def _digest_on_disk(folder: StackFolder) -> str:
 
 
 def _stay(
-    folder: StackFolder, supervisor: "subprocess.Popen[bytes]", narrator: Narrator, stop: StopRequest, say: Say
+    folder: StackFolder,
+    supervisor: "subprocess.Popen[bytes]",
+    narrator: Narrator,
+    stop: StopRequest,
+    *,
+    say: Say,
+    watch: LoadWatch,
 ) -> int:
     """Tells what happens until the stack has ended, which a signal asks for."""
     passed_on = 0
@@ -219,6 +228,8 @@ def _stay(
                 say("ending the stack; Ctrl-C once more hurries it")
         if (state := folder.read_state()) is not None:
             narrator.tell(state)
+        if not passed_on:
+            watch.look()
         time.sleep(_TURN_S)
     if code != 0:
         line = last_line(folder.log("supervisor"))

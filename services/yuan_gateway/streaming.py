@@ -17,6 +17,9 @@ _T = TypeVar("_T")
 
 DONE = "data: [DONE]\n\n"
 
+ALSO_STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+"""Of a route's schema: its answer is JSON, or events if `stream` says so."""
+
 _GONE = 499
 
 

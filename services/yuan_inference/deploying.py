@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from yuan_events import InputError, YuanError, one_line
 from yuan_inference.engine import EngineOptions
@@ -115,10 +115,12 @@ class Deploying:
             opened = {
                 adapter: self._store.open_artifact(given, "model") for adapter, given in artifacts.adapters.items()
             }
+            devices: list[int] = []
             if self.cuda_devices:
-                take_for_deployment(self._store.registry, name, options.tensor, self.cuda_devices)
+                devices = take_for_deployment(self._store.registry, name, options.tensor, self.cuda_devices)
             adapters = {adapter: Adapter(found.reference, found.path) for adapter, found in opened.items()}
-            return Wanted(name, handle.reference, handle.path, dtype, options, adapters)
+            placed = replace(options, devices=tuple(devices))
+            return Wanted(name, handle.reference, handle.path, dtype, placed, adapters)
 
         try:
             served = await self._models.load(name, prepare)

@@ -96,10 +96,11 @@ def info_of(served: Served) -> inference_pb2.GetModelInfoResponse:
     """Describes a served model."""
     engine = served.engine
     config, weights = engine.loaded.config, engine.loaded.weights
+    computed = next((name for name, dtype in DTYPES.items() if dtype == weights.dtype), str(weights.dtype))
     info = inference_pb2.GetModelInfoResponse(
         model=served.wanted.name,
         artifact=served.wanted.artifact,
-        dtype=next((name for name, dtype in DTYPES.items() if dtype == weights.dtype), str(weights.dtype)),
+        dtype="int8" if engine.loaded.int8 else computed,
         device=str(weights.device),
         max_model_len=engine.longest,
         vocab_size=engine.loaded.tokenizer.vocab_size,

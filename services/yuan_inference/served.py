@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+import torch
+
 from yuan_events import YuanError, one_line
 from yuan_inference.engine import Engine, EngineMetrics, EngineOptions
 from yuan_inference.loaded import load
@@ -259,6 +261,12 @@ class ServedModels:
             raise Unavailable("the inference service is shutting down")
         return served
 
+    def _device_of(self, wanted: Wanted) -> str:
+        """Returns where a model lies: of CUDA's devices the one that the registry gave it."""
+        if self._device == "cpu" or not wanted.options.devices or not torch.cuda.is_available():
+            return self._device
+        return f"cuda:{wanted.options.devices[0] % torch.cuda.device_count()}"
+
     def _make(self, wanted: Wanted) -> Served:
         shown = self._metrics.load_progress.labels(wanted.name)
         told = time.monotonic()
@@ -274,7 +282,7 @@ class ServedModels:
 
         try:
             shown.set(0.0)
-            loaded = load(wanted.folder, device=self._device, dtype=wanted.dtype)
+            loaded = load(wanted.folder, device=self._device_of(wanted), dtype=wanted.dtype)
             engine = Engine(wanted.name, loaded, wanted.options, self._metrics, watch)
             try:
                 engine.set_adapters(_folders(wanted))

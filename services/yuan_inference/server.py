@@ -23,7 +23,7 @@ from yuan_inference.served import ServedModels
 from yuan_jobs.artifacts import ArtifactStore
 from yuan_jobs.serving import ServerContext
 from yuan_manifest import Device
-from yuan_rpc import VERSION, InvalidArgument, Mount, RpcServer
+from yuan_rpc import VERSION, InvalidArgument, Mount, NotFound, RpcServer
 from yuan_rpc.inference.v1 import inference_pb2, inference_pb2_grpc
 from yuan_rpc.request_log import RequestLog
 from yuan_rpc.tracing import OFF, Tracing
@@ -206,9 +206,12 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     async def GetModelInfo(  # noqa: N802
         self, request: inference_pb2.GetModelInfoRequest, context: Any
     ) -> inference_pb2.GetModelInfoResponse:
-        """Describes a served model."""
+        """Describes a served model; asked for an adapter by its name, the model that has it."""
         del context
-        return info_of(self._models.find(request.model)[0])
+        served, adapter = self._models.find(request.model)
+        if adapter and adapter not in served.engine.adapters:
+            raise NotFound("adapter", adapter, f"model {served.wanted.name} has no adapter {adapter}")
+        return info_of(served)
 
     async def GetServerInfo(  # noqa: N802
         self, request: inference_pb2.GetServerInfoRequest, context: Any

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
 
 from yuan_inference.engine import Engine, Failure, Output, Request
-from yuan_rpc import Internal, ResourceExhausted, RpcError, Unavailable
+from yuan_rpc import Internal, InvalidArgument, ResourceExhausted, RpcError, Unavailable
 
 _SECONDS_UNTIL_ANOTHER_TRY = 1.0
 
@@ -90,6 +90,8 @@ class Streams:
 def failed(output: Output) -> RpcError:
     """Returns what the failure of a request means to its client."""
     text = f"the request failed: {output.error}"
+    if output.failure is Failure.structure:
+        return InvalidArgument(output.error, {"sampling_params.structured_outputs": output.error})
     if output.failure is Failure.memory:
         return ResourceExhausted(text, _SECONDS_UNTIL_ANOTHER_TRY)
     return Unavailable(text, _SECONDS_UNTIL_ANOTHER_TRY) if output.failure is Failure.engine else Internal(text)

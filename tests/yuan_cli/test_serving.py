@@ -214,3 +214,9 @@ def test_deploy_prints_the_manifest_that_it_means_and_refuses_what_cannot_be(ser
     assert "prompt_lookup: 4" in text
     problem = served.refused("deploy", "tiny", "--adapter", "a b=tiny", printed)
     assert problem.startswith("yuan deploy: inputs.adapters.'a b': cannot be a name")
+    for option, problem in (
+        (["--dtype", "int7"], "serving.dtype: expected one of fp32, bf16, fp16, int8, found 'int7'"),
+        (["--name", "a b"], "serving.name: expected a name (up to 100 letters"),
+        (["--max-batch", "0"], "serving.max_batch: expected at least 1, found 0"),
+    ):
+        assert served.refused("deploy", "tiny", *option).startswith(f"yuan deploy: {problem}")

@@ -57,7 +57,10 @@ def test_what_the_server_is_and_does_is_told_in_values(client: Client) -> None:
     assert client.model().artifact == "model/tiny@1"
     assert [model.name for model in client.server_info().models] == ["tiny"]
     assert client.loads()[0].running == 0
-    assert client.load_model("tiny", name="other").name == "other"
+    assert client.load_model("tiny", name="other", max_batch=3, prompt_lookup=2).name == "other"
+    assert {load.model: load.max_batch for load in client.loads()}["other"] == 3
+    with pytest.raises(RpcFailed, match="model/nobody does not exist"):
+        client.load_model("tiny", name="other", adapters={"x": "nobody"})
     assert client.unload_model("other") == "model/tiny@1"
     assert client.abort("nobody") == ()
     scores = client.score("shall I compare", logprobs=1)

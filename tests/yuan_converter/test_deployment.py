@@ -18,7 +18,7 @@ from yuan_jobs.deployments import deployment, deployments
 from yuan_jobs.home import Home
 from yuan_jobs.states import DeploymentState
 from yuan_manifest import ClusterManifest
-from yuan_manifest.schema import DeployJob, Kind, ModelInput, ServingSection, Topology
+from yuan_manifest.schema import DeployInputs, DeployJob, Kind, ServingSection, Topology
 from yuan_rpc import connect
 from yuan_rpc.inference.v1 import inference_pb2, inference_pb2_grpc
 
@@ -36,7 +36,7 @@ class Stack:
         handle = store.open_artifact(model, "model")
         store.registry.close()
         job = DeployJob(
-            kind=Kind.deploy, name="test", inputs=ModelInput(model=model), serving=ServingSection(**serving)
+            kind=Kind.deploy, name="test", inputs=DeployInputs(model=model), serving=ServingSection(**serving)
         )
         sink = RecordingSink()
         context = WorkContext(

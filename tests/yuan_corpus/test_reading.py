@@ -105,6 +105,15 @@ def test_what_is_decompressed_at_once_is_bounded(suffix: str, most: int) -> None
     assert max(lengths) <= most
 
 
+def test_zstandard_of_a_long_window_is_read(tmp_path: Path) -> None:
+    parameters = zstandard.ZstdCompressionParameters(window_log=30)
+    stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    path = tmp_path / "a.txt.zst"
+    path.write_bytes(stream.compress(b"one\ntwo\n") + stream.flush())
+
+    assert read(path) == ["one", "two"]
+
+
 def test_a_source_tree_is_a_document_a_file_also_compressed(tmp_path: Path) -> None:
     (tmp_path / "src/sub").mkdir(parents=True)
     (tmp_path / "src/a.py").write_text("x = 1\n")
@@ -123,6 +132,24 @@ def test_whatever_stands_in_csv_comes_back(tmp_path_factory: pytest.TempPathFact
         assert read(path) == [text for text in texts if text.strip()]
 
 
+@pytest.mark.parametrize("slice_bytes", [1, 60, 1 << 20])
+def test_a_quotation_mark_within_a_field_of_csv_quotes_nothing(
+    tmp_path: Path, slice_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents_module, "SLICE_BYTES", slice_bytes)
+    monkeypatch.setattr(documents_module, "LONGEST_DOCUMENT", 200)
+    pipes = ['3" pipe', 'two\nlines, "quoted"', 'a 5"', "plain"] * 20
+    fields = ['"' + text.replace('"', '""') + '"' if "\n" in text else text for text in pipes]
+    path = tmp_path / "a.csv"
+    path.write_text("n,text\n" + "".join(f"{number},{field}\n" for number, field in enumerate(fields)))
+
+    assert read(path) == pipes
+    path.write_bytes(path.read_bytes().replace(b"plain", b"\xff", 1))
+    log = SkipLog()
+    assert read(path, log=log, skip_broken=True) == [*pipes[:3], *pipes[4:]]
+    assert log.count == 1
+
+
 # --- encodings ---------------------------------------------------------------------------------------------------
 
 
@@ -135,6 +162,40 @@ def test_an_encoding_is_detected(tmp_path: Path, encoding: str, name: str) -> No
     assert "".join(read(tmp_path / name, encoding="auto")).removeprefix("\ufeff") == (
         CHINESE * 40 if name == "a.py" else CHINESE.strip() * 40
     )
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "gb18030"])
+def test_a_broken_line_does_not_change_what_encoding_is_detected(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.txt"
+    good = CHINESE.encode(encoding)
+    path.write_bytes(good * 20 + b"\xff\n" + good)
+
+    with pytest.raises(TextError, match=rf"not {encoding}.* at byte {20 * len(good)}".replace("utf-8", "UTF-8")):
+        read(path, encoding="auto")
+    log = SkipLog()
+    assert read(path, encoding="auto", skip_broken=True, log=log) == [CHINESE.strip()] * 21
+    assert log.count == 1
+
+
+@pytest.mark.parametrize("compression", [".gz", ".zst"])
+def test_an_encoding_is_detected_from_more_than_the_first_piece(tmp_path: Path, compression: str) -> None:
+    path = tmp_path / f"a.jsonl{compression}"
+    # The first member or frame has nothing but ASCII.
+    text = '{"n": "' + "x" * 30 + '", "text": "' + CHINESE.strip() + '"}\n'
+    path.write_bytes(COMPRESSIONS[compression]((text * 20).encode("gb18030")))
+
+    assert read(path, encoding="auto") == [CHINESE.strip()] * 20
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_wide_encodings_without_a_mark_are_detected(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("Plain English.\nA second line.\n".encode(encoding))
+
+    assert read(path, encoding="auto") == ["Plain English.", "A second line."]
+    path.write_bytes(b"a\0b\0\1\2\3\4 text\n")
+    with pytest.raises(TextError, match="is NUL"):
+        read(path, encoding="auto")
 
 
 def test_other_encodings_are_detected_by_charset_normalizer(tmp_path: Path) -> None:
@@ -238,6 +299,40 @@ def test_urls_are_files_folders_and_globs_of_their_file_system() -> None:
     assert read(*find_text_files(["memory://reading/b.jsonl"])) == ["b"]
     with pytest.raises(TextError, match=r"text memory://reading/\*\.md: no such file"):
         find_text_files(["memory://reading/*.md"])
+
+
+class NoEndpoint(Exception):
+    """Is no OSError, as botocore's are none."""
+
+
+class LostFile(io.BytesIO):
+    def read(self, size: int | None = -1, /) -> bytes:
+        raise NoEndpoint("connection lost")
+
+
+class AwayFileSystem(fsspec.AbstractFileSystem):
+    protocol = "away"
+
+    def isfile(self, path: str) -> bool:
+        if "server" in path:
+            raise NoEndpoint("could not\nconnect")
+        return True
+
+    def info(self, path: str, **_: object) -> dict[str, object]:
+        return {"name": path, "size": 10, "type": "file"}
+
+    def open(self, path: str, *_: object, **__: object) -> LostFile:
+        return LostFile()
+
+
+def test_a_server_that_is_away_or_goes_away_is_said_in_one_line() -> None:
+    fsspec.register_implementation("away", AwayFileSystem, clobber=True)
+    with pytest.raises(
+        TextError, match=r"^text away://server/a: cannot be looked at \(NoEndpoint: could not connect\)$"
+    ):
+        find_text_files(["away://server/a"])
+    with pytest.raises(TextError, match=r"^away://a\.txt: cannot be read \(NoEndpoint: connection lost\); mend that"):
+        read(*find_text_files(["away://a.txt"]))
 
 
 def test_a_file_system_that_is_unknown_is_said() -> None:

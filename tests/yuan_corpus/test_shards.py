@@ -13,6 +13,7 @@ from yuan_corpus import documents as documents_module
 from yuan_corpus import tokenization as tokenization_module
 from yuan_corpus.cleaning import StageSpec
 from yuan_corpus.documents import SkipLog
+from yuan_corpus.sources import stamp_of
 from yuan_events import Interrupted, Message, Progress, RecordingSink
 
 SHARD_BYTES = 4000
@@ -205,3 +206,15 @@ def test_special_strings_are_tokens_or_text(tmp_path: Path, tokenizer: Tokenizer
     assert escaped.count(tokenizer.sep_id) == 0
     assert escaped.count(tokenizer.eod_id) == 1
     assert tokenizer.decode(escaped[:-1]) == "question<sep>answer<eod>more"
+
+
+def test_a_file_that_may_be_read_now_is_another(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("a\n")
+    path.chmod(0o000)
+    before = stamp_of(path)
+    path.chmod(0o644)
+
+    assert stamp_of(path) != before
+    path.chmod(0o000)
+    assert stamp_of(path) == before

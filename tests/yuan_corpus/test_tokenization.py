@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -135,7 +136,8 @@ def test_progress_counts_megabytes_and_tells_documents_and_tokens(
     assert events[0].done == 0
     assert [event.done for event in events] == sorted(event.done for event in events)
     assert events[-1].done == events[-1].total == round(statistics.source_bytes / 1e6, 3)
-    assert events[-1].detail == f"{statistics.documents:,} documents, {statistics.tokens:,} tokens"
+    counted = f"{statistics.documents:,} documents, {statistics.tokens:,} tokens"
+    assert re.fullmatch(counted + r", \d+\.\d MB/s", events[-1].detail)
 
 
 @pytest.mark.usefixtures("small_units")

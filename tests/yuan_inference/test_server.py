@@ -18,11 +18,12 @@ from tests.served_models import make_cluster, publish_model
 from tests.tiny_models import CONTEXT, make_model
 from tests.yuan_inference.engines import Watched, wait_for
 from tests.yuan_inference.test_adapters import TARGETS, make_adapter
+from tests.yuan_inference.test_ranks import compiled
 
 from yuan_corpus import Tokenizer
-from yuan_inference.engine import EngineMetrics
+from yuan_inference.engine import EngineMetrics, EngineOptions
 from yuan_inference.loaded import LoadedModel
-from yuan_inference.served import ServedModels
+from yuan_inference.served import ServedModels, Wanted
 from yuan_inference.server import SERVICE, InferenceServicer
 from yuan_jobs.artifacts import ArtifactStore
 from yuan_jobs.deployments import deploy, deployment, remove_deployment
@@ -34,6 +35,7 @@ from yuan_model import FolderWeights, generate
 from yuan_rpc import Connection, Mount, RpcFailed, connect, server_of
 from yuan_rpc.inference.v1 import inference_pb2 as pb
 from yuan_rpc.inference.v1 import inference_pb2_grpc
+from yuan_stack.models import LoadWatch, models_of
 
 
 @dataclass
@@ -286,7 +288,8 @@ def test_model_info_says_what_is_served(tiny: Serving) -> None:
     info = tiny.call("GetModelInfo", pb.GetModelInfoRequest())
     assert (info.model, info.artifact, info.dtype, info.device) == ("tiny", "model/tiny@1", "fp32", "cpu")
     assert (info.max_model_len, info.vocab_size, info.config["hidden_size"]) == (CONTEXT, 360, 32)
-    assert tiny.load("tiny@1", name="half", dtype="bf16").info.dtype == "bf16"
+    for dtype in ("bf16", "int8") if compiled() else ("bf16",):
+        assert tiny.load("tiny@1", name="half", dtype=dtype).info.dtype == dtype
 
 
 def test_a_new_version_is_swapped_in_and_requests_on_the_old_one_finish_on_it(tiny: Serving) -> None:
@@ -334,6 +337,9 @@ def test_a_model_is_served_with_adapters_that_come_and_go_while_it_is(
     tiny.load("tiny@1", adapters={"b": "bob"})
     with pytest.raises(RpcFailed, match="model tiny has no adapter ada"):
         tiny.generate(model="tiny:ada")
+    with pytest.raises(RpcFailed, match="model tiny has no adapter ada"):
+        tiny.call("GetModelInfo", pb.GetModelInfoRequest(model="tiny:ada"))
+    assert tiny.call("GetModelInfo", pb.GetModelInfoRequest(model="tiny:b")).model == "tiny"
     assert first + "".join(part.text for part in running) == whole
     deploy(tiny.store.registry, "kept", "model/tiny@1", {"adapters": {"b": "model/bob@1"}, "prompt_lookup": 3})
     try:
@@ -415,16 +421,30 @@ def test_where_there_are_devices_each_model_takes_one_and_gives_it_back_if_it_ca
 ) -> None:
     from yuan_jobs.slots import release_deployment
 
-    serving.servicer.deploying.cuda_devices = 1
+    serving.servicer.deploying.cuda_devices = 2
     try:
         with pytest.raises(RpcFailed, match="has no tokenizer"):
             serving.load("broken")
-        serving.load("tiny@1", name="first")
-        serving.load("tiny@2", name="first")
-        with pytest.raises(RpcFailed, match="deployment second: wants 1 devices, 0 of 1 are free"):
-            serving.load("tiny@1", name="second")
+        for artifact, name, device in (("tiny@1", "first", 0), ("tiny@1", "second", 1), ("tiny@2", "second", 1)):
+            serving.load(artifact, name=name)
+            assert serving.models.get(name).engine.options.devices == (device,)
+        with pytest.raises(RpcFailed, match="deployment third: wants 1 devices, 0 of 2 are free"):
+            serving.load("tiny@1", name="third")
+        serving.call("UnloadModel", pb.UnloadModelRequest(model="first"))
+        serving.load("tiny@1", name="third")
+        assert serving.models.get("third").engine.options.devices == (0,)
     finally:
-        release_deployment(serving.store.registry, "first")
+        for name in ("first", "second", "third"):
+            release_deployment(serving.store.registry, name)
+
+
+def test_a_model_lies_on_the_device_that_the_registry_gave_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    models = ServedModels("auto", EngineMetrics(CollectorRegistry()))
+    for devices, place in (((1,), "cuda:1"), ((2, 3), "cuda:0"), ((), "auto")):  # slots count over all hosts
+        wanted = Wanted("tiny", "model/tiny@1", tmp_path, options=EngineOptions(devices=devices))
+        assert models._device_of(wanted) == place
 
 
 def slow(serving: Serving, request_id: str = "", seconds: float = 0.02) -> Any:
@@ -513,6 +533,10 @@ def test_what_is_deployed_is_loaded_at_the_start_and_what_cannot_be_says_why(ser
         assert ready.state == DeploymentState.READY
         assert failed.state == DeploymentState.FAILED
         assert "has no tokenizer" in str(failed.reason)
+        lines: list[str] = []
+        LoadWatch(serving.cluster, lines.append).look()
+        assert lines[1:] == ["model b is served: model/tiny@2"]
+        assert "has no tokenizer" in lines[0]
         with pytest.raises(
             RpcFailed, match=r"model a is deployed but could not be loaded: .*has no tokenizer"
         ) as caught:
@@ -602,12 +626,15 @@ def test_a_load_says_how_far_it_is_and_a_load_that_has_ended_says_so_no_more(
         assert list(info.loading) == ["tiny"]
         assert 0.1 < info.load_progress["tiny"] < 0.9
         percent = f"{info.load_progress['tiny']:.0%}"
+        (shown,) = models_of(serving.cluster)
+        assert str(shown) == f"tiny is being loaded, {percent} of its weights are read"
         with pytest.raises(RpcFailed, match=f"model tiny is being loaded, for .*: {percent} of its weights"):
             serving.generate()
         on.set()
         assert loading.result().info.tensor == 1
     info = serving.call("GetServerInfo", pb.GetServerInfoRequest())
     assert not info.load_progress
+    assert [str(model) for model in models_of(serving.cluster)] == ["tiny is served: model/tiny@1"]
     text = serving.servicer._models._metrics.load_progress.labels("tiny")._value.get()
     assert text == pytest.approx(1.0)
 

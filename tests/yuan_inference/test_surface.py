@@ -148,6 +148,13 @@ def test_an_impossible_grammar_is_refused_by_its_field(stack: HttpStack) -> None
     assert list(caught.value.violations) == ["sampling_params.structured_outputs"]
     reply = stack.ask("/v1/completions", {"prompt": "a", "structured_outputs": {"regex": "(["}})
     assert (reply.status, reply.error["param"]) == (400, "response_format")
+    unending = json.dumps(
+        {"$defs": {"n": {"type": "array", "items": {"$ref": "#/$defs/n"}, "minItems": 1}}, "$ref": "#/$defs/n"}
+    )
+    for structure, why in (({"regex": ".*" * 200}, "too many expressions"), ({"json": unending}, "Too many items")):
+        with pytest.raises(RpcFailed, match=f"the structure cannot be followed: .*{why}") as caught:
+            stack.call("Generate", asked(structured_outputs=structure, max_tokens=60))
+        assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
     with pytest.raises(RpcFailed, match="json_schema: false is matched by nothing"):
         stack.call("Generate", asked(structured_outputs={"json": "false"}))
     choice = stack.call("Generate", asked(structured_outputs={"choice": {"choices": ["day", "thee"]}}, max_tokens=20))

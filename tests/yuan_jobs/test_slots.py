@@ -106,7 +106,9 @@ def test_a_deployment_is_what_was_wanted_last(registry: Registry) -> None:
         "too large",
         "deploy-1",
     )
-    take_for_deployment(registry, "chat", 1, 2)
+    assert take_for_deployment(registry, "chat", 1, 2) == [0]
+    assert take_for_deployment(registry, "more", 1, 2) == take_for_deployment(registry, "more", 1, 2) == [1]
+    assert remove_deployment(registry, "more") is False
     assert remove_deployment(registry, "chat")
     assert not remove_deployment(registry, "chat")
     assert deployment(registry, "chat") is None

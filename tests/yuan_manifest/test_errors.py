@@ -305,6 +305,7 @@ OTHER_KINDS = {
     "taken tokenizer": ("kind: tokenizer\ninputs: {sentencepiece: yuan}\noutputs: {tokenizer: a}", "x.yaml:4: inputs.sentencepiece: expected a path, which has a /, found 'yuan'"),
     "trained and taken": ("kind: tokenizer\ninputs: {sentencepiece: ./a}\ntokenizer: {vocab_size: 900}\noutputs: {tokenizer: a}", "x.yaml:5: tokenizer: means nothing beside inputs.sentencepiece, which is taken as it is; remove one of them"),
     "added to a taken one": ("kind: tokenizer\ninputs: {sentencepiece: ./a, tokenizers: [b]}\noutputs: {tokenizer: a}", "x.yaml:4: inputs.tokenizers: adds pieces to a model that is trained; remove it, or inputs.sentencepiece"),
+    "tokenizer by path": ("kind: tokenize\ninputs: {text: [a], tokenizer: ./yuan}\noutputs: {dataset: a}", "x.yaml:4: inputs.tokenizer: expected NAME or NAME@VERSION (NAME: 1 to 63 of a-z 0-9 . _ -, the first a letter or digit), found './yuan'; kind tokenizer makes an artifact of such a file (inputs.sentencepiece)"),
     "empty text": ("kind: tokenizer\ninputs: {text: ['']}\noutputs: {tokenizer: a}", "x.yaml:4: inputs.text[0]: is empty text"),
     "text that is no list": ("kind: tokenizer\ninputs: {text: a.txt}\noutputs: {tokenizer: a}", "x.yaml:4: inputs.text: expected a list, found 'a.txt'; write [a, b] or lines of `- a`"),
     "vocabulary": ("kind: tokenizer\ninputs: {text: [a]}\ntokenizer: {vocab_size: 100}\noutputs: {tokenizer: a}", "x.yaml:5: tokenizer.vocab_size: expected at least 300 (256 byte pieces and the special tokens), found 100"),

@@ -95,9 +95,11 @@ def test_every_level_that_runs_here_computes_what_this_machines_own_build_does(t
         alone.mkdir()
         shutil.copy(made / file_name(level), alone)
         found = logits_of(tmp_path / f"{level.name}.pt", alone)
-        for kind, numbers, expected in zip(("fp32", "bf16", "int8"), found, own, strict=True):
+        # Products with int8 weights are of whole numbers on some processors and of bfloat16 on others.
+        limits = {"fp32": 1e-5, "bf16": 1e-5, "int8": 0.02}
+        for (kind, limit), numbers, expected in zip(limits.items(), found, own, strict=True):
             difference = float((numbers - expected).abs().max())
-            assert difference <= 1e-5 * float(expected.abs().max()), (level.name, kind, difference)
+            assert difference <= limit * float(expected.abs().max()), (level.name, kind, difference)
 
 
 def logits_of(file: Path, libraries: Path | None) -> list[torch.Tensor]:

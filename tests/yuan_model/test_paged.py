@@ -162,6 +162,28 @@ def test_the_compiled_step_gives_the_same_bits_whatever_shares_the_step(dtype: t
         assert torch.equal(one[0], whole[2 * 48 + position])
 
 
+@pytest.mark.parametrize("drawable", [40, 37, 5])
+def test_the_compiled_step_tells_the_likeliest_of_those_that_may_be_drawn(drawable: int) -> None:
+    model, size = small_model(), PoolSize(12, 4, 200, 200)
+    with torch.no_grad():
+        model.embed_tokens.weight[4] = model.embed_tokens.weight[2]  # of equal ones the first
+        model.embed_tokens.weight[30, 7] = torch.nan
+    try:
+        runner = NativeRunner(model, size, threads=2, drawable=drawable)
+    except NativeUnavailable as error:
+        pytest.skip(str(error))
+    draw = random.Random(5)
+    sequences = [[draw.randrange(29) for _ in range(48)] for _ in range(4)]
+    for row in range(4):
+        runner.place(row, 0, [3 * row, 3 * row + 1, 3 * row + 2])
+    for begin, end, outputs in ((0, 40, 40), (40, 41, 1), (41, 48, 2)):
+        logits = runner.step([Chunk(tokens, begin, end, row, outputs) for row, tokens in enumerate(sequences)])
+        seen = logits[:, :drawable]
+        expected = [-1 if bool(row.isnan().any()) else int((row == row.max()).nonzero()[0, 0]) for row in seen]
+        assert runner.likeliest() == expected
+        assert (expected == [-1] * len(expected)) == (drawable > 30)
+
+
 def test_eight_bits_are_close_to_the_weights_that_they_stand_for() -> None:
     model = small_model()
     size = PoolSize(3, 1, 48, 48)
@@ -176,6 +198,24 @@ def test_eight_bits_are_close_to_the_weights_that_they_stand_for() -> None:
         logits.append(runner.step([Chunk(tokens, 0, 48, 0, 48)]).log_softmax(-1))
     difference = (logits[0] - logits[1]).abs()
     assert 1e-5 < difference.mean() < 0.05 * logits[0].std()
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_numbers_that_are_none_do_not_become_some_in_eight_bits(wrong: float) -> None:
+    model, size = small_model(), PoolSize(6, 2, 48, 48)
+    with torch.no_grad():
+        model.embed_tokens.weight[30, 7] = wrong
+    try:
+        runner = NativeRunner(model, size, int8=True, drawable=30)
+    except NativeUnavailable as error:
+        pytest.skip(str(error))
+    for row in range(2):
+        runner.place(row, 0, [3 * row, 3 * row + 1, 3 * row + 2])
+    logits = runner.step([Chunk([1, 30, 2], 0, 3, 0), Chunk([1, 3, 2], 0, 3, 1)])
+    assert logits[0].isnan().all()
+    assert logits[1, :30].isfinite().all()
+    assert runner.likeliest()[0] == -1
+    assert runner.likeliest()[1] >= 0
 
 
 @pytest.mark.parametrize("make", RUNNERS)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -103,6 +104,17 @@ def test_calls_that_come_just_when_a_drain_begins_are_answered_or_told_to_come_a
 
     serve(case, drain_seconds=60.0)
     assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}, codes
+
+
+def test_clients_that_left_while_they_were_answered_leave_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    async def case(data: ToyData, server: RpcServer, connection: Connection) -> None:
+        del data, server, connection
+        logger = logging.getLogger("grpc._cython.cygrpc")
+        logger.error("ExecuteBatchError raised in core by servicer method [%s]", "/a.B/C")
+        logger.error("another matter")
+
+    serve(case)
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("grpc.")] == ["another matter"]
 
 
 def test_a_call_that_outlasts_the_drain_is_cut_off_and_frees_what_it_holds() -> None:

@@ -31,7 +31,7 @@ void score(const float *const *queries, const float *const *keys, int dim, Float
     for (int d = 0; d < dim; d++)
         for (int b = 0; b < BLOCKS; b++) {
             Floats key = load<Floats>(keys[b] + d * BLOCK);
-            for (int q = 0; q < QUERIES; q++) out[q][b] += all(queries[q][d]) * key;
+            for (int q = 0; q < QUERIES; q++) out[q][b] = add_product(out[q][b], all(queries[q][d]), key);
         }
 }
 template <int QUERIES, int BLOCKS>
@@ -62,7 +62,7 @@ void mix(const float *const *weights, const T *pool, size_t block_items, const i
         for (int q = 0; q < QUERIES; q++) {
             if (t < first[q] || t > last[q]) continue;  // not times 0: what lies there may be no number
             Floats weight = all(weights[q][t]);
-            for (int v = 0; v < VECTORS; v++) acc[q][v] += weight * values[v];
+            for (int v = 0; v < VECTORS; v++) acc[q][v] = add_product(acc[q][v], weight, values[v]);
         }
     }
     for (int q = 0; q < QUERIES; q++)
@@ -82,6 +82,12 @@ void attend(const T *const *queries, const T *pool, size_t block_items, const in
         const T *keys[AT_ONCE];
         for (int i = 0; i < AT_ONCE; i++)
             keys[i] = pool + table[std::min(b + i, high)] * block_items + shape.key(head);
+        if constexpr (QUERIES == 1)
+            for (int i = 0; i < AT_ONCE; i++) {
+                const T *next = pool + table[std::min(b + AT_ONCE + i, high)] * block_items;
+                fetch(next + shape.key(head), size_t(shape.dim) * BLOCK * sizeof(T));
+                fetch(keys[i] - shape.key(head) + shape.value(head), size_t(shape.wide) * BLOCK * sizeof(T));
+            }
         Floats out[QUERIES][AT_ONCE];
         score<QUERIES, AT_ONCE>(queries, keys, shape.dim, out);
         for (int q = 0; q < QUERIES; q++)

@@ -53,10 +53,13 @@ class Chunks(ctypes.Structure):
     """One step, as step.cpp has it; pointers to int32 and, for logits, to fp32."""
 
     _fields_ = (
-        *((name, ctypes.c_int) for name in ("chunks", "tokens", "outputs")),
+        *((name, ctypes.c_int) for name in ("chunks", "tokens", "outputs", "drawable")),
         *(
             (name, ctypes.c_void_p)
-            for name in ("begins", "positions", "rows", "adapters", "ids", "first_seen", "wanted", "logits")
+            for name in (
+                *("begins", "positions", "rows", "adapters", "ids", "first_seen", "wanted"),
+                *("logits", "likeliest"),
+            )
         ),
     )
 

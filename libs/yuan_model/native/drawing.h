@@ -21,29 +21,49 @@ inline Ints bits(Floats v) { return (Ints)v; }
 inline Ints bits(int b) { return b - Ints{}; }
 inline int bits_of(float x) { int b; std::memcpy(&b, &x, 4); return b; }
 
-// The place of the highest of n numbers, of equal ones the first; -1 where one is NaN or it is not finite.
-inline int highest_place(const float *x, int n) {
-    Floats best = all(-std::numeric_limits<float>::infinity());
-    Ints place = {}, wrong = {}, here = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    int i = 0;
-    for (; i + LANES <= n; i += LANES, here += LANES) {
-        Floats v = load<Floats>(x + i);
-        Ints higher = v > best;
-        wrong |= v != v;
-        best = higher ? v : best;
+// The highest of numbers that come 16 at a time, lane by lane; of equal ones the first.
+struct Highest {
+    Floats value = all(-std::numeric_limits<float>::infinity());
+    Ints place = {}, wrong = {};
+
+    // Takes x[0..n), numbers begin.. of all, of which no earlier ones come later.
+    void take(const float *x, int begin, int n) {
+        Ints here = Ints{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} + begin;
+        for (int i = 0; i < n; i += LANES, here += LANES) {
+            Floats v = all(-std::numeric_limits<float>::infinity());
+            if (i + LANES <= n) v = load<Floats>(x + i);
+            else std::memcpy(&v, x + i, (n - i) * sizeof(float));
+            take(v, here);
+            wrong |= v != v;
+        }
+    }
+    void take(const Highest &other) {
+        take(other.value, other.place);
+        wrong |= other.wrong;
+    }
+    // The place; -1 where a number is NaN or the highest is not finite.
+    int found() const {
+        float most = value[0];
+        int first = place[0], wrongs = wrong[0];
+        for (int lane = 1; lane < LANES; lane++) {
+            wrongs |= wrong[lane];
+            if (value[lane] > most || (value[lane] == most && place[lane] < first)) most = value[lane], first = place[lane];
+        }
+        return wrongs || !std::isfinite(most) ? -1 : first;
+    }
+
+private:
+    void take(Floats v, Ints here) {
+        Ints higher = (v > value) | ((v == value) & (here < place));
+        value = higher ? v : value;
         place = higher ? here : place;
     }
-    float most = -std::numeric_limits<float>::infinity();
-    int found = 0, wrongs = 0;
-    for (int lane = 0; lane < LANES; lane++) {
-        wrongs |= wrong[lane];
-        if (best[lane] > most || (best[lane] == most && place[lane] < found)) most = best[lane], found = place[lane];
-    }
-    for (; i < n; i++) {
-        wrongs |= x[i] != x[i];
-        if (x[i] > most) most = x[i], found = i;
-    }
-    return wrongs || !std::isfinite(most) ? -1 : found;
+};
+
+inline int highest_place(const float *x, int n) {
+    Highest highest;
+    highest.take(x, 0, n);
+    return highest.found();
 }
 
 // Sums work(i), 16 numbers from i on, over n numbers, a multiple of STRETCH.

@@ -17,7 +17,7 @@ from pathlib import Path
 
 SOURCES = Path(__file__).parent
 FLAGS = (
-    *("-O3", "-std=c++20", "-fno-math-errno", "-fopenmp-simd", "-shared", "-fPIC", "-pthread"),
+    *("-O3", "-std=c++20", "-fno-math-errno", "-ffp-contract=off", "-fopenmp-simd", "-shared", "-fPIC", "-pthread"),
     *("-Wno-psabi", "-Wno-ignored-attributes"),
 )
 """Of every build; `-march` comes in addition."""
@@ -48,11 +48,15 @@ class Level:
 _V3 = frozenset({"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"})
 _V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 LEVELS = (
-    Level("x86-64-v4-bf16", ("-march=x86-64-v4", "-mavx512bf16"), _V4 | {"avx512_bf16"}),
+    Level(
+        "x86-64-v4-bf16",
+        ("-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni"),
+        _V4 | {"avx512_bf16", "avx512_vnni"},
+    ),
     Level("x86-64-v4", ("-march=x86-64-v4",), _V4),
     Level("x86-64-v3", ("-march=x86-64-v3",), _V3),
 )
-"""The best first (levels of the x86-64 psABI; bfloat16 products are in none of them)."""
+"""The best first (levels of the x86-64 psABI; products of bfloat16 and of bytes are in none of them)."""
 
 
 def processor_flags() -> frozenset[str]:

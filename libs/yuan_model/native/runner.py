@@ -10,6 +10,7 @@ import ctypes
 import math
 import mmap
 import weakref
+from array import array
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import partial
@@ -76,6 +77,7 @@ class NativeRunner:
         *,
         int8: bool = False,
         threads: int | None = None,
+        drawable: int = 0,
         all_reduce: Callable[[Tensor], None] | None = None,
     ) -> None:
         """Packs the weights layer by layer; none is kept as it was read but for the embedding.
@@ -85,6 +87,7 @@ class NativeRunner:
             size: of the pool and of a step.
             int8: hold the matrices in 8 bits.
             threads: None: as torch has.
+            drawable: ids below this one may be drawn: `likeliest` tells of them.
             all_reduce: sums a tensor over all ranks in place, where the model is divided; called in a thread of the
                 compiled step's.
 
@@ -138,6 +141,14 @@ class NativeRunner:
         self.ends = _untouched((layers, size.blocks, steps), self.dtype)
         self.tables = torch.zeros(size.rows, width, dtype=torch.int32)
         self._logits = torch.zeros(size.outputs, own[1] - own[0])
+        self._outputs = 0  # of the last step
+        self._views: dict[int, Tensor] = {}  # of so many logits: torch makes one in the time of several tokens
+        self._likeliest = np.zeros(size.outputs, np.int32)
+        self._call = Chunks(
+            drawable=min(drawable, own[1] - own[0]),
+            logits=self._logits.data_ptr(),
+            likeliest=self._likeliest.ctypes.data,
+        )
         self._embedding = weights.embedding().contiguous()
         self._starts = DocumentStarts(config, size.rows)
         self._reduce_error: BaseException | None = None
@@ -172,29 +183,42 @@ class NativeRunner:
 
     def step(self, chunks: Sequence[Chunk]) -> Tensor:
         """Computes new tokens and returns the logits that are wanted, fp32 [outputs, v], until the next step."""
-        begins = list(accumulate((chunk.stop - chunk.start for chunk in chunks), initial=0))
-        wanted = [
-            end - back for chunk, end in zip(chunks, begins[1:], strict=True) for back in range(chunk.outputs, 0, -1)
-        ]
-        if begins[-1] > self.size.step_tokens or len(wanted) > self.size.outputs:
-            raise ValueError(f"a step of {begins[-1]} tokens and {len(wanted)} outputs is larger than {self.size}")
-        columns = [
-            begins,
-            [chunk.start for chunk in chunks],
-            [chunk.row for chunk in chunks],
-            [chunk.adapter for chunk in chunks],
-            [token for chunk in chunks for token in chunk.tokens[chunk.start : chunk.stop]],
-            self._starts.of(chunks) or [0] * begins[-1],
-            wanted,
-        ]
+        tokens, starts, stops, rows, outputs, adapters = zip(*chunks, strict=True)
+        if len(chunks) == sum(stops) - sum(starts) == sum(outputs):  # of each one token, which is most steps
+            begins = wanted = range(len(chunks))
+            ids = [of[start] for of, start in zip(tokens, starts, strict=True)]
+        else:
+            ends = list(accumulate(stop - start for start, stop in zip(starts, stops, strict=True)))
+            begins = [0, *ends[:-1]]
+            wanted = [end - back for end, some in zip(ends, outputs, strict=True) for back in range(some, 0, -1)]
+            ids = [id_ for of, start, stop in zip(tokens, starts, stops, strict=True) for id_ in of[start:stop]]
+        if len(ids) > self.size.step_tokens or len(wanted) > self.size.outputs:
+            raise ValueError(f"a step of {len(ids)} tokens and {len(wanted)} outputs is larger than {self.size}")
+        first_seen = self._starts.of(chunks) or bytes(len(ids))
         # One array for all of them: a step of few tokens is shorter than the making of seven.
-        numbers = np.array(list(chain.from_iterable(columns)), np.int32)
-        arrays = accumulate((4 * len(column) for column in columns[:-1]), initial=numbers.ctypes.data)
-        call = Chunks(len(chunks), begins[-1], len(wanted), *arrays, self._logits.data_ptr())
+        columns = (begins, (len(ids),), starts, rows, adapters, ids, first_seen, wanted)
+        numbers = array("i", chain.from_iterable(columns))
+        call, count, total = self._call, len(chunks), len(ids)
+        call.chunks, call.tokens, call.outputs = count, total, len(wanted)
+        begin, _ = numbers.buffer_info()
+        call.begins = begin
+        call.positions = begin = begin + 4 * (count + 1)
+        call.rows = begin = begin + 4 * count
+        call.adapters = begin = begin + 4 * count
+        call.ids = begin = begin + 4 * count
+        call.first_seen = begin = begin + 4 * total
+        call.wanted = begin + 4 * total
         if self._library.yuan_step(self._handle, ctypes.byref(call)):
             error, self._reduce_error = self._reduce_error, None
             raise error or RuntimeError("the step failed")
-        return self._logits[: len(wanted)]
+        count = self._outputs = len(wanted)
+        if count not in self._views:
+            self._views[count] = self._logits[:count]
+        return self._views[count]
+
+    def likeliest(self) -> list[int]:
+        """Returns the likeliest of `drawable` tokens by each of the last step's logits; -1: they are no numbers."""
+        return self._likeliest[: self._outputs].tolist()
 
     def _reducer(self, all_reduce: Callable[[Tensor], None] | None) -> Callable[[int, int], int]:
         def reduce(address: int, count: int) -> int:

@@ -27,6 +27,7 @@ extern "C" struct Shape {
 
 extern "C" struct Chunks {
     int chunks, tokens, outputs;
+    int drawable;          // of the vocabulary, from its beginning, for `likeliest`; 0: it is not wanted
     const int *begins;     // [chunks + 1] where a chunk's tokens begin among all
     const int *positions;  // [chunks] of its first token in its sequence
     const int *rows;       // [chunks]
@@ -35,6 +36,7 @@ extern "C" struct Chunks {
     const int *first_seen; // [tokens] the first position that a token sees
     const int *wanted;     // [outputs] tokens whose logits are wanted
     float *logits;         // [outputs, vocabulary]
+    int *likeliest;        // [outputs] the place of the highest logit; -1 where they are no numbers
 };
 
 extern "C" typedef int (*Reduce)(float *, int64_t);
@@ -43,6 +45,7 @@ struct Base {
     virtual ~Base() = default;
     virtual int step(const Chunks &) = 0;
     Shape shape;
+    Arena arena;
     std::vector<Layer> layers;
     Matrix head;
     Memory<float> final_norm, cosine, sine;
@@ -54,22 +57,34 @@ struct Base {
     std::vector<std::vector<Adapter>> adapters;
 };
 
+// What a thread needs of its own.
+struct Scratch {
+    Memory<float> tile = allocate<float>(16 * 64);
+    Memory<float> scores;
+    std::vector<float> small;
+    std::vector<Highest> highest;  // of each output, among the logits that this thread has computed
+    uint64_t highest_of = 0;       // the step
+};
+
 template <class T> struct Network : Base {
     BlockShape block;
-    std::unique_ptr<Team> team;
     std::vector<Scratch> own;
     int hidden, half, inner, feed;  // inner: heads * dim
     Memory<float> residual, filtered, pairs, values, partial;
-    Memory<T> first, second, normed, filter_out, queries, mixed, gated, last;
+    Memory<T> queries;
+    Rows<T> first, second, normed, filter_out, mixed, gated, last;
     std::vector<int> chunk_of, position;
     struct Item { int chunk, begin, count; };
     std::vector<Item> items;
     // The present step. A thread that is late may look at it when it has gone already, but takes nothing of it then.
     Chunks c{};
     int group = 1;  // tokens that are one item
+    uint64_t steps = 0;
     std::atomic<int> failed{0};
 
-    explicit Network(const Shape &s) : block(s.heads, s.dim) {
+    Team team;  // the last: it ends before what its threads use, and they find it until they have ended
+
+    explicit Network(const Shape &s) : block(s.heads, s.dim), team(s.threads) {
         shape = s;
         layers.resize(s.layers);
         hidden = s.hidden, half = s.hidden / 2, inner = s.heads * s.dim, feed = s.feed_forward;
@@ -79,35 +94,30 @@ template <class T> struct Network : Base {
         pairs = allocate<float>(t * 2 * inner);
         values = allocate<float>(t * inner);
         if (s.sharded) partial = allocate<float>(t * hidden);
-        first = allocate<T>(t * 2 * hidden);
-        second = allocate<T>(t * 2 * half);
-        filter_out = allocate<T>(t * hidden);
-        normed = allocate<T>(t * hidden);
         queries = allocate<T>(t * inner);
-        mixed = allocate<T>(t * s.heads * block.wide);
-        gated = allocate<T>(t * feed);
-        last = allocate<T>(size_t(s.outputs) * hidden);
+        const Format weights = Format(s.format);
+        first.make(t, 2 * hidden, weights);
+        second.make(t, 2 * half, weights);
+        filter_out.make(t, hidden, weights);
+        normed.make(t, hidden, weights);
+        mixed.make(t, s.heads * block.wide, weights);
+        gated.make(t, feed, weights);
+        last.make(s.outputs, hidden, weights);
         cosine = allocate<float>(size_t(s.context) * s.dim / 2);
         sine = allocate<float>(size_t(s.context) * s.dim / 2);
         final_norm = allocate<float>(hidden);
         chunk_of.resize(t), position.resize(t);
         items.reserve(t);
         own.resize(s.threads);
-        size_t deepest = std::max({2 * hidden, feed, inner, s.heads * block.wide});
         for (auto &scratch : own) {
             scratch.scores = allocate<float>(4 * size_t(s.table_width) * BLOCK);
-            if (s.format == int(Format::i8)) scratch.panel = allocate<char>((deepest + 2) * 64 * 2);
+            scratch.highest.resize(s.outputs);
         }
-        team = std::make_unique<Team>(s.threads);
-        team->start([this](Team::Member me) { work(me); });
+        team.start([this](Team::Member me) { work(me); });
     }
-    ~Network() override { team.reset(); }  // before what its threads use
 
     static void norm(const float *from, const float *weight, float eps, int size, T *to) {
-        float squares = 0;
-#pragma omp simd reduction(+ : squares)
-        for (int i = 0; i < size; i++) squares += from[i] * from[i];
-        float inverse = 1.0f / std::sqrt(squares / size + eps);
+        float inverse = 1.0f / std::sqrt(dot(from, from, size) / size + eps);
 #pragma omp simd
         for (int i = 0; i < size; i++) put(to + i, from[i] * inverse * weight[i]);
     }
@@ -130,25 +140,19 @@ template <class T> struct Network : Base {
     }
 
     // One panel of a product over all tokens, with what adapters add.
-    template <class A, class Take>
-    void multiply(int layer, Part which, int panel, const A *a, size_t stride, int number, Take &&take) {
+    template <class Take>
+    void multiply(int layer, Part which, int panel, const Rows<T> &a, int number, Take &&take) {
         const Matrix &m = layers[layer].parts[which];
         if (adapters.empty()) {
-            product(m, a, stride, c.tokens, panel, own[number], take);
+            product(m, a, c.tokens, panel, own[number].tile.get(), take);
             return;
         }
         auto &small = own[number].small;
-        product(m, a, stride, c.tokens, panel, own[number], [&](int t, int begin, int count, float *out) {
+        product(m, a, c.tokens, panel, own[number].tile.get(), [&](int t, int begin, int count, float *out) {
             if (const Adapter *adapter = adapter_of(chunk_of[t], layer, which)) {
                 int rank = adapter->rank[which];
                 small.assign(rank, 0);
-                for (int r = 0; r < rank; r++) {
-                    const float *row = adapter->a[which].get() + size_t(r) * m.k;
-                    float total = 0;
-#pragma omp simd reduction(+ : total)
-                    for (int i = 0; i < m.k; i++) total += row[i] * to_float(a[t * stride + i]);
-                    small[r] = total;
-                }
+                for (int r = 0; r < rank; r++) small[r] = dot(adapter->a[which].get() + size_t(r) * m.k, a[t], m.k);
                 for (int i = 0; i < count; i++)
                     for (int r = 0; r < rank; r++)
                         out[i] += adapter->b[which].get()[size_t(begin + i) * rank + r] * small[r];
@@ -165,6 +169,7 @@ template <class T> struct Network : Base {
 
     int step(const Chunks &chunks) override {
         c = chunks;
+        steps++;
         failed = 0;
         group = c.tokens < 8 ? 1 : 4;
         items.clear();
@@ -174,15 +179,20 @@ template <class T> struct Network : Base {
                 position[t] = c.positions[chunk] + t - c.begins[chunk];
                 if ((t - c.begins[chunk]) % 4 == 0) items.push_back({chunk, t, std::min(4, c.begins[chunk + 1] - t)});
             }
-        team->run();
+        team.run();
         return failed;
     }
 
     // A phase over all tokens.
     template <class F> void tokens(Team::Member &me, F &&work_on) {
-        team->phase(me, (c.tokens + group - 1) / group, [&](int item) {
+        team.phase(me, (c.tokens + group - 1) / group, [&](int item) {
             for (int t = item * group; t < std::min(c.tokens, (item + 1) * group); t++) work_on(t);
         });
+    }
+
+    // A phase of its own for rows of which no thread writes a whole one.
+    void complete(Team::Member &me, Rows<T> &rows) {
+        if (rows.bytes) tokens(me, [&](int t) { rows.complete(t); });
     }
 
     void work(Team::Member me) {
@@ -190,17 +200,29 @@ template <class T> struct Network : Base {
             attention(me, layer);
             feed_forward(me, layer);
         }
-        team->phase(me, std::max(c.outputs, 1), [&](int o) {
-            if (o < c.outputs)
-                norm(residual.get() + size_t(c.wanted[o]) * hidden, final_norm.get(), shape.norm_eps, hidden,
-                     last.get() + size_t(o) * hidden);
+        team.phase(me, std::max(c.outputs, 1), [&](int o) {
+            if (o >= c.outputs) return;
+            norm(residual.get() + size_t(c.wanted[o]) * hidden, final_norm.get(), shape.norm_eps, hidden, last[o]);
+            last.complete(o);
         });
-        team->phase(me, c.outputs ? head.panels : 1, [&](int panel) {
-            if (c.outputs)
-                product(head, last.get(), hidden, c.outputs, panel, own[me.number],
-                        [&](int o, int begin, int count, float *out) {
-                            std::memcpy(c.logits + size_t(o) * shape.vocabulary + begin, out, count * sizeof(float));
-                        });
+        team.phase(me, c.outputs ? head.panels : 1, [&](int panel) {
+            if (!c.outputs) return;
+            Scratch &mine = own[me.number];
+            if (mine.highest_of != steps) {
+                std::fill_n(mine.highest.begin(), c.outputs, Highest{});
+                mine.highest_of = steps;
+            }
+            product(head, last, c.outputs, panel, mine.tile.get(), [&](int o, int begin, int count, float *out) {
+                std::memcpy(c.logits + size_t(o) * shape.vocabulary + begin, out, count * sizeof(float));
+                mine.highest[o].take(out, begin, std::min(count, c.drawable - begin));
+            });
+        });
+        team.phase(me, std::max(c.drawable ? c.outputs : 0, 1), [&](int o) {
+            if (!c.drawable || o >= c.outputs) return;
+            Highest highest;
+            for (const Scratch &one : own)
+                if (one.highest_of == steps) highest.take(one.highest[o]);
+            c.likeliest[o] = highest.found();
         });
     }
 
@@ -215,15 +237,16 @@ template <class T> struct Network : Base {
     // The normed input u, and in front of it that of the token before, where the filter wants both.
     void begin_layer(int l, int t) {
         if (l == 0) embed(t);
-        T *u = normed.get() + size_t(t) * hidden;
+        T *u = normed[t];
         norm(residual.get() + size_t(t) * hidden, layers[l].input_norm.get(), shape.norm_eps, hidden, u);
+        normed.complete(t);
         if (!shape.filtering) return;
-        std::memcpy(first.get() + (size_t(t) * 2 + 1) * hidden, u, hidden * sizeof(T));
+        std::memcpy(first[t] + hidden, u, hidden * sizeof(T));
         int chunk = chunk_of[t];
-        if (t + 1 < c.begins[chunk + 1]) std::memcpy(first.get() + size_t(t + 1) * 2 * hidden, u, hidden * sizeof(T));
+        if (t + 1 < c.begins[chunk + 1]) std::memcpy(first[t + 1], u, hidden * sizeof(T));
         if (t != c.begins[chunk]) return;
         const T *older = before(l, chunk, position[t]);
-        T *u_before = first.get() + size_t(t) * 2 * hidden, *a_before = second.get() + size_t(t) * 2 * half;
+        T *u_before = first[t], *a_before = second[t];
         if (older) {
             std::memcpy(u_before, older, hidden * sizeof(T));
             std::memcpy(a_before, older + hidden, half * sizeof(T));
@@ -235,38 +258,41 @@ template <class T> struct Network : Base {
 
     void attention(Team::Member &me, const int l) {
         Layer &layer = layers[l];
-        const T *projected = shape.filtering ? filter_out.get() : normed.get();
+        const Rows<T> &projected = shape.filtering ? filter_out : normed;
         tokens(me, [&](int t) { begin_layer(l, t); });
         if (shape.filtering) {
-            team->phase(me, layer.parts[CONV1].panels, [&](int panel) {
-                multiply(l, CONV1, panel, first.get(), 2 * hidden, me.number, [&](int t, int begin, int count, float *out) {
-                    T *a = second.get() + (size_t(t) * 2 + 1) * half + begin;
+            complete(me, first);
+            team.phase(me, layer.parts[CONV1].panels, [&](int panel) {
+                multiply(l, CONV1, panel, first, me.number, [&](int t, int begin, int count, float *out) {
+                    T *a = second[t] + half + begin;
                     for (int i = 0; i < count; i++) put(a + i, out[i] + layer.conv1_bias[begin + i]);
                     if (t + 1 < c.begins[chunk_of[t] + 1])
-                        std::memcpy(second.get() + size_t(t + 1) * 2 * half + begin, a, count * sizeof(T));
+                        std::memcpy(second[t + 1] + begin, a, count * sizeof(T));
                 });
             });
-            team->phase(me, layer.parts[CONV2].panels, [&](int panel) {
-                multiply(l, CONV2, panel, second.get(), 2 * half, me.number, [&](int t, int begin, int count, float *out) {
-                    const T *u = normed.get() + size_t(t) * hidden + begin;
+            complete(me, second);
+            team.phase(me, layer.parts[CONV2].panels, [&](int panel) {
+                multiply(l, CONV2, panel, second, me.number, [&](int t, int begin, int count, float *out) {
+                    const T *u = normed[t] + begin;
                     float *f = filtered.get() + size_t(t) * hidden + begin;
                     for (int i = 0; i < count; i++) f[i] = out[i] + layer.conv2_bias[begin + i] + to_float(u[i]);
                 });
             });
             tokens(me, [&](int t) {
                 norm(filtered.get() + size_t(t) * hidden, layer.filter_norm.get(), shape.filter_eps, hidden,
-                     filter_out.get() + size_t(t) * hidden);
+                     filter_out[t]);
+                filter_out.complete(t);
                 keep(l, t);
             });
         }
         int pair_panels = layer.parts[QK].panels;
-        team->phase(me, pair_panels + layer.parts[V].panels, [&](int panel) {
+        team.phase(me, pair_panels + layer.parts[V].panels, [&](int panel) {
             if (panel < pair_panels)
-                multiply(l, QK, panel, projected, hidden, me.number, [&](int t, int begin, int count, float *out) {
+                multiply(l, QK, panel, projected, me.number, [&](int t, int begin, int count, float *out) {
                     std::memcpy(pairs.get() + size_t(t) * 2 * inner + begin, out, count * sizeof(float));
                 });
             else
-                multiply(l, V, panel - pair_panels, normed.get(), hidden, me.number,
+                multiply(l, V, panel - pair_panels, normed, me.number,
                          [&](int t, int begin, int count, float *out) {
                              std::memcpy(values.get() + size_t(t) * inner + begin, out, count * sizeof(float));
                          });
@@ -276,16 +302,17 @@ template <class T> struct Network : Base {
             for (int head_number = 0; head_number < shape.heads; head_number++) rotate(layer_pool, t, head_number);
         });
         int count = int(items.size());
-        team->phase(me, count * shape.heads, [&](int item) {
+        team.phase(me, count * shape.heads, [&](int item) {
             attend_item(layer_pool, items[item % count], item / count, own[me.number]);
         });
-        add(me, l, O, mixed.get(), size_t(shape.heads) * block.wide);
+        complete(me, mixed);
+        add(me, l, O, mixed);
     }
 
     // Keeps (u, a) of a token where a later step may look for it.
     void keep(int layer, int t) {
         int chunk = chunk_of[t], at = position[t];
-        const T *u = normed.get() + size_t(t) * hidden, *a = second.get() + (size_t(t) * 2 + 1) * half;
+        const T *u = normed[t], *a = second[t] + half;
         auto write = [&](T *to) {
             std::memcpy(to, u, hidden * sizeof(T));
             std::memcpy(to + hidden, a, half * sizeof(T));
@@ -320,7 +347,7 @@ template <class T> struct Network : Base {
         for (int i = 0; i < item.count; i++) {
             int t = item.begin + i;
             q[i] = queries.get() + size_t(t) * inner + head * shape.dim;
-            out[i] = mixed.get() + (size_t(t) * shape.heads + head) * block.wide;
+            out[i] = mixed[t] + head * block.wide;
             low[i] = c.first_seen[t], high[i] = position[t];
         }
         size_t room = size_t(shape.table_width) * BLOCK;
@@ -337,31 +364,32 @@ template <class T> struct Network : Base {
     void feed_forward(Team::Member &me, int l) {
         Layer &layer = layers[l];
         tokens(me, [&](int t) {
-            norm(residual.get() + size_t(t) * hidden, layer.mlp_norm.get(), shape.norm_eps, hidden,
-                 normed.get() + size_t(t) * hidden);
+            norm(residual.get() + size_t(t) * hidden, layer.mlp_norm.get(), shape.norm_eps, hidden, normed[t]);
+            normed.complete(t);
         });
         // 16 outputs of up, then the 16 of gate that belong to them.
-        team->phase(me, layer.parts[UP_GATE].panels, [&](int panel) {
-            multiply(l, UP_GATE, panel, normed.get(), hidden, me.number, [&](int t, int begin, int count, float *out) {
-                T *g = gated.get() + size_t(t) * feed + begin / 2;
+        team.phase(me, layer.parts[UP_GATE].panels, [&](int panel) {
+            multiply(l, UP_GATE, panel, normed, me.number, [&](int t, int begin, int count, float *out) {
+                T *g = gated[t] + begin / 2;
                 for (int i = 0; i < count; i += 2 * LANES)
                     narrow(g + i / 2, silu(load<Floats>(out + i)) * load<Floats>(out + i + LANES));
             });
         });
-        add(me, l, DOWN, gated.get(), feed);
+        complete(me, gated);
+        add(me, l, DOWN, gated);
     }
 
     // residual += a * m^T, over all ranks
-    void add(Team::Member &me, int l, Part which, const T *a, size_t stride) {
-        team->phase(me, layers[l].parts[which].panels, [&](int panel) {
-            multiply(l, which, panel, a, stride, me.number, [&](int t, int begin, int count, float *out) {
+    void add(Team::Member &me, int l, Part which, const Rows<T> &a) {
+        team.phase(me, layers[l].parts[which].panels, [&](int panel) {
+            multiply(l, which, panel, a, me.number, [&](int t, int begin, int count, float *out) {
                 float *x = (shape.sharded ? partial.get() : residual.get()) + size_t(t) * hidden + begin;
                 if (shape.sharded) std::memcpy(x, out, count * sizeof(float));
                 else for (int i = 0; i < count; i++) x[i] += out[i];
             });
         });
         if (!shape.sharded) return;
-        team->phase(me, 1, [&](int) {
+        team.phase(me, 1, [&](int) {
             if (!failed && reduce(partial.get(), int64_t(c.tokens) * hidden)) failed = 1;
         });
         tokens(me, [&](int t) {
@@ -402,7 +430,7 @@ int yuan_matrix(void *network, int layer, int part, const float *rows, int n, in
     try {
         auto *base = static_cast<Base *>(network);
         Matrix &m = part == PARTS ? base->head : base->layers[layer].parts[part];
-        m.pack(Format(base->shape.format), rows, n, k, base->shape.threads, part == UP_GATE ? 32 : 16);
+        m.pack(Format(base->shape.format), rows, n, k, base->shape.threads, part == UP_GATE ? 32 : 16, base->arena);
         return 0;
     } catch (const std::exception &error) {
         failure = error.what();

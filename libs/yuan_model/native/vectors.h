@@ -23,7 +23,6 @@ typedef float Floats __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));
 typedef uint32_t Words __attribute__((vector_size(64)));
 typedef uint16_t Halves __attribute__((vector_size(32)));
-typedef int8_t Bytes __attribute__((vector_size(16)));
 typedef uint16_t bf16;
 
 template <class V> inline V load(const void *from) { V v; std::memcpy(&v, from, sizeof v); return v; }
@@ -40,13 +39,26 @@ inline void put(bf16 *to, float x) { *to = to_bf16(x); }
 inline Floats widen(const float *from) { return load<Floats>(from); }
 #if defined(__AVX512F__)  // the compiler's own conversions between widths go element by element
 inline Floats widen(const bf16 *from) { return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(load<__m256i>(from)), 16); }
-inline Floats widen(const int8_t *from) { return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load<__m128i>(from))); }
 #else
 inline Floats widen(const bf16 *from) { return (Floats)(__builtin_convertvector(load<Halves>(from), Words) << 16); }
-inline Floats widen(const int8_t *from) {
-    return __builtin_convertvector(__builtin_convertvector(load<Bytes>(from), Ints), Floats);
-}
 #endif
+// Asks for memory that is read soon, where the processor cannot foresee it.
+inline void fetch(const void *from, size_t bytes) {
+    for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(static_cast<const char *>(from) + at);
+}
+
+// acc + a * b, rounded once where the processor can. The compiler itself is told to fuse nothing: it may do so in one copy
+// of a loop and not in another, and a sum would depend on how many rows are summed beside it.
+inline Floats add_product(Floats acc, Floats a, Floats b) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)acc);
+#elif defined(__FP_FAST_FMAF)
+    for (int i = 0; i < LANES; i++) acc[i] = __builtin_fmaf(a[i], b[i], acc[i]);
+    return acc;
+#else
+    return acc + a * b;
+#endif
+}
 inline void narrow(float *to, Floats v) { store(to, v); }
 inline void narrow(bf16 *to, Floats v) {
     Words bits = (Words)v;
@@ -63,6 +75,15 @@ inline float sum(Floats v) {
         for (int i = 0; i < width; i++) parts[i] += parts[i + width];
     return parts[0];
 }
+// By hand: where a compiler begins with its vectors depends on the address, and with that the order of the sums.
+template <class T> inline float dot(const float *a, const T *b, int size) {
+    Floats total = {};
+    int i = 0;
+    for (; i + LANES <= size; i += LANES) total = add_product(total, load<Floats>(a + i), widen(b + i));
+    float rest = 0;
+    for (; i < size; i++) rest += a[i] * to_float(b[i]);
+    return sum(total) + rest;
+}
 inline float highest(Floats v) {
     float parts[LANES]; store(parts, v);
     float most = parts[0];
@@ -78,14 +99,11 @@ inline Floats exponential(Floats x) {
     Floats scaled = x * 1.44269504088896341f;
     Floats magic = all(12582912.0f);  // adding it rounds to a whole number
     Floats whole = (scaled + magic) - magic;
-    Floats rest = x - whole * 0.693359375f + whole * 2.12194440e-4f;
+    Floats rest = add_product(add_product(x, whole, all(-0.693359375f)), whole, all(2.12194440e-4f));
     Floats p = all(1.9875691500e-4f);
-    p = p * rest + 1.3981999507e-3f;
-    p = p * rest + 8.3334519073e-3f;
-    p = p * rest + 4.1665795894e-2f;
-    p = p * rest + 1.6666665459e-1f;
-    p = p * rest + 5.0000001201e-1f;
-    p = p * rest * rest + rest + 1.0f;
+    for (float factor : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+        p = add_product(all(factor), p, rest);
+    p = add_product(rest + 1.0f, p * rest, rest);
     Ints power = (__builtin_convertvector(whole, Ints) + 127) << 23;
     return small ? Floats{} : p * (Floats)power;
 }

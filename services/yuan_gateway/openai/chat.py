@@ -15,7 +15,7 @@ from yuan_gateway.openai.logprobs import chat_logprobs
 from yuan_gateway.openai.sampling import FINISH_REASONS, sampling_params, usage_of
 from yuan_gateway.openai.schemas import ChatRequest
 from yuan_gateway.operations import gateway_of
-from yuan_gateway.streaming import events_of, unless_gone
+from yuan_gateway.streaming import ALSO_STREAMED, events_of, unless_gone
 from yuan_rpc.inference.v1 import inference_pb2
 
 router = APIRouter(tags=["OpenAI"])
@@ -23,7 +23,7 @@ router = APIRouter(tags=["OpenAI"])
 _AS_MANY_AS_FIT = 2**31 - 1
 
 
-@router.post("/v1/chat/completions", response_model=None)
+@router.post("/v1/chat/completions", response_model=None, responses=ALSO_STREAMED)
 async def chat_completions(request: Request, body: ChatRequest, asker: Asker) -> Any:
     """Answers a conversation."""
     work = _Chat(request, body, asker)

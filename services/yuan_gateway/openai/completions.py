@@ -16,7 +16,7 @@ from yuan_gateway.openai.logprobs import CompletionLogprobs
 from yuan_gateway.openai.sampling import FINISH_REASONS, sampling_params, usage_of
 from yuan_gateway.openai.schemas import CompletionRequest
 from yuan_gateway.operations import gateway_of
-from yuan_gateway.streaming import events_of, merged, unless_gone
+from yuan_gateway.streaming import ALSO_STREAMED, events_of, merged, unless_gone
 from yuan_rpc.inference.v1 import inference_pb2
 
 router = APIRouter(tags=["OpenAI"])
@@ -24,7 +24,7 @@ router = APIRouter(tags=["OpenAI"])
 DEFAULT_MAX_TOKENS = 16
 
 
-@router.post("/v1/completions", response_model=None)
+@router.post("/v1/completions", response_model=None, responses=ALSO_STREAMED)
 async def completions(request: Request, body: CompletionRequest, asker: Asker) -> Any:
     """Goes on from prompts."""
     work = _Completion(request, body, asker)

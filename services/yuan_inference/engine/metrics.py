@@ -118,6 +118,7 @@ class ModelMetrics:
         self.prompt_tokens = metrics.prompt_tokens.labels(model)
         self.generation_tokens = metrics.generation_tokens.labels(model)
         self._gaps: dict[float | None, int] = {}
+        self._load = (0, 0, 0.0)
         self.guessed_tokens = metrics.guessed_tokens.labels(model)
         self.right_guesses = metrics.right_guesses.labels(model)
         self.first_token, self.between_tokens = metrics.first_token.labels(model), metrics.between_tokens.labels(model)
@@ -147,6 +148,9 @@ class ModelMetrics:
 
     def load(self, *, running: int, waiting: int, usage: float) -> None:
         """Shows the present load."""
+        if (running, waiting, usage) == self._load:
+            return
+        self._load = (running, waiting, usage)
         self.running.set(running)
         self.waiting.set(waiting)
         self.usage.set(usage)

@@ -39,6 +39,7 @@ class EngineOptions:
         prompt_lookup: tokens a step that are guessed from the text before (speculative decoding, the same outputs); 0:
             none.
         tensor: processes (ranks) that share the model's matrices between them; 1: the server's own has them.
+        devices: of CUDA, by number, one a rank; empty: the first ones.
         step_seconds: of several ranks, one that has not answered for so long is taken for dead.
     """
 
@@ -49,6 +50,7 @@ class EngineOptions:
     prefix_cache: bool = True
     prompt_lookup: int = 0
     tensor: int = 1
+    devices: tuple[int, ...] = ()
     step_seconds: float = 60.0
 
 
@@ -96,8 +98,10 @@ def pool_size(loaded: LoadedModel, options: EngineOptions) -> PoolSize:
         slots=1 + options.prompt_lookup,
         block_tokens=_block_tokens(loaded),
     )
+    # On CUDA every rank has a device of its own for its heads.
+    shares = options.tensor if loaded.weights.device.type == "cuda" else 1
     for name, value, needed in (
-        ("kv_tokens", size.tokens, size.tokens * bytes_per_token(loaded.config, loaded.weights.dtype)),
+        ("kv_tokens", size.tokens, size.tokens * bytes_per_token(loaded.config, loaded.weights.dtype) / shares),
         ("max_batch", size.rows, 4 * size.outputs * loaded.config.vocab_size),
     ):
         memory = _memory_bytes(loaded.weights.device)

@@ -21,11 +21,13 @@ class FinishReason(StrEnum):
 class Failure(StrEnum):
     """Whose fault a failed request is.
 
-    request: what it asked cannot be computed (its own forward pass raised, its logits are no numbers). memory: there
+    request: what it asked cannot be computed (its own forward pass raised, its logits are no numbers). structure: what
+    it wants its text to be like cannot be followed to an end. memory: there
     is no memory for it. engine: the engine or one of its ranks died; another try may succeed.
     """
 
     request = "request"
+    structure = "structure"
     memory = "memory"
     engine = "engine"
 
@@ -68,7 +70,7 @@ class Beam:
     length_penalty: float = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """How a continuation's tokens are drawn and where it ends.
 
@@ -136,7 +138,7 @@ class Sampling:
         return max(self.n, self.best_of or 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Request:
     """A prompt to continue.
 

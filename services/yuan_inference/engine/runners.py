@@ -17,7 +17,7 @@ def make_runner(loaded: LoadedModel, size: PoolSize) -> Runner:
         MemoryError: if there is no memory for packed weights.
     """
     try:
-        return NativeRunner(loaded.weights, size, int8=loaded.int8)
+        return NativeRunner(loaded.weights, size, int8=loaded.int8, drawable=loaded.tokenizer.vocab_size)
     except NativeUnavailable as error:
         if loaded.int8:
             raise InputError(f"dtype int8 needs the compiled step: {error}; use bf16 or fp32") from error

@@ -52,25 +52,32 @@ class Sampler:
             _LOGGER.warning("tokens are drawn by torch, several times slower than compiled: %s", error)
             self._draw, self._places = torch_draw, torch_places
 
-    def draw(self, logits_bv: Tensor, rows: list[int], sequences: Many[Sequence]) -> Drawn:
+    def draw(
+        self, logits_bv: Tensor, rows: list[int], sequences: Many[Sequence], likeliest: Many[int] | None = None
+    ) -> Drawn:
         """Returns a token for each of some rows of logits, which are left as they are.
 
         Args:
             logits_bv: of a step.
             rows: whose next token is drawn.
             sequences: whose they are.
+            likeliest: of each row of logits, where that is known; -1 where they are no numbers.
         """
         logits_bv = logits_bv[:, : self._vocabulary]
         draws = [_draw_of(one) for one in sequences] if any(one.is_random for one in sequences) else None
         changed = [place for place, one in enumerate(sequences) if one.changes_logits]
-        first = draws and [LIKELIEST if one.changes_logits else draws[place] for place, one in enumerate(sequences)]
-        drawn = Drawn(self._draw(logits_bv, rows, first))
+        if draws is None and likeliest is not None:
+            drawn = Drawn([likeliest[row] for row in rows])
+        else:
+            first = draws and [LIKELIEST if one.changes_logits else draws[place] for place, one in enumerate(sequences)]
+            drawn = Drawn(self._draw(logits_bv, rows, first))
         if changed:
             copies_bv = logits_bv[[rows[place] for place in changed]]
             self._draw_changed(copies_bv, changed, sequences, draws, drawn)
-        for place, token in enumerate(drawn.tokens):
-            if token < 0:
-                drawn.errors.setdefault(place, FloatingPointError("the model computed no finite numbers for it"))
+        if min(drawn.tokens) < 0:
+            for place, token in enumerate(drawn.tokens):
+                if token < 0:
+                    drawn.errors.setdefault(place, FloatingPointError("the model computed no finite numbers for it"))
         asked = [place for place, one in enumerate(sequences) if one.task.wants_score and place not in drawn.errors]
         if asked:
             told = self.logprobs(

@@ -23,6 +23,8 @@ class Sequence:
         index: which of the request's continuations.
         tokens: prompt and new tokens; the last `len(tokens) - held` of them are still to be computed.
         prompt_length: how many of them are the prompt's.
+        earliest: with so many tokens it may end.
+        longest: with so many tokens it ends.
         text: what they spell.
         source: of the random numbers that tokens are drawn by.
         matcher: what the text may still be, where it must have a structure.
@@ -50,6 +52,8 @@ class Sequence:
     adapter: int = -1
     sampling: Sampling = field(init=False)
     prompt_length: int = field(init=False)
+    earliest: int = field(init=False)
+    longest: int = field(init=False)
     held: int = 0
     blocks: list[int] = field(default_factory=list[int])
     placed: int = 0
@@ -69,6 +73,8 @@ class Sequence:
         request = self.task.request
         self.sampling = request.sampling
         self.prompt_length = len(request.prompt_ids)
+        self.earliest = self.prompt_length + self.sampling.min_tokens
+        self.longest = self.prompt_length + self.sampling.max_tokens
         self.top_p = self.sampling.top_p
         self.is_random = self.sampling.temperature > 0
         self.changes = LogitChanges.of(self.sampling, request.prompt_ids)
@@ -123,12 +129,12 @@ class Sequence:
     @property
     def is_early(self) -> bool:
         """Whether nothing may end it yet."""
-        return len(self.tokens) - self.prompt_length < self.sampling.min_tokens
+        return len(self.tokens) < self.earliest
 
     @property
     def changes_logits(self) -> bool:
         """Whether its next token is not drawn from the logits as they are."""
-        return self.changes is not None or self.matcher is not None or self.is_early
+        return self.changes is not None or self.matcher is not None or len(self.tokens) < self.earliest
 
     @property
     def scores_prompt(self) -> bool:
@@ -137,7 +143,7 @@ class Sequence:
 
     def guess(self, count: int) -> tuple[int, ...]:
         """Returns tokens that may come next but one, for a search in the text before; none where none is like it."""
-        room = self.sampling.max_tokens - self.new_tokens - 1
+        room = self.longest - len(self.tokens) - 1
         if room <= 0 or self.task.in_step:
             return ()
         self.lookup = self.lookup or PromptLookup()
@@ -148,24 +154,23 @@ class Sequence:
         sampling = self.sampling
         if self.matcher is not None and not self.matcher.take(token, token in end_ids):
             raise ValueError(f"token {token} is none that the structure allows")
-        early = self.is_early
         ends = token in end_ids and (self.matcher is not None or not sampling.ignore_eos)
-        if (ends or token in sampling.stop_token_ids) and not early:
+        if (ends or token in sampling.stop_token_ids) and not self.is_early:
             return self.output(self.text.finish(), (), FinishReason.stop)
         self.tokens.append(token)
+        length = len(self.tokens)
         if self.changes is not None:
             self.changes.take(token)
         if sampling.top_p_decay:
             self.top_p = max(self.top_p * sampling.top_p_decay, sampling.top_p_bound)
-        new_tokens = self.new_tokens
         # Before min_tokens a stop string ends nothing.
-        text = self.text.push(token, stops=new_tokens >= sampling.min_tokens)
+        text = self.text.push(token, stops=length >= self.earliest)
         reason: FinishReason | None = None
         if self.text.stopped_by:
             reason = FinishReason.stop
         elif self.matcher is not None and self.matcher.complete:
             text, reason = text + self.text.finish(), FinishReason.stop
-        elif new_tokens == sampling.max_tokens:
+        elif length == self.longest:
             text += self.text.finish()
             reason = FinishReason.stop if self.text.stopped_by else FinishReason.length
         return self.output(text, (token,), reason)

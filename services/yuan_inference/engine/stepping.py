@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,12 +16,29 @@ from yuan_inference.engine.request import Failure, FinishReason, Output, TokenLo
 from yuan_inference.engine.sampler import Sampler
 from yuan_inference.engine.scheduler import Scheduler, Turn
 from yuan_inference.engine.sequence import Sequence
+from yuan_inference.engine.structure import StructureError
 from yuan_inference.engine.task import Task
 from yuan_inference.ranks import RankLost
-from yuan_model import Chunk, Runner
+from yuan_model import Chunk, NativeRunner, Runner
 
 _LOGGER = logging.getLogger("yuan_inference.engine")
-_NOTHING = torch.empty(0, 0)
+
+
+class _Computed(NamedTuple):
+    """What a step has computed.
+
+    Attributes:
+        turns: of whom; those that failed are missing.
+        logits: of their wanted tokens, in their order.
+        likeliest: of each row of logits; None: not known.
+    """
+
+    turns: list[Turn]
+    logits: Tensor
+    likeliest: list[int] | None = None
+
+
+_NOTHING = _Computed([], torch.empty(0, 0))
 
 
 @dataclass(slots=True)
@@ -80,15 +98,17 @@ class Stepper:
             self._wake()
             return
         for turn in turns:
-            self._place(turn.sequence)
+            sequence = turn.sequence
+            if len(sequence.blocks) > sequence.placed or not sequence.task.started:
+                self._place(sequence)
         # Only now, so that what the last step told is read while this one is computed, and not while it is planned.
         self._wake()
-        computed, logits = self._compute(turns)
-        if not computed:
+        computed = self._compute(turns)
+        if not computed.turns:
             return
-        drawing = self._see(computed, logits)
+        drawing = self._see(computed.turns, computed.logits)
         while drawing:
-            drawing = self._draw(drawing, logits)
+            drawing = self._draw(drawing, computed)
 
     # --- computing ----------------------------------------------------------------------------------------------
 
@@ -102,41 +122,42 @@ class Stepper:
             task.started = time.monotonic()
             self._metrics.queue.observe(task.started - task.arrived)
 
-    def _compute(self, turns: list[Turn]) -> tuple[list[Turn], Tensor]:
+    def _compute(self, turns: list[Turn]) -> _Computed:
         """Computes all turns together, or where that fails one by one, so that only the guilty end."""
+        runner = self.runner
         try:
-            logits = self.runner.step([_chunk(turn) for turn in turns])
+            logits = runner.step([_chunk(turn) for turn in turns])
         except RankLost:
             raise
         except Exception as error:  # noqa: BLE001 - whatever the network or its memory raises
             return self._compute_apart(turns, error)
         if self._scheduler.allowed < self._scheduler.limits.rows:
             self._scheduler.recover()
-        return turns, logits
+        return _Computed(turns, logits, runner.likeliest() if isinstance(runner, NativeRunner) else None)
 
-    def _compute_apart(self, turns: list[Turn], error: Exception) -> tuple[list[Turn], Tensor]:
+    def _compute_apart(self, turns: list[Turn], error: Exception) -> _Computed:
         if len(turns) == 1:
             self.fail(turns[0].sequence.task, error, Failure.memory if _is_memory(error) else Failure.request)
-            return [], _NOTHING
+            return _NOTHING
         if _is_memory(error):
             # Who gives way is computed again later; the others have not been told of anything yet.
             self._scheduler.shrink()
             _LOGGER.warning("memory is short: %d sequences run at once now", self._scheduler.allowed)
-            return [], _NOTHING
+            return _NOTHING
         _LOGGER.warning("a step of %d sequences failed: %s", len(turns), one_line(error))
         done: list[Turn] = []
         parts: list[Tensor] = []
         for turn in turns:
             if turn.sequence.row < 0:  # its request has failed in this step
                 continue
-            computed, logits = self._compute([turn])
-            done += computed
-            parts.append(logits.clone())
+            computed = self._compute([turn])
+            done += computed.turns
+            parts.append(computed.logits.clone())
         done_rows = [part for part in parts if part.numel()]
         kept = [turn for turn in done if turn.sequence.row >= 0]
         if len(kept) < len(done):  # a later branch of a request failed, and with it this one
-            return self._compute(kept) if kept else ([], _NOTHING)
-        return done, torch.cat(done_rows) if done_rows else _NOTHING
+            return self._compute(kept) if kept else _NOTHING
+        return _Computed(done, torch.cat(done_rows) if done_rows else _NOTHING.logits)
 
     def _see(self, turns: list[Turn], logits: Tensor) -> list[_Drawing]:
         """Takes what was computed as held, and returns who draws."""
@@ -194,13 +215,23 @@ class Stepper:
 
     # --- drawing ------------------------------------------------------------------------------------------------
 
-    def _draw(self, drawing: list[_Drawing], logits: Tensor) -> list[_Drawing]:
+    def _draw(self, drawing: list[_Drawing], computed: _Computed) -> list[_Drawing]:
         """Draws one token for each and returns those whose guesses have logits for another."""
-        searching = [one for one in drawing if one.sequence.task.in_step]
-        plain = [one for one in drawing if not one.sequence.task.in_step and not self._ends_unwritten(one.sequence)]
+        searching: list[_Drawing] = []
+        plain: list[_Drawing] = []
+        for one in drawing:
+            sequence = one.sequence
+            if sequence.task.in_step:
+                searching.append(one)
+            elif sequence.longest > sequence.prompt_length:
+                plain.append(one)
+            else:  # nothing is to be drawn
+                self._finish(sequence, sequence.output("", (), FinishReason.length))
         again: list[_Drawing] = []
         if plain:
-            drawn = self._sampler.draw(logits, [one.row for one in plain], [one.sequence for one in plain])
+            drawn = self._sampler.draw(
+                computed.logits, [one.row for one in plain], [one.sequence for one in plain], computed.likeliest
+            )
             now = time.monotonic()
             for place, one in enumerate(plain):
                 error = drawn.errors.get(place)
@@ -208,15 +239,8 @@ class Stepper:
                     again.append(one)
             self._metrics.tokens_drawn()
         for one in searching:
-            self._search(one.sequence, logits[one.row])
+            self._search(one.sequence, computed.logits[one.row])
         return again
-
-    def _ends_unwritten(self, sequence: Sequence) -> bool:
-        """Ends a request for which nothing is to be drawn."""
-        if sequence.sampling.max_tokens > 0:
-            return False
-        self._finish(sequence, sequence.output("", (), FinishReason.length))
-        return True
 
     def _take(
         self, one: _Drawing, token: int, error: Exception | None, logprob: TokenLogprob | None, now: float
@@ -230,7 +254,7 @@ class Stepper:
                 raise error
             output = sequence.take(token, self._sampler.end_ids)
         except Exception as wrong:  # noqa: BLE001 - only this request's
-            self.fail(task, wrong, Failure.request)
+            self.fail(task, wrong, Failure.structure if isinstance(wrong, StructureError) else Failure.request)
             return False
         if logprob is not None:
             sequence.score += logprob.logprob
@@ -287,7 +311,7 @@ class Stepper:
                 return
             outputs = task.search.outputs()
         except Exception as error:  # noqa: BLE001 - only this request's
-            self.fail(task, error, Failure.request)
+            self.fail(task, error, Failure.structure if isinstance(error, StructureError) else Failure.request)
             return
         self._drop(task)
         for output in outputs:

@@ -45,7 +45,7 @@ class Matcher:
         """
         self._inner.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
         if self._inner.is_error():
-            raise StructureError(f"the structure cannot be followed: {_first_line(self._inner.get_error())}")
+            raise StructureError(f"the structure cannot be followed: {_reason(self._inner.get_error())}")
         bits = np.unpackbits(self._bits.view(np.uint8), count=self._vocabulary, bitorder="little")
         allowed = torch.from_numpy(bits.astype(bool))
         if self._inner.is_accepting():
@@ -53,10 +53,17 @@ class Matcher:
         return allowed
 
     def take(self, token: int, ends: bool) -> bool:
-        """Goes on by a token; False if it may not come."""
+        """Goes on by a token; False if it may not come.
+
+        Raises:
+            StructureError: if the structure is too complex to go on.
+        """
         if ends:
             return bool(self._inner.is_accepting())
-        return bool(self._inner.consume_token(token))
+        taken = bool(self._inner.consume_token(token))
+        if not taken and self._inner.is_error():
+            raise StructureError(f"the structure cannot be followed: {_reason(self._inner.get_error())}")
+        return taken
 
     @property
     def complete(self) -> bool:
@@ -162,6 +169,14 @@ def _library() -> Any:
     except ImportError as error:
         raise StructureError("structured output needs llguidance: pip install llguidance") from error
     return llguidance
+
+
+def _reason(text: str) -> str:
+    """Returns why a matcher has stopped, which stands in a line of its own below its state."""
+    if "NoExtensionBias" in text:
+        return "no text goes on as it asks"
+    lines = (line.strip() for line in text.splitlines())
+    return next((line.removeprefix("Error: ")[:300] for line in lines if line.startswith("Error: ")), _first_line(text))
 
 
 def _first_line(text: str) -> str:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from yuan_inference.engine.sequence import Sequence
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Task:
     """A request and its continuations.
 
@@ -29,6 +29,11 @@ class Task:
         begun: something has been told.
         search: its beam search.
         ended: how each continuation that is kept back ended, with its score.
+        scores_prompt: log-probabilities of the prompt are wanted.
+        in_step: its continuations go on together, as a search's do.
+        keeps_back: nothing is told before all have ended.
+        wants_score: the drawn tokens' log-probabilities are wanted.
+        left: continuations that have not ended.
     """
 
     request: Request
@@ -45,6 +50,12 @@ class Task:
     begun: bool = False
     search: "BeamSearch | None" = None
     ended: list[tuple[float, Output]] = field(default_factory=list[tuple[float, Output]])
+    scores_prompt: bool = field(init=False)
+    in_step: bool = field(init=False)
+    keeps_back: bool = field(init=False)
+    wants_score: bool = field(init=False)
+    left: int = field(init=False)
+    _kept: dict[int, list[Output]] = field(init=False, default_factory=dict[int, list[Output]])
 
     def __post_init__(self) -> None:
         sampling = self.request.sampling
@@ -53,7 +64,6 @@ class Task:
         self.keeps_back = self.in_step or (sampling.best_of or 0) > sampling.n
         self.wants_score = self.keeps_back or sampling.logprobs is not None
         self.left = sampling.branches
-        self._kept: dict[int, list[Output]] = {}
 
     def tell(self, output: Output) -> list[Output]:
         """Returns the outputs that can be told now that a continuation has come this far; the last one is marked."""

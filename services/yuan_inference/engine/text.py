@@ -12,6 +12,8 @@ class OutputText:
     would have ended it, whatever the tokens are.
     """
 
+    __slots__ = ("_decoder", "_held", "_keep", "_stop", "_tokenizer", "stopped_by")
+
     def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int], stop: Sequence[str], *, keep: bool) -> None:
         """Begins behind a prompt.
 

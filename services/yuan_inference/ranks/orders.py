@@ -24,6 +24,7 @@ class RankSetup:
         folder: of the model.
         dtype: that is computed in, as torch names it (`float32`); None: as stored.
         device: `cpu` or `cuda`.
+        devices: of CUDA, by number, one a rank; empty: the first ones.
         int8: matrices are held in 8 bits.
         size: of the pool and of a step.
         threads: of the processor, for this rank.
@@ -36,6 +37,7 @@ class RankSetup:
     folder: Path
     dtype: str | None
     device: str
+    devices: tuple[int, ...]
     int8: bool
     size: PoolSize
     threads: int

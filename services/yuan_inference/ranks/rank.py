@@ -76,7 +76,7 @@ class _Rank:
         torch.set_num_threads(setup.threads)
         device = torch.device("cpu")
         if setup.device == "cuda":
-            device = torch.device("cuda", setup.rank)
+            device = torch.device("cuda", setup.devices[setup.rank] if setup.devices else setup.rank)
             torch.cuda.set_device(device)
         _meet(setup)
         division = Division(setup.ranks, setup.rank, shard_dimension)

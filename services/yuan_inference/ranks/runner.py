@@ -30,6 +30,7 @@ def start_ranks(
     step_seconds: float,
     on_lost: Callable[[], None],
     watch: Callable[[float], None] | None = None,
+    devices: tuple[int, ...] = (),
 ) -> "RankedRunner":
     """Starts the ranks of a model and waits until all can step.
 
@@ -41,6 +42,7 @@ def start_ranks(
         step_seconds: a rank that has not answered for so long is taken for dead.
         on_lost: called from another thread as soon as a rank has gone.
         watch: called with the part of the weights that has been read.
+        devices: of CUDA, by number, one a rank; empty: the first ones.
 
     Raises:
         InputError: if the model cannot be divided so, or there are too few devices.
@@ -51,16 +53,18 @@ def start_ranks(
     if not isinstance(source, FolderWeights):
         raise InputError("serving.tensor: ranks read weights from a folder, and this model has none")
     device = source.device.type
-    if device == "cuda" and torch.cuda.device_count() < ranks:
-        raise InputError(
-            f"serving.tensor: {ranks} ranks want a CUDA device each, and this host has {torch.cuda.device_count()}"
-        )
+    if device == "cuda":
+        there = torch.cuda.device_count()
+        if there < ranks:
+            raise InputError(f"serving.tensor: {ranks} ranks want a CUDA device each, and this host has {there}")
+        devices = tuple(number % there for number in devices)
     setup = RankSetup(
         rank=0,
         ranks=ranks,
         folder=source.folder.path.absolute(),
         dtype=str(source.dtype).removeprefix("torch."),
         device=device,
+        devices=devices,
         int8=loaded.int8,
         size=size,
         threads=max(1, torch.get_num_threads() // ranks),
