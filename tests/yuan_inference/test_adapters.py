@@ -3,6 +3,7 @@
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -69,6 +70,27 @@ def test_requests_for_several_adapters_share_steps_and_have_their_merged_models_
         assert engine.unload_adapter("up")
         with pytest.raises(UnknownAdapter):
             Asked(engine, prompt, adapter="up")
+
+
+def test_who_asks_while_an_adapter_is_replaced_has_the_new_one(
+    loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_adapter(tmp_path / "old", loaded, TARGETS, 1)
+    merged = make_adapter(tmp_path / "new", loaded, TARGETS, 2)
+    prompt = list(range(20, 45))
+    with Engine("merged", merged) as engine:
+        expected = Asked(engine, prompt, max_tokens=20, ignore_eos=True).tokens
+    with Engine("tiny", loaded) as engine:
+        engine.set_adapters({"it": tmp_path / "old"})
+        begin = engine._first_sequence
+
+        def interrupted(*arguments: Any) -> Any:
+            first = begin(*arguments)
+            engine.set_adapters({"it": tmp_path / "new"})
+            return first
+
+        monkeypatch.setattr(engine, "_first_sequence", interrupted)
+        assert Asked(engine, prompt, max_tokens=20, ignore_eos=True, adapter="it").tokens == expected
 
 
 def test_what_is_no_adapter_of_the_model_is_refused(loaded: LoadedModel, tmp_path: Path) -> None:

@@ -42,15 +42,8 @@ class Adapters:
         """Returns an adapter's number in the runner."""
         return self._numbers.get(name)
 
-    def change(
-        self, new: Mapping[str, tuple[Path, list[Factors]]], gone: Collection[str], used: Collection[int]
-    ) -> None:
-        """Makes adapters known and forgets others; all of it or nothing. Requests finish with what they began with.
-
-        Args:
-            new: by name, in place of those that have it.
-            gone: names to forget.
-            used: numbers that requests have.
+    def add(self, new: Mapping[str, list[Factors]]) -> dict[str, int]:
+        """Gives adapters to the runner, all of them or none, and returns their numbers; nobody can ask for them yet.
 
         Raises:
             InputError: if the runner computes none.
@@ -58,17 +51,26 @@ class Adapters:
         runner = _able(self._runner)
         added: dict[str, int] = {}
         try:
-            for name, (_, layers) in new.items():
+            for name, layers in new.items():
                 added[name] = runner.add_adapter(layers)
         except BaseException:
             for number in added.values():
                 runner.remove_adapter(number)
             raise
-        for name in [name for name in (*new, *gone) if name in self._numbers]:
+        return added
+
+    def change(self, folders: Mapping[str, Path], added: Mapping[str, int], used: Collection[int]) -> None:
+        """Makes known what was added, and forgets what is wanted no more. Requests finish with what they began with.
+
+        Args:
+            folders: of all adapters that are wanted, by name.
+            added: numbers of the new ones, in place of those that have their names.
+            used: numbers that requests have.
+        """
+        for name in [name for name in self._numbers if name in added or name not in folders]:
             self._retired.append(self._numbers.pop(name))
-            del self.folders[name]
         self._numbers |= added
-        self.folders |= {name: folder for name, (folder, _) in new.items()}
+        self.folders = dict(folders)
         self._free(used)
 
     def _free(self, used: Collection[int]) -> None:

@@ -192,14 +192,20 @@ class Engine:
             EngineStopped: if the engine has ended.
         """
         present = self._adapters.folders
+        if present == folders:
+            return
         new = {
-            name: (folder, read_adapter(folder, self.loaded.config))
+            name: read_adapter(folder, self.loaded.config)
             for name, folder in folders.items()
             if present.get(name) != folder
         }
-        gone = present.keys() - folders.keys()
-        if new or gone:
-            self.between_steps(lambda: self._adapters.change(new, gone, self._used_adapters()))
+
+        def change() -> None:
+            added = self._adapters.add(new)
+            with self._changed:  # so that who submits has a number that is used, or the next one
+                self._adapters.change(folders, added, self._used_adapters())
+
+        self.between_steps(change)
 
     def _used_adapters(self) -> set[int]:
         with self._changed:
@@ -230,6 +236,8 @@ class Engine:
                 raise QueueFull(
                     f"{self._waiting} requests wait for model {self.name}, which is all that may (serving.max_waiting)"
                 )
+            if request.adapter:
+                first.adapter = self._adapter_of(request)
             self._known[request.id] = first.task
             self._arrived.append(first)
             self._changed.notify()
@@ -246,9 +254,7 @@ class Engine:
             )
             if sampling.beam.width > fitting:
                 raise ValueError(f"a search of width {sampling.beam.width} does not fit; at most {fitting} here")
-        adapter = self._adapters.number(request.adapter) if request.adapter else -1
-        if adapter is None:
-            raise UnknownAdapter(f"model {self.name} has no adapter {request.adapter}")
+        adapter = self._adapter_of(request) if request.adapter else -1
         matcher = None if sampling.structure is None else self._structures.matcher(sampling.structure)
         task = Task(request, deliver, next(self._numbers), wake)
         if sampling.beam is not None:
@@ -256,6 +262,12 @@ class Engine:
         first = Sequence.begin(task, 0, self.loaded.tokenizer, adapter, matcher)
         task.branches.append(first)
         return first
+
+    def _adapter_of(self, request: Request) -> int:
+        adapter = self._adapters.number(request.adapter)
+        if adapter is None:
+            raise UnknownAdapter(f"model {self.name} has no adapter {request.adapter}")
+        return adapter
 
     def abort(self, request_id: str) -> bool:
         """Ends a request at the end of the running step; returns whether it was there."""
