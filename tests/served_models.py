@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.machine import free_port
+from tests.machine import free_ports
 from yuan_events import NullSink
 from yuan_jobs import Work, WorkContext, WorkResult
 from yuan_jobs.execution import execute
@@ -18,7 +18,8 @@ from yuan_rpc import connect, ensure_token_file
 
 def make_cluster(folder: Path) -> tuple[Path, ClusterManifest]:
     """Writes a cluster file with free ports and a token; returns it, and what it says."""
-    ports = {name: free_port() for name in ("data", "trainer", "converter", "inference", "gateway", "metrics")}
+    names = ("data", "trainer", "converter", "inference", "gateway", "metrics")
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
     ensure_token_file(folder / "home" / "token")
     file = folder / "cluster.yaml"
     file.write_text(

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.machine import free_port, own_address, wait_until
+from tests.machine import free_port, free_ports, own_address, wait_until
 from tests.served_models import publish_model, server_process
 from tests.tiny_models import make_model, make_tokenizer, write_text
 from yuan_corpus import Tokenizer
@@ -54,7 +54,8 @@ class Monitored:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        ports = {f"{name}{kind}": free_port() for name in SERVICES for kind in ("", "_metrics")}
+        names = [f"{name}{kind}" for name in SERVICES for kind in ("", "_metrics")]
+        ports = dict(zip(names, free_ports(len(names)), strict=True))
         self.file = folder / "cluster.yaml"
         services = ", ".join(
             f"{name}: {{port: {ports[name]}, bind: 0.0.0.0, workers: {int(name == 'trainer')}, "
