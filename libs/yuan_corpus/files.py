@@ -31,7 +31,16 @@ class EarlySync:
         self._waiting += count
         if self._waiting < _SYNC_BYTES or (self._thread is not None and self._thread.is_alive()):
             return
+        self.begin()
+
+    def begin(self) -> None:
+        """Has the disk take what there is; comes back at once.
+
+        Raises:
+            OSError: as `wrote`; if it cannot be written.
+        """
         self.end()
+        self._file.flush()
         self._waiting = 0
         self._thread = threading.Thread(target=self._sync, args=(self._file.fileno(),), daemon=True)
         self._thread.start()

@@ -102,6 +102,7 @@ class IndexedDatasetWriter:
 
     def finish(self) -> None:
         """Writes the index, makes both files durable and gives them their names."""
+        self._sync.begin()
         code = CODE_OF_DTYPE[self.dtype]
         documents = sum(map(len, self._documents))
         with self._temporary_index.open("wb") as index:

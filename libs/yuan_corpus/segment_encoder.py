@@ -10,8 +10,9 @@ scores over the whole text, normalization looks at neighbours, without byte piec
 are refused by `segment_encoder`.
 
 All text of a call is one array of UTF-16 units. Gaps, and the ids of segments of up to 16 units and 4 ids, are found by
-numpy for all at once, in tables; longer and new segments take the way of a dictionary. All are bounded, and are begun
-anew when full. Special tokens come in as `marker` characters, which belong to no piece.
+numpy for all at once, in tables; longer and new segments take the way of a dictionary. All are bounded: tables that
+are full are begun anew; a dictionary that is full, too, but stays as the older one, out of which what is still in use
+comes back without being encoded again. Special tokens come in as `marker` characters, which belong to no piece.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,7 +33,7 @@ MOST_MARKERS = 1024
 """How many tokens can come in as markers."""
 
 _MOST_SEGMENTS = 1 << 18
-"""Segments that are remembered: about 60 MB."""
+"""Segments that are remembered, and as many older ones: about 60 MB each."""
 _LONGEST_REMEMBERED = 64
 _WINDOW = 1 << 17
 """Characters that are cut at once: what bounds the memory of arrays."""
@@ -100,14 +101,15 @@ class SegmentEncoder:
         self._processor.load_from_serialized_proto(model + _WITHOUT_DUMMY_PREFIX)
         self._joined = reached
         self._single = single
-        self._forget()
+        self._known: dict[bytes, bytes] = {}
+        self._older: dict[bytes, bytes] = {}
+        self._begin_tables()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Is pickled with what it read from the vocabulary, and without what it remembers of texts."""
         return _unpickled, (self._model, np.packbits(self._joined), self._single)
 
-    def _forget(self) -> None:
-        self._known: dict[bytes, bytes] = {}
+    def _begin_tables(self) -> None:
         self._short = SegmentTable(2, _SHORT_BITS)
         self._long = SegmentTable(4, _LONG_BITS)
         units, ids = self._single
@@ -155,7 +157,9 @@ class SegmentEncoder:
 
     def _encode(self, text: str, tokens: Sequence[int], space_ids: Sequence[int] | None) -> Ids:
         if len(self._known) > _MOST_SEGMENTS:
-            self._forget()
+            self._older, self._known = self._known, {}
+        if self._short.full or self._long.full:
+            self._begin_tables()
         data = text.encode("utf-16-le", "surrogatepass") + _PADDING
         count = (len(data) - len(_PADDING)) // 2
         starts, lengths = self._segments(np.frombuffer(data, "<u2", count))
@@ -210,6 +214,9 @@ class SegmentEncoder:
             texts: list[str] = []
             plain: list[bytes] = []
             for segment in fresh:
+                if (older := self._older.get(segment)) is not None:
+                    fresh[segment] = older
+                    continue
                 text = segment.decode("utf-16-le", "surrogatepass")
                 if len(text) == 1 and _FIRST_MARKER <= ord(text) < _FIRST_MARKER + MOST_MARKERS:
                     fresh[segment] = _row([tokens[ord(text) - _FIRST_MARKER]])

@@ -16,6 +16,7 @@ Places = npt.NDArray[np.int64]
 
 UNITS_PER_WORD = 4
 MOST_IDS = 4
+_MOST_TAKEN = 0.7
 _FACTORS = np.array(
     [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93], np.uint64
 )  # odd numbers without a pattern, a word of the key each
@@ -46,6 +47,12 @@ class SegmentTable:
         self._words = words
         self._bits = place_bits
         self._rows = np.zeros((1 << place_bits, words + MOST_IDS // 2), np.uint64)
+        self._taken = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether so many places are taken that of two more keys one finds none."""
+        return self._taken > _MOST_TAKEN * len(self._rows)
 
     def keys(self, text: Words, starts: Places, lengths: Places) -> list[Words]:
         """Returns the keys of segments, a word each; of those longer than `units` what means nothing.
@@ -80,6 +87,7 @@ class SegmentTable:
             free = self._rows[wanted, 0] == 0
             # Of two that want one place the last gets it; the other tries its second.
             self._rows[wanted[free]] = rows[left[free]]
+            self._taken += len(np.unique(wanted[free]))
             there[left] = self._same(self._rows.take(wanted, axis=0), [word.take(left) for word in keys])
         return there
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yuan_corpus import Algorithm, Tokenizer, TokenizerError, segment_encoder, train_tokenizer
+from yuan_corpus import Algorithm, Tokenizer, TokenizerError, segment_encoder, segment_table, train_tokenizer
 from yuan_corpus.special_tokens import EOD, SPECIAL_TOKENS
 
 
@@ -72,8 +72,30 @@ def test_what_is_remembered_is_bounded_and_forgetting_changes_nothing(
     yuan: Tokenizer, texts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(segment_encoder, "_MOST_SEGMENTS", 50)
-    for text in texts[:4]:
+    for text in [*texts[:4], *texts[:4]]:
         check_same(yuan, [text])
+
+
+def test_full_tables_are_begun_anew(yuan: Tokenizer, texts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segment_encoder, "_WINDOW", 1000)
+    for most in (0.0, 0.2):
+        monkeypatch.setattr(segment_table, "_MOST_TAKEN", most)
+        check_same(yuan, texts[:2])
+
+
+def test_a_table_keeps_what_fits_and_says_what_does_not() -> None:
+    table = segment_table.SegmentTable(2, 6)
+    keys = [np.arange(1, 101, dtype=np.uint64), np.arange(100, dtype=np.uint64)]
+    ids = np.arange(400, dtype=np.uint32).reshape(100, 4)
+
+    there = table.add(keys, ids)
+
+    found, hit = table.find(keys)
+    assert table.full
+    assert 40 < there.sum() <= 64
+    assert hit.tolist() == there.tolist()
+    assert found[hit].tolist() == ids[there].tolist()
+    assert not table.find([keys[0], keys[1] + np.uint64(1)])[1].any()
 
 
 def test_long_text_is_cut_in_windows_without_a_trace(
