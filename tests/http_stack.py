@@ -13,7 +13,7 @@ from typing import Any
 import uvicorn
 from prometheus_client import CollectorRegistry
 
-from tests.served_models import free_port, make_cluster, publish_model
+from tests.served_models import make_cluster, publish_model
 from yuan_gateway.app import create_app
 from yuan_gateway.protocol import ImpatientProtocol
 from yuan_gateway.state import Gateway
@@ -220,4 +220,4 @@ def _nothing() -> Iterator[None]:
     yield
 
 
-__all__ = ["HttpStack", "Reply", "free_port", "http_stack"]
+__all__ = ["HttpStack", "Reply", "http_stack"]

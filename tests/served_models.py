@@ -1,25 +1,19 @@
 """A home with published models and servers of inference and converter as processes; for several folders of tests."""
 
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.machine import free_port
 from yuan_events import NullSink
 from yuan_jobs import Work, WorkContext, WorkResult
 from yuan_jobs.execution import execute
 from yuan_manifest import ClusterManifest, load_cluster, resolve_topology
 from yuan_manifest.schema import ConvertInputs, ConvertJob, ConvertOutputs, Kind
 from yuan_rpc import connect, ensure_token_file
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def make_cluster(folder: Path) -> tuple[Path, ClusterManifest]:

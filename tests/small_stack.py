@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
+from tests.machine import free_ports
 from tests.tiny_models import CONTEXT, VOCABULARY, make_model, write_text
 from yuan_corpus import Tokenizer
 from yuan_data.text import fingerprint_of_text
@@ -38,7 +38,7 @@ class SmallStack:
     def __init__(self, folder: Path) -> None:
         self.home = folder / "home"
         self.file = folder / "cluster.yaml"
-        ports = iter(_free_ports(2 * len(SERVICES)))
+        ports = iter(free_ports(2 * len(SERVICES)))
         services = ", ".join(f"{name}: {{port: {next(ports)}, metrics_port: {next(ports)}}}" for name in SERVICES)
         self.file.write_text(
             f"version: 1\ncluster:\n  home: {self.home}\n  services: "
@@ -142,11 +142,3 @@ def pretraining(**changes: object) -> dict[str, object]:
 def _model_work(context: WorkContext) -> WorkResult:
     make_model(context.output, Tokenizer.load(context.inputs["tokenizer"].path).eod_id)
     return WorkResult()
-
-
-def _free_ports(count: int) -> list[int]:
-    opened = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in opened]
-    for one in opened:
-        one.close()
-    return ports

@@ -7,10 +7,8 @@ place.
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -21,7 +19,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.served_models import free_port, publish_model, server_process
+from tests.machine import free_port, own_address, wait_until
+from tests.served_models import publish_model, server_process
 from tests.tiny_models import make_model, make_tokenizer, write_text
 from yuan_corpus import Tokenizer
 from yuan_jobs.home import Home
@@ -132,18 +131,6 @@ class Monitored:
         return bool(self.api("query", query=expression)["result"])
 
 
-def wait_until(condition: Any, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            if condition():
-                return
-        except OSError:
-            pass
-        assert time.monotonic() < end, "it did not come to be"
-        time.sleep(0.3)
-
-
 @pytest.fixture(scope="module")
 def monitored(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Monitored]:
     stack = Monitored(tmp_path_factory.mktemp("monitored"))
@@ -162,7 +149,11 @@ def monitored(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Ite
         with (stack.folder / "prometheus.log").open("w") as log:
             prometheus = subprocess.Popen(command, stdout=log, stderr=log)
         try:
-            wait_until(lambda: stack.has("yuan_jobs_registry_up") and stack.has("yuan_gateway_inference_up"))
+            wait_until(
+                lambda: stack.has("yuan_jobs_registry_up") and stack.has("yuan_gateway_inference_up"),
+                120,
+                forgives=(OSError,),
+            )
             yield stack
         finally:
             prometheus.terminate()
@@ -186,21 +177,11 @@ def gateway_process(stack: Monitored) -> Iterator[None]:
             return False
 
     try:
-        wait_until(serves)
+        wait_until(serves, 120, forgives=(OSError,))
         yield
     finally:
         process.kill()
         process.wait()
-
-
-def own_address() -> str:
-    """Returns an address at which this machine is as another one would reach it; loopback where it has none."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # sends nothing
-            return probe.getsockname()[0]
-        except OSError:
-            return "127.0.0.1"
 
 
 def test_every_target_is_up(monitored: Monitored) -> None:
@@ -208,7 +189,7 @@ def test_every_target_is_up(monitored: Monitored) -> None:
         targets = monitored.api("targets", state="active")["activeTargets"]
         return len(targets) == 4 and all(target["health"] == "up" for target in targets)
 
-    wait_until(all_up)
+    wait_until(all_up, 120, forgives=(OSError,))
 
 
 def test_every_alert_is_loaded_and_evaluates(monitored: Monitored, repository: Path) -> None:
@@ -219,7 +200,7 @@ def test_every_alert_is_loaded_and_evaluates(monitored: Monitored, repository: P
         rules = [rule for group in monitored.api("rules")["groups"] for rule in group["rules"]]
         return {rule["name"] for rule in rules} == names and all(rule["health"] == "ok" for rule in rules)
 
-    wait_until(evaluated)
+    wait_until(evaluated, 120, forgives=(OSError,))
 
 
 def test_every_panel_gets_an_answer_of_this_stacks_numbers(monitored: Monitored, repository: Path) -> None:
@@ -242,5 +223,5 @@ def test_every_panel_gets_an_answer_of_this_stacks_numbers(monitored: Monitored,
         return not unanswered
 
     with suppress(AssertionError):  # a rate is there after the second look at a counter
-        wait_until(all_answered, 60)
+        wait_until(all_answered, 60, forgives=(OSError,))
     assert unanswered == {}

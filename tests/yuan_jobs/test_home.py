@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from toy_home import Toys, wait_until
+from tests.machine import wait_until
+from toy_home import Toys
 
 from yuan_events import InputError
 from yuan_jobs.home import Home, HomeLock, slug

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from job_stack import JobStack
-from toy_home import wait_until
+from tests.machine import wait_until
 
 from yuan_jobs.client import JobClient
 from yuan_jobs.messages import plain_of, state_of, struct_of

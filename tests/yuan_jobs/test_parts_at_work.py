@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from queue_stack import QueueStack, running
-from toy_home import Toys, wait_until
+from tests.machine import wait_until
+from toy_home import Toys
 
 from yuan_corpus import Tokenizer, open_dataset, tokenize_corpus
 from yuan_corpus.text_files import find_text_files

@@ -7,7 +7,8 @@ import sys
 import threading
 
 import pytest
-from toy_home import is_alive, wait_until
+from tests.machine import wait_until
+from toy_home import is_alive
 
 from yuan_jobs.processes import StopRequest
 

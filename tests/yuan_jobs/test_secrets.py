@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from job_stack import JobStack, job_id_of
+from tests.machine import free_ports
 from toy_home import PATIENCE_S
-from toy_stack import free_ports
 
 from yuan_jobs.client import JobClient
 from yuan_rpc.tokens import write_secret

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from queue_stack import QueueStack, log_of
-from toy_home import wait_until
+from tests.machine import wait_until
 
 from yuan_jobs.claims import workers
 from yuan_jobs.control import cancel, resume

@@ -1,7 +1,6 @@
 """Retries, deadlines, versions, and what a user reads of a server that is not there."""
 
 import asyncio
-import socket
 import subprocess
 import threading
 from collections.abc import Callable, Coroutine
@@ -9,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import grpc
 import pytest
+from tests.machine import free_port
 from tests.yuan_rpc.toys import ToyData, toy_server
 
 from yuan_rpc import Connection, RpcFailed, RpcServer, VersionMismatch, check_version, failure_of
@@ -29,12 +29,6 @@ def serve(data: ToyData, case: Callable[[RpcServer, Connection], Coroutine[None,
             await case(server, connection)
 
     asyncio.run(run())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_an_idempotent_call_is_repeated_until_a_server_is_available_again() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
+from tests.machine import own_address
 
 from yuan_events import InputError
 from yuan_rpc import Security, Tls, ensure_token_file
@@ -18,13 +19,10 @@ from yuan_rpc.metrics_page import MetricsPage
 
 
 def other_address() -> str:
-    """Returns an address of this machine that is not loopback; skips where it has none."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # sends nothing
-            return probe.getsockname()[0]
-        except OSError:
-            pytest.skip("this machine has no address but loopback")
+    address = own_address()
+    if address == "127.0.0.1":
+        pytest.skip("this machine has no address but loopback")
+    return address
 
 
 def read(url: str, token: str | None = None, context: ssl.SSLContext | None = None) -> tuple[int, str]:

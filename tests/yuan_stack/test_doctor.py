@@ -17,8 +17,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from toy_home import wait_until
-from toy_stack import ToyStack, free_ports
+from tests.machine import free_ports, wait_until
+from toy_stack import ToyStack
 
 from yuan_jobs.claims import register_worker
 from yuan_jobs.records import NewJob, WorkerIdentity

@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from toy_home import Toys, is_alive, wait_until
+from tests.machine import wait_until
+from toy_home import Toys, is_alive
 
 RUN = ("yuan_cli.main", "run", "pipeline.yaml")
 

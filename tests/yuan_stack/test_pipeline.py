@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from toy_home import Toys, wait_until
+from tests.machine import wait_until
+from toy_home import Toys
 
 
 def table_of(stdout: str) -> dict[str, list[str]]:

@@ -7,7 +7,8 @@ import socket
 
 import pytest
 import redis
-from toy_home import is_alive, wait_until
+from tests.machine import wait_until
+from toy_home import is_alive
 from toy_stack import ToyStack
 
 from yuan_jobs.broker import broker_url

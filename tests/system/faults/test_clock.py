@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from job_stack import JobStack
-from toy_home import wait_until
+from tests.machine import wait_until
 
 from yuan_jobs.queries import get_job
 from yuan_jobs.registry import Registry

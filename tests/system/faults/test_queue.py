@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from kombu import Connection
 from queue_stack import LEASE_S, QueueStack, running
-from toy_home import Toys, wait_until
+from tests.machine import wait_until
+from toy_home import Toys
 
 from yuan_jobs.claims import workers
 from yuan_jobs.control import resume

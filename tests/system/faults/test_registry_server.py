@@ -8,7 +8,7 @@ from pathlib import Path
 import postgresql
 import pytest
 from job_stack import JobStack, job_id_of
-from toy_home import wait_until
+from tests.machine import wait_until
 
 from yuan_jobs.queries import attempts, get_job
 from yuan_jobs.registry import Registry

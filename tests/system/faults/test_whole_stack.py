@@ -10,8 +10,8 @@ from typing import Any
 
 import psutil
 import pytest
+from tests.machine import free_ports, wait_until
 from tests.system.conftest import User, check_nothing_is_left, new_user
-from toy_stack import free_ports
 
 from yuan_checkpoint.training_state import STATE_FILE, finished_states
 from yuan_jobs.queries import children, get_job
@@ -34,14 +34,6 @@ steps:
   tokenize: {manifest: tokenize.yaml, needs: [tokenizer]}
   pretrain: {manifest: pretrain.yaml, needs: [tokenizer, tokenize]}
 """
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Waits for what the stack does."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
 
 
 class Stack:
@@ -135,7 +127,7 @@ def test_every_server_of_a_stack_may_be_killed_and_the_pipeline_goes_on(stack: S
             record = stack.processes()[f"{name}-server"]
             return record["state"] == "up" and record["pid"] != pid
 
-        wait_until(is_back)
+        wait_until(is_back, PATIENCE_S)
     stack.user.does("wait", job_id, "--quiet")
     _, *steps = stack.jobs(job_id)
     assert [(step.state, step.attempt) for step in steps] == [(JobState.SUCCEEDED, 1)] * 3
@@ -143,7 +135,7 @@ def test_every_server_of_a_stack_may_be_killed_and_the_pipeline_goes_on(stack: S
 
 def test_a_killed_rank_costs_an_attempt_and_no_job(stack: Stack, training: Callable[[str], str]) -> None:
     job_id = training("killed-rank")
-    wait_until(lambda: len(stack.losses(job_id, 1)) >= 3)
+    wait_until(lambda: len(stack.losses(job_id, 1)) >= 3, PATIENCE_S)
     stack.ranks()[-1].kill()
     stack.user.does("wait", job_id, "--quiet")
     (job,) = stack.jobs(job_id)
@@ -156,7 +148,7 @@ def test_a_worker_tree_killed_in_mid_checkpoint_resumes_before_a_state_that_was_
 ) -> None:
     job_id = training("torn")
     folder = stack.states(job_id)
-    wait_until(lambda: len(finished_states(folder)) >= 2)
+    wait_until(lambda: len(finished_states(folder)) >= 2, PATIENCE_S)
     worker = stack.trainer()
     family = [worker, *worker.children(recursive=True)]
 
