@@ -113,7 +113,7 @@ def test_a_killed_inference_server_ends_streams_with_an_error_and_the_gateway_se
             answer = surface.long_stream()
             os.kill(inference.pid, signal.SIGKILL)
             inference.wait()
-            events = [line for line in answer.read().decode().split("\n\n") if line]
+            events = answer.read().decode().strip().split("\n\n")
             assert events[-1] == "data: [DONE]"
             error = json.loads(events[-2].removeprefix("data: "))["error"]
             assert error["type"] == "server_error"
@@ -151,7 +151,7 @@ def test_what_runs_when_one_is_asked_to_end_is_finished(surface: Surface, who: s
         answer = surface.long_stream(TOKENS)
         process = gateway if who == "gateway" else inference
         process.send_signal(signal.SIGTERM)
-        events = [line for line in answer.read().decode().split("\n\n") if line]
+        events = answer.read().decode().strip().split("\n\n")
         assert events[-1] == "data: [DONE]"
         last = json.loads(events[-2].removeprefix("data: "))
         assert "choices" in last, last
