@@ -12,7 +12,7 @@ import typer
 
 from yuan_events import InputError
 from yuan_manifest import Cluster, load_cluster
-from yuan_manifest.rules import NAME
+from yuan_manifest.rules import NAME, NAME_RULE
 from yuan_manifest.schema import Role
 from yuan_rpc import audit_of, audited, ensure_token_file
 from yuan_rpc.callers import OWNER_NAME
@@ -37,7 +37,7 @@ def issue(
     """Makes a token; the token alone is on stdout."""
     cluster = _cluster(cluster_path)
     if not NAME.fullmatch(name) or name in {OWNER_NAME, "unknown"}:
-        raise InputError(f"{name!r} cannot be a name; use 1 to 63 of a-z 0-9 . _ -, the first a letter or digit")
+        raise InputError(f"{name!r} cannot be a name; use {NAME_RULE}")
     if name in cluster.security.tenants:
         raise InputError(f"{name} is a tenant of the cluster's manifest already; see cluster.security.tenants")
     if role is not None and role not in set(Role):

@@ -1,6 +1,7 @@
 """Small file operations that several modules share."""
 
 import os
+import tempfile
 import threading
 from pathlib import Path
 from typing import IO
@@ -85,3 +86,19 @@ def write_text_durably(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     replace_durably(temporary, path)
+
+
+def anonymous_file(name: str, size: int) -> int:
+    """Returns the descriptor of a new file of zeros, in memory where the system can do that; nobody has to remove it.
+
+    Args:
+        name: of it in a list of open files; no other program finds it by that.
+        size: in bytes.
+    """
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create(name)
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    os.ftruncate(descriptor, size)
+    return descriptor

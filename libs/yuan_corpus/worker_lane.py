@@ -10,7 +10,6 @@ import mmap
 import os
 import pickle
 import struct
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import accumulate, pairwise
@@ -111,14 +110,3 @@ def unpacked(parts: Sequence[Bytes]) -> Any:
 def lane_bytes() -> int:
     """Returns how much memory a lane maps; of it only what messages reach is ever used."""
     return 2 * SLOTS * SLOT_BYTES
-
-
-def memory_file(size: int) -> int:
-    """Returns the descriptor of a new file of zeros without a name, in memory where the system can do that."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("yuan-lane")
-    else:
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
-    os.truncate(descriptor, size)
-    return descriptor

@@ -19,7 +19,8 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from typing import Generic, TypeVar
 
-from yuan_corpus.worker_lane import SLOTS, Bytes, Lane, fits, lane_bytes, memory_file, packed, unpacked
+from yuan_corpus.files import anonymous_file
+from yuan_corpus.worker_lane import SLOTS, Bytes, Lane, fits, lane_bytes, packed, unpacked
 from yuan_corpus.worker_main import Answer, answer_of
 from yuan_events import AttemptLost, Interrupted, WorkFailed
 
@@ -89,7 +90,7 @@ class _Worker:
             start: see there.
         """
         ours, theirs = Pipe()
-        memory = memory_file(lane_bytes())
+        memory = anonymous_file("yuan-lane", lane_bytes())
         self.lane = Lane(ours, os.dup(memory), inbound_first=False)
         self.given = 0
         self._answered = False
@@ -172,7 +173,7 @@ class _Team(Generic[ItemT, ResultT]):
         self._function: Callable[[ItemT], ResultT] | None = None
         self._workers: dict[Connection, _Worker] = {}
         pickled = pickle.dumps(start, pickle.HIGHEST_PROTOCOL)
-        file = memory_file(len(pickled))
+        file = anonymous_file("yuan-start", len(pickled))
         life, self._life = os.pipe()
         # A blocked signal stays blocked in the processes that are started now, from their very first instruction.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

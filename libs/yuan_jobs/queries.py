@@ -1,17 +1,23 @@
 """Looks at the registry that listings and watchers take; nothing is changed here."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
-from yuan_events import InputError
+from yuan_events import InputError, YuanError
 from yuan_jobs.control import JobNotFound
 from yuan_jobs.models import AttemptRow, JobLabelRow, JobNeedRow, JobRow, LeaseRow
 from yuan_jobs.records import AttemptRecord, JobRecord, attempt_record, job_record
 from yuan_jobs.registry import Registry
+from yuan_jobs.sqlite import SQLITE
 from yuan_jobs.states import JobState
+
+ReadT = TypeVar("ReadT")
 
 PAGE_SIZE = 100
 LARGEST_PAGE = 1000
@@ -23,6 +29,26 @@ class JobPage:
 
     jobs: Sequence[JobRecord]
     next_token: str
+
+
+def read_if_there(url: str, read: Callable[[Registry], ReadT], otherwise: ReadT) -> ReadT:
+    """Returns what is read from a registry, which is not made for that; `otherwise` where there is none to be read.
+
+    Args:
+        url: of the registry.
+        read: takes it, open.
+        otherwise: what is returned where its file is missing, or it cannot be opened or read.
+    """
+    file = url.removeprefix(SQLITE)
+    if file != url and not Path(file).exists():
+        return otherwise
+    with suppress(YuanError):
+        registry = Registry.open(url)
+        try:
+            return read(registry)
+        finally:
+            registry.close()
+    return otherwise
 
 
 def get_job(registry: Registry, job_id: str) -> JobRecord:

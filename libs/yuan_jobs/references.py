@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from yuan_events import InputError
+from yuan_manifest.rules import STORED_NAME, STORED_NAME_RULE
 from yuan_manifest.values import shortened, shown
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-NAME_RULE = "up to 100 letters, digits, dots, hyphens and underscores, the first a letter or digit"
+NAME_RULE = STORED_NAME_RULE
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")  # as in a manifest; neither int() nor a database takes any number of digits
 _LONGEST_SHOWN = 150
 """Characters of a reference that a message has; a right one is shorter."""
@@ -92,7 +92,7 @@ class Reference:
 
 def is_name(name: str) -> bool:
     """Returns whether a name can be an artifact's, see `NAME_RULE`."""
-    return _NAME.fullmatch(name) is not None
+    return STORED_NAME.fullmatch(name) is not None
 
 
 def check_name(name: str, text: str | None = None) -> None:

@@ -301,18 +301,14 @@ def _sampling(sampling: schema.SamplingSection) -> Iterator[Problem]:
     yield from rules.seed(sampling)
 
 
-_SERVED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
-
 def _serving(serving: schema.ServingSection) -> Iterator[Problem]:
     yield from rules.at_least(serving, 1, "max_batch", "max_waiting", "tensor")
     if serving.kv_tokens is not None and serving.kv_tokens < 1:
         yield "kv_tokens", f"expected at least 1, found {serving.kv_tokens}"
     if serving.dtype is not None:
         yield from rules.one_of("dtype", serving.dtype, (*DTYPES, "int8"))
-    if serving.name is not None and not _SERVED_NAME.fullmatch(serving.name):
-        expected = "up to 100 letters, digits, dots, hyphens and underscores, the first a letter or digit"
-        yield "name", f"expected a name ({expected}), found {shown(serving.name)}"
+    if serving.name is not None and not rules.STORED_NAME.fullmatch(serving.name):
+        yield "name", f"expected a name ({rules.STORED_NAME_RULE}), found {shown(serving.name)}"
     yield from rules.at_least(serving, 0, "prompt_lookup")
     yield from rules.at_most(serving, MOST_GUESSES, "prompt_lookup")
 
@@ -324,7 +320,7 @@ def _model_input(inputs: schema.ModelInput) -> Iterator[Problem]:
 def _deploy_inputs(inputs: schema.DeployInputs) -> Iterator[Problem]:
     for name, model in inputs.adapters.items():
         if not rules.NAME.fullmatch(name):
-            yield ("adapters", name), "cannot be a name; use 1 to 63 of a-z 0-9 . _ -, the first a letter or digit"
+            yield ("adapters", name), f"cannot be a name; use {rules.NAME_RULE}"
         yield from rules.reference(("adapters", name), model)
 
 
@@ -702,7 +698,7 @@ def _security(section: schema.SecuritySection) -> Iterator[Problem]:
         yield "tokens", "is cluster.security.token_file already; expected a file of its own"
     for name, tenant in section.tenants.items():
         if not rules.NAME.fullmatch(name):
-            yield ("tenants", name), "cannot be a name; use 1 to 63 of a-z 0-9 . _ -, the first a letter or digit"
+            yield ("tenants", name), f"cannot be a name; use {rules.NAME_RULE}"
         holder = files.setdefault(tenant.token_file, f"tenants.{name}")
         if holder != f"tenants.{name}":
             where = ("tenants", name, "token_file")

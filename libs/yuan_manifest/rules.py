@@ -13,7 +13,13 @@ Problem = tuple[str | KeyPath, str]
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 """Of artifacts and jobs."""
 
-_NAME_RULE = "1 to 63 of a-z 0-9 . _ -, the first a letter or digit"
+NAME_RULE = "1 to 63 of a-z 0-9 . _ -, the first a letter or digit"
+
+STORED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""Of artifacts as a registry takes them, and of served models."""
+
+STORED_NAME_RULE = "up to 100 letters, digits, dots, hyphens and underscores, the first a letter or digit"
+
 _REFERENCE = re.compile(rf"{NAME.pattern}(?:@(?:[1-9][0-9]{{0,8}}|latest))?")
 
 LARGEST_SEED = (1 << 63) - 1
@@ -70,7 +76,7 @@ def names(section: Any, *fields: str) -> Iterator[Problem]:
     for name in fields:
         value = getattr(section, name)
         if value is not None and not NAME.fullmatch(value):
-            yield name, f"expected a name ({_NAME_RULE}), found {shown(value)}"
+            yield name, f"expected a name ({NAME_RULE}), found {shown(value)}"
 
 
 def references(section: Any, *fields: str) -> Iterator[Problem]:
@@ -84,7 +90,7 @@ def references(section: Any, *fields: str) -> Iterator[Problem]:
 def reference(key: str | KeyPath, value: str) -> Iterator[Problem]:
     """A value is the name of an artifact, perhaps with a version."""
     if not _REFERENCE.fullmatch(value):
-        yield key, f"expected NAME or NAME@VERSION (NAME: {_NAME_RULE}), found {shown(value)}"
+        yield key, f"expected NAME or NAME@VERSION (NAME: {NAME_RULE}), found {shown(value)}"
 
 
 def one_of(key: str, value: str, choices: Sequence[str]) -> Iterator[Problem]:

@@ -5,12 +5,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 from yuan_events import YuanError
 from yuan_jobs.deployments import deployments
-from yuan_jobs.registry import Registry
+from yuan_jobs.queries import read_if_there
 from yuan_manifest import ClusterManifest
 from yuan_rpc import connect
 from yuan_rpc.inference.v1 import inference_pb2, inference_pb2_grpc
@@ -96,14 +95,9 @@ class LoadWatch:
 
 def _deployed(manifest: ClusterManifest) -> list[str]:
     """Returns the names of what is deployed; none where there is no registry that can be read."""
-    url = manifest.cluster.registry
-    file = url.removeprefix("sqlite:///")
-    if manifest.cluster.services.inference is None or (file != url and not Path(file).exists()):
+    if manifest.cluster.services.inference is None:
         return []
-    with suppress(YuanError):
-        registry = Registry.open(url)
-        try:
-            return [record.name for record in deployments(registry)]
-        finally:
-            registry.close()
-    return []
+    nothing: list[str] = []
+    return read_if_there(
+        manifest.cluster.registry, lambda registry: [record.name for record in deployments(registry)], nothing
+    )

@@ -10,9 +10,9 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from yuan_events import InputError, YuanError
+from yuan_events import InputError
 from yuan_jobs.broker import EMBEDDED, server_url
-from yuan_jobs.queries import jobs_by_state
+from yuan_jobs.queries import jobs_by_state, read_if_there
 from yuan_jobs.registry import Registry
 from yuan_manifest import ClusterManifest
 from yuan_rpc import RpcFailed, health_of
@@ -236,13 +236,8 @@ def _broker(manifest: ClusterManifest, folder: StackFolder, record: ProcessRecor
 
 def _jobs(url: str) -> dict[str, int]:
     """Returns how many jobs there are; none where there is no registry that can be read."""
-    file = url.removeprefix("sqlite:///")
-    if file != url and not Path(file).exists():
-        return {}
-    with suppress(YuanError):
-        registry = Registry.open(url)
-        try:
-            return {state.value: count for state, count in jobs_by_state(registry).items() if count}
-        finally:
-            registry.close()
-    return {}
+
+    def count(registry: Registry) -> dict[str, int]:
+        return {state.value: count for state, count in jobs_by_state(registry).items() if count}
+
+    return read_if_there(url, count, {})

@@ -2,7 +2,6 @@
 
 import mmap
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from yuan_corpus.files import anonymous_file
 from yuan_events import InputError
 from yuan_inference.loaded import LoadedModel
 from yuan_inference.ranks.orders import Order, RankLost, RankSetup, Reply, Tail
@@ -117,7 +117,7 @@ class RankedRunner:
         self._remote: dict[int, int] = {}
         self._added = 0
         shape = (setup.size.outputs, config.vocab_size)
-        self._descriptor = _anonymous_file(4 * shape[0] * shape[1])
+        self._descriptor = anonymous_file("yuan-logits", 4 * shape[0] * shape[1])
         try:
             self._memory = mmap.mmap(self._descriptor, 4 * shape[0] * shape[1])
             self._logits = torch.frombuffer(self._memory, dtype=torch.float32).view(shape)
@@ -286,14 +286,3 @@ def _meaning(reply: Reply, value: tuple[bool, str], number: int) -> Exception:
     if reply is Reply.refused:
         return MemoryError(text) if memory else InputError(text)
     return RankLost(f"rank {number} could not begin: {text}")
-
-
-def _anonymous_file(size: int) -> int:
-    """Returns the descriptor of a file of zeros that has no name, so that nobody has to remove it."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("yuan-logits")
-    else:
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
-    os.ftruncate(descriptor, size)
-    return descriptor
