@@ -39,13 +39,15 @@ def running_ranks() -> list[psutil.Process]:
 
 
 def test_a_stopped_run_resumes_bit_for_bit(specification: Specification, run: Runner) -> None:
+    # The run must be far from its end when the stop arrives, however busy the machine is.
+    specification = replace(specification, train=replace(specification.train, steps=100))
     whole = run(specification, stages=(1, 3))
     with pytest.raises(Interrupted, match="stopped after step"):
         run(specification, stop_after(run, 6), stages=(1, 3))
     before = run.losses
     state, _ = newest_whole_state(specification.state_root)
     assert state is not None
-    assert state.step == max(before) < 20
+    assert state.step == max(before) < 100
     after = run(specification, stages=(1, 3), resume_from=state.folder)
     assert min(after) == state.step + 1
     assert before | after == whole
