@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from yuan_corpus import CorpusError, TextError, Tokenizer, open_dataset, tokenize_corpus
 from yuan_corpus.cleaning import Dropped, Stage, StageSpec, build_stages
 from yuan_corpus.cleaning.pipeline import STAGES, Cleaner, CleaningReport, stage_class
-from yuan_corpus.cleaning.private import is_chinese_id
+from yuan_corpus.cleaning.private_numbers import is_chinese_id
 from yuan_corpus.documents import SkipLog
 from yuan_corpus.tokenization import SLICE_BYTES
 from yuan_manifest.cleaning import STAGE_OPTIONS
@@ -192,10 +192,35 @@ def test_paragraphs_are_parted_by_any_number_of_empty_lines(gap: str) -> None:
         ("2001:4860:4860::8888", "<IP>"),
         ("x = 3.14159265358979, 20240101123456", "x = 3.14159265358979, 20240101123456"),
         ("std::vector<int> a::b", "std::vector<int> a::b"),
+        ("电话１３８１２３４５６７８，", "电话<PHONE>，"),
+        ("ｚｈａｎｇ＠ｅｘａｍｐｌｅ．ｃｏｍ；１２３", "<EMAIL>；１２３"),
+        ("身份证１１０１０５１９４９１２３１００２Ｘ", "身份证<ID>"),
+        ("请写信到张三@example.com谢谢，或李小明@例子.公司。", "请写信到<EMAIL>谢谢，或<EMAIL>。"),
+        ("...bob@x.com -eve@x.org o'brien@x.org", "...<EMAIL> -<EMAIL> <EMAIL>"),
+        ("@app.route('/x') @types/node x@1.2.3 关注@新浪", "@app.route('/x') @types/node x@1.2.3 关注@新浪"),
+        ("110105-19491231-002X, 1101 0519 4912 3100 2X", "<ID>, <ID>"),
+        ("身份证:440106 1990 0101 1234", "身份证:<ID>"),
+        ("5 4111 1111 1111 1111 12/26, 4111111111111112", "5 <CARD> 12/26, 4111111111111112"),
+        ("卡号：6222 0212 3456 7890 123；3782 822463 10005", "卡号：<CARD>；<CARD>"),
+        ("138.1234.5678 139 1234 5678 137 1234 5678 1381-234-5678", "<PHONE> <PHONE> <PHONE> <PHONE>"),
+        ("13812345678/13912345678 电话：138 123 45678", "<PHONE>/<PHONE> 电话：<PHONE>"),
+        ("010 6234 5678, 0755-8888-9999, 1-800-555-1234", "<PHONE>, <PHONE>, <PHONE>"),
+        ("9f13812345678a3 158 2000 3000 4000 15000000000元", "9f13812345678a3 158 2000 3000 4000 15000000000元"),
+        ("+1234567 points, +100 000 000, 13812345678 * 2", "+1234567 points, +100 000 000, 13812345678 * 2"),
+        ("978-7-111-12345-6 0101 1010 0110 1111 1999–2005", "978-7-111-12345-6 0101 1010 0110 1111 1999–2005"),
+        ("version 1.2.3.4, 版本：1.2.3.4", "version 1.2.3.4, 版本：1.2.3.4"),
+        ("## 1.2.3.4 概述", "## 1.2.3.4 概述"),
     ],
 )
 def test_personal_data_are_masked_and_other_numbers_stay(text: str, masked: str) -> None:
     assert clean(text, "pii") == masked
+
+
+def test_private_addresses_are_masked_where_the_manifest_wants_it() -> None:
+    text = "10.20.30.40 fe80::1 fd12:3456::1 127.0.0.1 0.0.0.0 1.300.2.3"
+
+    assert clean(text, "pii") == text
+    assert clean(text, "pii", private_addresses="mask") == "<IP> <IP> <IP> 127.0.0.1 0.0.0.0 1.300.2.3"
 
 
 @given(st.integers(0, 10**17 - 1))
