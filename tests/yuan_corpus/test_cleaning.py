@@ -249,6 +249,17 @@ def test_code_that_does_not_compile_is_dropped_and_never_run() -> None:
         ("-- Licensed under the Apache License\nselect 1;", "select 1;"),
         ("#ifndef COPYRIGHT_H\n#define COPYRIGHT_H\n", "#ifndef COPYRIGHT_H\n#define COPYRIGHT_H\n"),
         ("# Reads the numbers of driving licences\nx", "# Reads the numbers of driving licences\nx"),
+        ('"""\nCopyright 2020 X\n\nLicensed under the MIT License.\n"""\nx = 1\n', "x = 1\n"),
+        ('"""Reads.\n\n(c) 2020 X.\n"""\n\nx = 1\n', '"""Reads."""\nx = 1\n'),
+        ("'''Checks copyright headers.'''\nx = 1\n", "'''Checks copyright headers.'''\nx = 1\n"),
+        ('x = """\nCopyright (c) 2020\n"""\n', 'x = """\nCopyright (c) 2020\n"""\n'),
+        ("--[[\nCopyright 2020 X\n]]\nlocal a", "local a"),
+        ("=begin\nLicensed under MIT\n=end\nputs 1", "puts 1"),
+        ("%{\nCopyright X\n%}\nx = 1;", "x = 1;"),
+        ("; Copyright (c) X\n(defun a ())", "(defun a ())"),
+        ("! Copyright X\nprogram a", "program a"),
+        ('" Copyright (c) X\nlet a = 1', "let a = 1"),
+        ('" quoted copyright" said he\n', '" quoted copyright" said he\n'),
     ],
 )
 def test_a_licence_header_is_removed_and_other_comments_stay(text: str, left: str) -> None:
