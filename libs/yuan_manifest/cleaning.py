@@ -79,7 +79,7 @@ class C4Options(StageOptions):
 
 @dataclass
 class LanguageOptions(StageOptions):
-    """keep: ISO 639 codes; min_confidence: 0 to 1; sample_characters: of a document that are looked at."""
+    """keep: ISO 639 codes, code; min_confidence: 0 to 1; sample_characters: of a document that are looked at."""
 
     keep: list[str] = MISSING
     min_confidence: float = 0.0

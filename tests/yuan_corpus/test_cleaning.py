@@ -98,6 +98,9 @@ def test_languages_are_told_apart() -> None:
     assert clean(CHINESE, "language", keep=["zh"]) == CHINESE
     assert clean(ENGLISH, "language", keep=["zh", "en"]) == ENGLISH
     assert clean(ENGLISH, "language", keep=["zh"]) == Dropped("language en")
+    code = "def f(x):\n    y = g(x, 1)\n    return {y: x}\n\n\nfor i in range(3):\n    print(f(i))\n"
+    assert clean(code, "language", keep=["zh"]) == Dropped("language code")
+    assert clean(code, "language", keep=["zh", "code"]) == code
     with pytest.raises(CorpusError, match=r"cleaning\[0\]\.keep: py3langid knows no language 'xx'"):
         stage("language", keep=["xx"])
 
