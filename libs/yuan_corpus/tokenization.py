@@ -176,7 +176,7 @@ class CorpusWork:
         self._kept = None if self._report.ordered else kept
         self._shard_bytes = shard_bytes
         self._shuffle_seed = shuffle_seed
-        self._stamps = {path: stamp_of(path) for path in paths}
+        self._stamps = {path: self._stamp(path) for path in paths}
         slices = slice_files(paths, cutting.reading)
         self.shards = plan_shards(slices, self._stamps, cutting.digest_source(), shard_bytes)
         self._made: dict[int, MadeShard] = {}
@@ -344,9 +344,18 @@ class CorpusWork:
             folder.rmdir()
         return shards
 
+    def _stamp(self, path: Source) -> str:
+        """Returns the stamp of a file, or of one that cannot be looked at, where those are left out, the reason."""
+        try:
+            return stamp_of(path)
+        except TextError as error:
+            if not self._cutting.reading.skip_broken:
+                raise
+            return str(error)
+
     def _refuse_changed(self) -> None:
         for path, stamp in self._stamps.items():
-            if stamp_of(path) != stamp:
+            if self._stamp(path) != stamp:
                 raise TextError(f"{path}: changed while it was read; run it again once nothing writes to it")
 
 
