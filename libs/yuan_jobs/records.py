@@ -130,12 +130,13 @@ class DeploymentRecord:
 class Claim:
     """The right to run a job: its id, and the attempt that every write of this run has to name.
 
-    `before` is how the job stood: None if it has never run.
+    `before` is how the job stood: None if it has never run. `devices` are the stack's that it has, by their numbers.
     """
 
     job_id: str
     attempt: int
     before: JobRecord | None
+    devices: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

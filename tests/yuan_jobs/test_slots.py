@@ -55,7 +55,13 @@ def test_a_deployment_and_training_never_share_a_device(registry: Registry, repo
     assert claim_queued(registry, job_id, trainer, lease_seconds=30, capacity=2) is None
     assert job(registry, job_id).reason == "waits for 2 of 2 devices, 1 free; held by deployment demo"
     release_deployment(registry, "demo")
-    take(registry, job_id, trainer)
+    assert take(registry, job_id, trainer).devices == (0, 1)
+
+
+def test_a_claim_says_which_devices_the_job_has(registry: Registry, repository: Path) -> None:
+    take_for_deployment(registry, "demo", 1, 4)
+    job_id = submit(registry, pretrain(repository, "one", 2))[0].id
+    assert take(registry, job_id, worker(registry, "trainer"), capacity=4).devices == (1, 2)
 
 
 def test_a_job_is_sent_again_when_its_devices_are_free_and_not_before(registry: Registry, repository: Path) -> None:
