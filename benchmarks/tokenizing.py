@@ -16,6 +16,9 @@ with two workers on the text `--times` over, by the clock, the start of the proc
 two cores give at all is measured beside it: two jobs of one worker that know nothing of each other, at the same time.
 What a second worker costs once (its start, the segments that it learns again) weighs less the longer the text is, and
 so there are several lengths, the longest of them measured once.
+
+Not named `tokenize`: a script's folder is first among those that modules are looked for in, and the standard library
+imports a module of that name.
 """
 
 import argparse

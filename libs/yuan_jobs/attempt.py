@@ -121,6 +121,7 @@ class Attempt:
                     should_stop=should_stop,
                     job_id=claim.job_id,
                     attempt=claim.attempt,
+                    devices=claim.devices,
                     divisible=self.divisible,
                     part=self.part,
                     cluster=self.cluster,

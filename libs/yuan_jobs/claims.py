@@ -93,9 +93,9 @@ def _claim(
     row.desired, row.not_before = Desired.RUN, None
     row.lease_owner, row.lease_counter, row.lease_seconds = worker.id, 0, lease_seconds
     begin_attempt(session, row, worker)
-    take_for_job(session, row, capacity)
+    devices = take_for_job(session, row, capacity)
     session.execute(update(WorkerRow).where(WorkerRow.id == worker.id).values(job_id=row.id))
-    return Claim(row.id, row.attempt, before), job_record(row)
+    return Claim(row.id, row.attempt, before, devices), job_record(row)
 
 
 def renew(registry: Registry, claim: Claim, worker: WorkerIdentity) -> None:

@@ -70,6 +70,7 @@ class WorkContext(Generic[JobT]):
         should_stop: true once the user or the system wants the work to end; see `stop_if_asked`.
         job_id: the job's id, for messages and logs.
         attempt: 1 for the first; more where earlier ones failed or were interrupted.
+        devices: numbers of the stack's devices that the job has while it runs; none where there is no stack.
         divisible: whether other workers are there to take parts: the work may return `WorkResult.parts` then.
         part: of a part, its name.
         cluster: the stack whose worker runs this, for calls to its other services (`yuan_rpc.connect`); None where
@@ -89,6 +90,7 @@ class WorkContext(Generic[JobT]):
     should_stop: Callable[[], bool] = lambda: False
     job_id: str = ""
     attempt: int = 1
+    devices: tuple[int, ...] = ()
     divisible: bool = False
     part: str = ""
     cluster: Cluster | None = None

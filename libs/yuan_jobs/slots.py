@@ -40,9 +40,9 @@ def shortage(session: Session, row: JobRow, capacity: int) -> str | None:
     return f"waits for {wanted} of {capacity} devices, {free} free; held by {', '.join(names)}"
 
 
-def take_for_job(session: Session, row: JobRow, capacity: int) -> None:
-    """Gives a job its devices, which are free."""
-    _take(session, devices_of(row, capacity), capacity, job_id=row.id)
+def take_for_job(session: Session, row: JobRow, capacity: int) -> tuple[int, ...]:
+    """Gives a job its devices, which are free, and returns them."""
+    return _take(session, devices_of(row, capacity), capacity, job_id=row.id)
 
 
 def take_for_deployment(registry: Registry, name: str, wanted: int, capacity: int) -> list[int]:
@@ -58,8 +58,7 @@ def take_for_deployment(registry: Registry, name: str, wanted: int, capacity: in
         session.execute(delete(SlotRow).where(SlotRow.deployment == name))
         if (free := free_devices(session, capacity)) < wanted:
             raise NoFreeDevices(f"deployment {name}: wants {wanted} devices, {free} of {capacity} are free")
-        _take(session, wanted, capacity, deployment=name)
-        return _of_deployment(session, name)
+        return list(_take(session, wanted, capacity, deployment=name))
 
 
 def release_deployment(registry: Registry, name: str) -> None:
@@ -72,8 +71,9 @@ def _of_deployment(session: Session, name: str) -> list[int]:
     return list(session.scalars(select(SlotRow.device).where(SlotRow.deployment == name).order_by(SlotRow.device)))
 
 
-def _take(session: Session, wanted: int, capacity: int, **holder: str) -> None:
+def _take(session: Session, wanted: int, capacity: int, **holder: str) -> tuple[int, ...]:
     taken = set(session.scalars(select(SlotRow.device)))
-    free = [device for device in range(capacity) if device not in taken]
-    session.add_all(SlotRow(device=device, **holder) for device in free[:wanted])
+    given = [device for device in range(capacity) if device not in taken][:wanted]
+    session.add_all(SlotRow(device=device, **holder) for device in given)
     session.flush()
+    return tuple(given)

@@ -1,5 +1,8 @@
 """What this machine computes on: which device a topology means here, and which number format suits it."""
 
+import os
+from collections.abc import Sequence
+
 import torch
 
 from yuan_events import InputError
@@ -26,6 +29,20 @@ def resolve_device(topology: Topology) -> str:
             "lower it, or set topology.nodes.device=cpu"
         )
     return "cuda"
+
+
+def visible_devices(slots: Sequence[int]) -> str:
+    """Returns CUDA_VISIBLE_DEVICES for processes that may use some of the stack's devices; "": all that are seen here.
+
+    Slots are numbered over all hosts, devices on each. A host of which this process sees a part only is taken as
+    having that part.
+
+    Args:
+        slots: numbers of devices in the stack.
+    """
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[: torch.cuda.device_count()]
+    names = seen if seen != [""] else [str(index) for index in range(torch.cuda.device_count())]
+    return ",".join(dict.fromkeys(names[slot % len(names)] for slot in slots)) if names else ""
 
 
 def resolve_precision(wanted: Precision, device: str) -> Precision:

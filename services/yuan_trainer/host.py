@@ -99,14 +99,13 @@ def _run(folder: LaunchFolder, launch: Launch, host: int, address: str, writer: 
     if word == Word.stop:
         return Ending(stopped=True)
     os.environ[LEASE_SECONDS] = str(launch.lease_seconds)
-    if launch.visible_devices:
-        os.environ["CUDA_VISIBLE_DEVICES"] = launch.visible_devices
     with _meeting(launch, address, look) as meeting:
         return run_share(
             Path(launch.specification),
             launch.share(host),
             meeting,
             device=launch.device,
+            visible_devices=launch.visible_devices,
             logs=Path(launch.logs),
             sink=writer,
             should_stop=lambda: look() == Word.stop,

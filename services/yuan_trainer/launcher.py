@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -110,6 +110,7 @@ def run_ranks(
     ranks: int,
     *,
     device: str,
+    visible_devices: str = "",
     logs: Path,
     sink: EventSink,
     should_stop: Callable[[], bool],
@@ -120,6 +121,7 @@ def run_ranks(
         specification: file that `Specification.write` wrote.
         ranks: processes to start.
         device: `cpu` or `cuda`.
+        visible_devices: what the ranks see of CUDA's devices (CUDA_VISIBLE_DEVICES); "": as this process does.
         logs: folder for each rank's output, `rank-N.log`; appended to.
         sink: takes the events of the ranks.
         should_stop: asked several times a second; once true the ranks are asked to save their state and end.
@@ -131,7 +133,16 @@ def run_ranks(
     """
     with meeting_on_one_host() as meeting:
         share = Share(0, ranks, ranks)
-        ending = run_share(specification, share, meeting, device=device, logs=logs, sink=sink, should_stop=should_stop)
+        ending = run_share(
+            specification,
+            share,
+            meeting,
+            device=device,
+            visible_devices=visible_devices,
+            logs=logs,
+            sink=sink,
+            should_stop=should_stop,
+        )
     if ending.failure is not None:
         raise ending.failure.error()
     if ending.stopped:
@@ -149,6 +160,7 @@ def run_share(
     meeting: Meeting,
     *,
     device: str,
+    visible_devices: str,
     logs: Path,
     sink: EventSink,
     should_stop: Callable[[], bool],
@@ -158,10 +170,14 @@ def run_share(
     Whatever `should_stop` or the sink raises ends the ranks at once.
     """
     logs.mkdir(parents=True, exist_ok=True)
+    shown = {"CUDA_VISIBLE_DEVICES": visible_devices} if visible_devices else {}
+    environment = {**computing_environment(device, share.count), **os.environ, **meeting.environment, **shown}
     running: list[_Rank] = []
     try:
         for number in range(share.first, share.first + share.count):
-            running.append(_start(specification, number, share, meeting, device=device, logs=logs))
+            running.append(
+                _start(specification, number, share, environment, meeting.descriptors, device=device, logs=logs)
+            )
         stopped = _follow(running, sink, should_stop)
         failure = _settled_failure(running, sink)
         step = max((report.step for rank in running for report in rank.reports), default=0)
@@ -170,13 +186,20 @@ def run_share(
         _end(running)
 
 
-def _start(specification: Path, number: int, share: Share, meeting: Meeting, *, device: str, logs: Path) -> _Rank:
+def _start(
+    specification: Path,
+    number: int,
+    share: Share,
+    environment: Mapping[str, str],
+    descriptors: Sequence[int],
+    *,
+    device: str,
+    logs: Path,
+) -> _Rank:
     control_read, control_write = os.pipe()
     events_read, events_write = os.pipe()
     environment = {
-        **computing_environment(device, share.count),
-        **os.environ,
-        **meeting.environment,
+        **environment,
         CONTROL_FD: str(control_read),
         EVENTS_FD: str(events_write),
         "RANK": str(number),
@@ -193,7 +216,7 @@ def _start(specification: Path, number: int, share: Share, meeting: Meeting, *, 
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            pass_fds=(control_read, events_write, *meeting.descriptors),
+            pass_fds=(control_read, events_write, *descriptors),
         )
     os.close(control_read)
     os.close(events_write)

@@ -2,12 +2,13 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from yuan_events import EventSink, InputError
 from yuan_launch import Agents, read_hostfile
 from yuan_manifest.schema import Launcher, Topology
+from yuan_trainer.hardware import visible_devices
 from yuan_trainer.launch_folder import Launch, LaunchFolder
 from yuan_trainer.launcher import run_ranks
 from yuan_trainer.link import borne_silence
@@ -24,6 +25,7 @@ def run_training(
     name: str,
     run: Path,
     device: str,
+    slots: Sequence[int] = (),
     sink: EventSink,
     should_stop: Callable[[], bool],
 ) -> None:
@@ -36,6 +38,7 @@ def run_training(
         name: of the job.
         run: the job's run folder, `HOME/runs/JOB`; logs go into it.
         device: `cpu` or `cuda`.
+        slots: the stack's devices that the job has; on this host no others are used. Empty: there is no stack.
         sink: takes the events of the ranks.
         should_stop: asked several times a second; once true the ranks are asked to save their state and end.
 
@@ -47,7 +50,16 @@ def run_training(
     logs = run / "logs"
     number = _clear_left(run) + 1
     if topology.launcher == Launcher.local:
-        run_ranks(specification, ranks, device=device, logs=logs, sink=sink, should_stop=should_stop)
+        shown = visible_devices(slots) if device == "cuda" else ""
+        run_ranks(
+            specification,
+            ranks,
+            device=device,
+            visible_devices=shown,
+            logs=logs,
+            sink=sink,
+            should_stop=should_stop,
+        )
         return
     devices = topology.nodes.devices
     hidden = topology.launcher == Launcher.hostfile and device == "cuda"

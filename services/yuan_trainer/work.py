@@ -48,6 +48,7 @@ def training_work(context: WorkContext[TrainingJob]) -> WorkResult:
             name=context.job.name,
             run=context.run,
             device=specification.device,
+            slots=context.devices,
             sink=sink,
             should_stop=context.should_stop,
         )

@@ -219,7 +219,10 @@ def test_deploy_prints_the_manifest_that_it_means_and_refuses_what_cannot_be(ser
     assert "adapters:\n    x: tiny@1\n    tiny: tiny\n" in text
     assert "prompt_lookup: 4" in text
     problem = served.refused("deploy", "tiny", "--adapter", "a b=tiny", printed)
-    assert problem.startswith("yuan deploy: inputs.adapters.'a b': cannot be a name")
+    assert problem.startswith("yuan deploy: inputs.adapters.'a b': cannot be a name; use up to 100 letters")
+    longest = "A" + "x" * 99  # as a served model's name, and as LoadModel takes it
+    assert f"{longest}: tiny\n" in served.prints("deploy", "tiny", "--adapter", f"{longest}=tiny", printed)
+    assert "cannot be a name" in served.refused("deploy", "tiny", "--adapter", f"{longest}x=tiny", printed)
     for option, problem in (
         (["--dtype", "int7"], "serving.dtype: expected one of fp32, bf16, fp16, int8, found 'int7'"),
         (["--name", "a b"], "serving.name: expected a name (up to 100 letters"),

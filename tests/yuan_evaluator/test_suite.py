@@ -9,12 +9,14 @@ from typing import Any
 
 import grpc
 import pytest
+from tests.machine import wait_until
 from tests.yuan_evaluator.scripted import EvaluatorHome, Scripted, serving
 
 from yuan_evaluator.benchmark_data import read_task, with_examples
 from yuan_evaluator.task import Profile, Rules
 from yuan_evaluator.tasks import ORIGINAL, all_tasks
 from yuan_events import InputError, Interrupted, Message, WorkFailed
+from yuan_jobs.deployments import deployments
 
 DATA = Path(__file__).parents[2].parent / "shared/data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data")
@@ -87,6 +89,47 @@ def test_a_model_that_knows_all_answers_scores_all_and_everything_is_written_dow
     # Not deployed before: the stack serves it from now on.
     assert servicer.loaded == ["oracle"]
     assert "is served as oracle from now on" in notes(here)
+
+
+@needs_data
+def test_a_model_that_is_served_for_jobs_alone_goes_with_the_last_of_them(
+    home: Callable[[int], EvaluatorHome],
+) -> None:
+    later_asks, first_has_ended = threading.Event(), threading.Event()
+
+    def answer(request: object) -> str:
+        del request
+        if len(servicer.requests) == 1:
+            assert later_asks.wait(60)
+        else:
+            later_asks.set()
+            assert first_has_ended.wait(60)
+        return "正确答案是A选项。"
+
+    def evaluate(here: EvaluatorHome, name: str) -> None:
+        settings = {"limit": 1, "keep_served": False, "cache": False, "contamination": False, "bootstrap": 0}
+        here.evaluate(inputs=INPUTS, suite=["truthfulqa"], name=name, evaluate=settings, outputs={"report": name})
+
+    servicer = Scripted(answer)
+    with serving(servicer) as port:
+        first = home(port)
+        later = EvaluatorHome.of_stack(first.folder / "cluster.yaml")
+        threads = [threading.Thread(target=evaluate, args=one) for one in ((first, "first"), (later, "later"))]
+        threads[0].start()
+        wait_until(lambda: len(servicer.requests) == 1)
+        threads[1].start()
+        threads[0].join(60)
+        left = list(servicer.loaded), deployments(first.store.registry)
+        first_has_ended.set()
+        threads[1].join(60)
+    assert left[0] == ["oracle"]
+    assert [(record.name, len(record.users or ())) for record in left[1]] == [("oracle", 1)]
+    assert "is served as oracle for this job" in notes(first)
+    assert "served no longer" not in notes(first)
+    assert "answers as oracle" in notes(later)
+    assert "oracle is served no longer" in notes(later)
+    assert servicer.loaded == []
+    assert deployments(first.store.registry) == []
 
 
 @needs_data

@@ -69,9 +69,10 @@ def test_ranks_have_their_parts_of_an_adapter(shared: Engine, loaded: LoadedMode
         pytest.skip("adapters need the compiled step")
     with Engine("merged", make_adapter(tmp_path / "all", loaded, TARGETS, 1)) as merged:
         expected = answers(merged)
-    shared.load_adapter("all", tmp_path / "all")
+    shared.set_adapters({"all": tmp_path / "all"})
     assert answers(shared, adapter="all") == expected
-    assert shared.unload_adapter("all")
+    shared.set_adapters({})
+    assert shared.adapters == ()
 
 
 def test_a_killed_rank_fails_who_runs_by_its_name_and_who_waits_is_answered_by_the_next_ones(
@@ -81,7 +82,7 @@ def test_a_killed_rank_fails_who_runs_by_its_name_and_who_waits_is_answered_by_t
     if compiled():
         with Engine("merged", make_adapter(tmp_path / "up", loaded, ["mlp.up_proj"], 2)) as merged:
             expected = answers(merged)
-        shared.load_adapter("up", tmp_path / "up")
+        shared.set_adapters({"up": tmp_path / "up"})
     ranks, runner = shared.ranks, shared._stepper.runner
     gate = Gate(shared, 0)
     asked = [Asked(shared, prompt, max_tokens=20, ignore_eos=True) for prompt in PROMPTS[:4]]

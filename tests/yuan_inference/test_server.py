@@ -218,6 +218,9 @@ def test_stop_strings_stop_tokens_and_ignored_ends_work_over_the_wire(tiny: Serv
             "sampling_params.structured_outputs.choice",
             "expected 1 to 1024 texts",
         ),
+        ({"structured_outputs": {}}, "sampling_params.structured_outputs", "expected one constraint"),
+        ({"structured_outputs": {"json_object": False}}, "sampling_params.structured_outputs", "expected one"),
+        ({"beam_width": 30}, "sampling_params.beam_width", "expected at most 16, as run at once here, found 30"),
         ({"stop_token_ids": [99999]}, "sampling_params.stop_token_ids", "expected ids from 0 to 359"),
     ],
 )
@@ -481,6 +484,8 @@ def test_abort_ends_a_request_by_its_id(tiny: Serving) -> None:
     with pytest.raises(RpcFailed, match="there is a request long already") as caught:
         tiny.generate(request_id="long")
     assert caught.value.code == grpc.StatusCode.ALREADY_EXISTS
+    # The one that has the id goes on.
+    assert [next(call).finish_reason for _ in range(4)] == [pb.FINISH_REASON_UNSPECIFIED] * 4
     reply = tiny.call("Abort", pb.AbortRequest(request_ids=["long", "nobody"]))
     assert list(reply.aborted) == ["long"]
     assert list(call)[-1].finish_reason == pb.FINISH_REASON_ABORT

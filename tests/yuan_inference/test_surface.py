@@ -147,7 +147,7 @@ def test_an_impossible_grammar_is_refused_by_its_field(stack: HttpStack) -> None
     assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
     assert list(caught.value.violations) == ["sampling_params.structured_outputs"]
     reply = stack.ask("/v1/completions", {"prompt": "a", "structured_outputs": {"regex": "(["}})
-    assert (reply.status, reply.error["param"]) == (400, "response_format")
+    assert (reply.status, reply.error["param"]) == (400, "structured_outputs")
     unending = json.dumps(
         {"$defs": {"n": {"type": "array", "items": {"$ref": "#/$defs/n"}, "minItems": 1}}, "$ref": "#/$defs/n"}
     )

@@ -11,8 +11,10 @@ import pytest
 
 from yuan_events import InputError, Message, NullSink, WorkFailed
 from yuan_manifest.schema import KubernetesSection, Launcher, Nodes, Topology
+from yuan_trainer.hardware import visible_devices
 from yuan_trainer.joining import FILE, NameUnknown, meeting_of_hosts, meeting_on_one_host, route_to
 from yuan_trainer.launch_folder import Beacon, HostReader, HostReport, HostWriter, Launch, LaunchFolder, Watch, Word
+from yuan_trainer.launcher import run_ranks
 from yuan_trainer.launching import run_training
 from yuan_trainer.link import LOST_PARENT_EXIT_CODE
 from yuan_trainer.specification import Specification
@@ -160,3 +162,48 @@ def test_pods_cannot_see_what_is_outside_of_the_home(specification: Specificatio
             sink=NullSink(),
             should_stop=lambda: False,
         )
+
+
+@pytest.mark.parametrize(
+    ("seen", "slots", "shown"),
+    [
+        (None, (1, 2), "1,2"),
+        (None, (), ""),
+        ("4,5,6", (1, 2), "5,6"),
+        ("GPU-a,GPU-b,GPU-c", (2,), "GPU-c"),
+        (None, (4, 6), "1,0"),  # of the second of two hosts with three devices each
+        (None, (0, 1, 2, 3), "0,1,2"),
+    ],
+)
+def test_a_job_is_shown_the_devices_that_it_has(
+    monkeypatch: pytest.MonkeyPatch, seen: str | None, slots: tuple[int, ...], shown: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if seen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    assert visible_devices(slots) == shown
+
+
+@pytest.mark.parametrize("visible", ["2,5", ""])
+def test_ranks_see_the_devices_that_their_run_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    rank = tmp_path / "rank"
+    rank.write_text('#!/bin/sh\necho "rank $LOCAL_RANK sees $CUDA_VISIBLE_DEVICES"\nexit 3\n')
+    rank.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(rank))
+    with pytest.raises(WorkFailed):
+        run_ranks(
+            tmp_path / "specification.json",
+            2,
+            device="cuda",
+            visible_devices=visible,
+            logs=tmp_path / "logs",
+            sink=NullSink(),
+            should_stop=lambda: False,
+        )
+    # The end of one ends the others, if need be before they have begun.
+    told = "".join(path.read_text() for path in (tmp_path / "logs").glob("rank-*.log"))
+    assert f"sees {visible or '7'}\n" in told
