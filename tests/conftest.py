@@ -1,8 +1,11 @@
 """Fixtures that all tests share."""
 
+import faulthandler
+import os
 import random
 import signal
 import sys
+from collections.abc import Generator
 from operator import attrgetter
 from pathlib import Path
 
@@ -20,6 +23,30 @@ settings.load_profile("behaviour")
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)
+
+
+DEAF_S = 60.0
+"""How much longer than it may a test hangs before the whole run is ended: pytest-timeout has had its chance."""
+
+_stderr = sys.__stderr__
+
+
+def pytest_configure() -> None:
+    """Keeps the terminal, which is not what stderr is while a test runs."""
+    global _stderr  # noqa: PLW0603 - the hook below has no other place for it
+    _stderr = os.fdopen(os.dup(2), "w")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Ends the run with every thread's stack where a test hangs in a library in which Python sees no signal."""
+    mark = item.get_closest_marker("timeout")
+    seconds = float(mark.args[0] if mark is not None and mark.args else item.config.getini("timeout"))
+    faulthandler.dump_traceback_later(seconds + DEAF_S, exit=True, file=_stderr)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.hookimpl(tryfirst=True)
