@@ -1,19 +1,35 @@
 """Fixtures that all tests share."""
 
+import random
 import signal
+import sys
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-# A property is about behaviour: how long an example takes on a busy machine must not fail it.
-settings.register_profile("behaviour", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# A property is about behaviour: how long an example takes on a busy machine must not fail it. The examples are the same
+# in every run, so that a run says something of a change and not of luck; `pytest --hypothesis-profile search` draws new
+# ones.
+settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("behaviour", settings.get_profile("search"), derandomize=True)
 settings.load_profile("behaviour")
 
 # `make test &` in a script ignores SIGINT, `nohup` SIGHUP, and so would every process that a test wants to stop.
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Makes what a test draws the same whichever tests were run before it in this process."""
+    random.seed(0)
+    for library, seed in (("numpy", "random.seed"), ("torch", "manual_seed")):
+        if library in sys.modules:  # a test that needs neither does not wait for them
+            attrgetter(seed)(sys.modules[library])(0)
+
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -28,7 +28,7 @@ from yuan_corpus.dataset_view import (
 from yuan_corpus.packing import Piece
 from yuan_corpus.statistics import STATISTICS_FILE_NAME, DatasetStatistics
 from yuan_events import InputError, WorkFailed
-from yuan_events.printing import without_controls
+from yuan_events.printing import counted, without_controls
 from yuan_jobs.artifacts import ArtifactStore
 from yuan_jobs.home import Home
 from yuan_jobs.messages import plain_of
@@ -113,7 +113,9 @@ def print_dataset(name: str, cluster: Path | None, tokenizer: Path | None, *, as
         _echo(aligned((), [*header.facts.items(), *labelled("sources", details.sources)]), "  ")
         _print_details(details)
         if view.has_text:
-            typer.echo(f"documents ({_SHOWN_DOCUMENTS} drawn at random; yuan data sample shows more)")
+            total = sum(bucket.documents for bucket in details.lengths)
+            some = f"{_SHOWN_DOCUMENTS} of {total:,}, drawn at random; yuan data sample shows more"
+            typer.echo(f"documents ({some if total > _SHOWN_DOCUMENTS else 'all'})")
             for shown in view.documents(Wanted(_SHOWN_DOCUMENTS, max_tokens=_SHOWN_TOKENS)):
                 _print_document(shown)
     return 0
@@ -137,7 +139,9 @@ def _print_details(details: Details) -> None:
     if details.languages:
         total = sum(share.tokens for share in details.languages)
         looked_at = sum(share.documents for share in details.languages)
-        typer.echo(f"languages (of {looked_at:,} documents drawn at random)")
+        whole = looked_at == sum(bucket.documents for bucket in details.lengths)
+        of = "all documents" if whole else f"{looked_at:,} documents drawn at random"
+        typer.echo(f"languages (of {of})")
         rows = [
             (share.language, f"{share.documents:,}", f"{share.tokens / max(1, total):.1%}")
             for share in details.languages
@@ -147,7 +151,7 @@ def _print_details(details: Details) -> None:
     if details.cleaning:
         read, skipped = int(details.cleaning["documents_read"]), int(details.cleaning["skipped"])
         title = "cleaning" if stages else "reading"
-        typer.echo(f"{title}: {read:,} documents read, {skipped:,} broken ones left out")
+        typer.echo(f"{title}: {counted(read, 'document')} read, {skipped:,} broken ones left out")
     if stages:
         rows = [
             (
@@ -275,8 +279,8 @@ def _header(reference: str, digest: str, tokenizer: str, size: int, statistics: 
         "documents": f"{documents:,}",
         "tokens": f"{tokens:,}",
         "text": f"{text / 1e6:,.1f} MB, {float(statistics['bytes_per_token']):.2f} bytes a token",
-        "read from": f"{int(statistics['files']):,} files, {source / 1e6:,.1f} MB",
-        "stored as": f"{statistics['dtype']}, {len(statistics['shards']):,} shards, {size / 1e6:,.1f} MB",
+        "read from": f"{counted(int(statistics['files']), 'file')}, {source / 1e6:,.1f} MB",
+        "stored as": f"{statistics['dtype']}, {counted(len(statistics['shards']), 'shard')}, {size / 1e6:,.1f} MB",
         "tokenizer": f"{tokenizer}, {int(statistics['vocab_size']):,} ids",
         "digest": digest,
     }

@@ -1,7 +1,7 @@
 """`yuan validate` and `yuan run --print-manifest`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from yuan_manifest.schema import (
     ModelSection,
     PipelineJob,
     PlanJob,
+    TokenizeJob,
     TokenizerJob,
     TrainingJob,
     as_plain,
@@ -67,11 +68,42 @@ def print_validated(manifest: Path, overrides: Sequence[str], cluster_path: Path
             "kind": job.kind.value,
             "name": job.name,
             "steps": [_facts(step, cluster) for step in steps],
+            "notes": _notes(steps),
         }
         typer.echo(json.dumps(described, indent=2, ensure_ascii=False))
         return 0
     print_loaded(manifest, job, steps, cluster)
+    for note in _notes(steps):
+        typer.echo(f"note: {note}")
     return 0
+
+
+def _notes(steps: Sequence[Step]) -> list[str]:
+    """Returns what may be wrong: text that is not on this machine, which may be where the job is done all the same."""
+    from yuan_corpus.sources import is_url  # noqa: PLC0415 - most commands read no text
+    from yuan_corpus.text_files import matches_here  # noqa: PLC0415
+
+    return [
+        f"{step.name}: {key}: {pattern} finds no file on this machine from this folder; where it finds none either, "
+        "the job will be refused"
+        for step in steps
+        for key, pattern in _text_patterns(step.job)
+        if not is_url(pattern) and not matches_here(pattern)
+    ]
+
+
+def _text_patterns(job: Job) -> Iterator[tuple[str, str]]:
+    """Yields the files, folders and patterns of text that a job names, with their keys."""
+    listed: dict[str, list[str]] = {}
+    if isinstance(job, TokenizerJob | TokenizeJob):
+        listed["inputs.text"] = job.inputs.text
+    if isinstance(job, TokenizerJob):
+        listed["tokenizer.added_words"] = job.tokenizer.added_words
+    if isinstance(job, TokenizeJob):
+        listed |= {f"cleaning[{number}].files": stage.get("files", []) for number, stage in enumerate(job.cleaning)}
+    for key, patterns in listed.items():
+        for number, pattern in enumerate(patterns):
+            yield f"{key}[{number}]", pattern
 
 
 def print_loaded(manifest: Path, job: Job, steps: Sequence[Step], cluster: ClusterManifest) -> None:

@@ -69,11 +69,13 @@ def _languages(details: Details) -> list[str]:
     if not details.languages:
         return []
     looked_at = sum(share.documents for share in details.languages)
+    everything = looked_at == sum(bucket.documents for bucket in details.lengths)
+    drawn = "all documents" if everything else f"{looked_at:,} documents drawn at random"
     labels = [share.language for share in details.languages]
     tokens = [share.tokens for share in details.languages]
     return [
         "<h2>Languages</h2>",
-        bar_chart(f"Tokens by language, in {looked_at:,} documents drawn at random", labels, {"tokens": tokens}),
+        bar_chart(f"Tokens by language, in {drawn}", labels, {"tokens": tokens}),
     ]
 
 

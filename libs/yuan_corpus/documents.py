@@ -163,15 +163,21 @@ def slice_files(paths: Sequence[Source], reading: Reading | DocumentMode = Docum
     if isinstance(reading, DocumentMode):
         reading = Reading(reading)
     slices = [part for path in paths for part in _slices_of(path, reading)]
-    if not sum(part.size for part in slices):
+    if not any(part.size or part.broken for part in slices):
         named = f"{paths[0]} is" if len(paths) == 1 else f"all {len(paths)} files are"
         raise TextError(f"{named} empty; there is no text in it" if paths else "no files, so no text")
     return slices
 
 
 def _slices_of(path: Source, reading: Reading) -> Iterator[TextSlice]:
-    size = size_of(path)
     layout = _format_of(path.name, reading.mode)
+    try:
+        size = size_of(path)
+    except TextError as error:
+        if not reading.skip_broken:
+            raise
+        yield TextSlice(path, layout, 0, 0, 0, reading.encoding, broken=str(error))
+        return
     whole = TextSlice(path, layout, 0, size, size, reading.encoding)
     if layout is Format.FILE or not size:
         yield whole

@@ -157,6 +157,8 @@ def stamp_of(source: Source) -> str:
             told = next((about[key] for key in _TIMES if about.get(key) is not None), "")
             return f"{about.get('size')} {told}"
         about_file = source.stat()
+    except FileNotFoundError:
+        raise TextError(f"{source}: no such file") from None
     except OSError as error:
         raise TextError(f"{source}: cannot be looked at ({error.strerror or error})") from None
     who = f"{about_file.st_mode:o} {about_file.st_uid} {about_file.st_gid}"

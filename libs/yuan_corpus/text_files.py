@@ -57,6 +57,27 @@ def find_text_files(patterns: Sequence[str], exclude: Sequence[str] = ()) -> lis
     return list(files.values())
 
 
+def matches_here(pattern: str) -> bool:
+    """Tells whether a pattern that is no URL finds a file on this machine; looks no further than the first."""
+    path = _absolute(pattern)
+    try:
+        if Path(path).is_dir():
+            return any(
+                not name.startswith(".") and Path(parent, name).is_file()
+                for parent, _, names in _walk_visible(path)
+                for name in names
+            )
+        return any(Path(name).is_file() for name in glob.iglob(path, recursive=True)) or Path(path).is_file()  # noqa: PTH207
+    except OSError:
+        return False
+
+
+def _walk_visible(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield parent, folders, names
+
+
 def _expand(pattern: str, exclusions: "_Exclusions") -> tuple[list[str], bool]:
     """Returns the files of a pattern, and whether something was left out of them."""
     path = _absolute(pattern)

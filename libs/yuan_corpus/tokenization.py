@@ -29,7 +29,7 @@ from yuan_corpus.statistics import DatasetStatistics, ShardStatistics, write_cou
 from yuan_corpus.tokenizer import Tokenizer
 from yuan_corpus.worker_processes import ordered_map
 from yuan_events import EventSink, Message, NullSink, Progress, WorkFailed
-from yuan_events.printing import duration
+from yuan_events.printing import counted, duration
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ class CorpusWork:
         self._kept = None if self._report.ordered else kept
         self._shard_bytes = shard_bytes
         self._shuffle_seed = shuffle_seed
-        self._stamps = {path: stamp_of(path) for path in paths}
+        self._stamps = {path: self._stamp(path) for path in paths}
         slices = slice_files(paths, cutting.reading)
         self.shards = plan_shards(slices, self._stamps, cutting.digest_source(), shard_bytes)
         self._made: dict[int, MadeShard] = {}
@@ -288,7 +288,7 @@ class CorpusWork:
         tokens, text_bytes = sum(one.tokens for one in made), sum(one.text_bytes for one in made)
         if not tokens:
             why = _why_none(self._report, skipped)
-            raise TextError(f"no document in {_number(len(self._paths), 'file')}: {why}")
+            raise TextError(f"no document in {counted(len(self._paths), 'file')}: {why}")
         try:
             statistics = DatasetStatistics(
                 documents=sum(one.documents for one in made),
@@ -344,9 +344,18 @@ class CorpusWork:
             folder.rmdir()
         return shards
 
+    def _stamp(self, path: Source) -> str:
+        """Returns the stamp of a file, or of one that cannot be looked at, where those are left out, the reason."""
+        try:
+            return stamp_of(path)
+        except TextError as error:
+            if not self._cutting.reading.skip_broken:
+                raise
+            return str(error)
+
     def _refuse_changed(self) -> None:
         for path, stamp in self._stamps.items():
-            if stamp_of(path) != stamp:
+            if self._stamp(path) != stamp:
                 raise TextError(f"{path}: changed while it was read; run it again once nothing writes to it")
 
 
@@ -505,14 +514,10 @@ class _Progress:
         self._done += source_bytes
         self._documents += documents
         self._tokens += tokens
-        detail = f"{_number(self._documents, 'document')}, {_number(self._tokens, 'token')}"
+        detail = f"{counted(self._documents, 'document')}, {counted(self._tokens, 'token')}"
         speed = (self._done - self._before) / max(time.monotonic() - self._began, 1e-6)
         if source_bytes and speed:
             detail += f", {speed / 1e6:.1f} MB/s"
             if self._done < self._total:
                 detail += f", {duration((self._total - self._done) / speed)} left"
         self._sink.emit(Progress("tokenize", round(self._done / 1e6, 3), round(self._total / 1e6, 3), "MB", detail))
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -11,6 +11,11 @@ def without_controls(text: str) -> str:
     return text.translate(_CONTROLS)
 
 
+def counted(count: int, noun: str) -> str:
+    """Returns `1 file`, `2,000 files`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def duration(seconds: float) -> str:
     """Returns a time for a person: `48 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
     whole = round(seconds)

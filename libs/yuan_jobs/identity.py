@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -65,20 +65,35 @@ def digest_of_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def digest_of_files(paths: Iterable[Path]) -> str:
+def digest_of_files(paths: Iterable[Path], unreadable: Collection[Path] = ()) -> str:
     """Returns one sha256 hex digest over the relative names and the contents of files.
 
     Names are taken relative to the files' common folder, so that a moved corpus is the same corpus. Order does not
     matter.
 
+    Args:
+        paths: of the files.
+        unreadable: those of them that may be so: such a file counts as one that cannot be read, and as another as
+            soon as it can be.
+
     Raises:
-        OSError: if one cannot be read.
+        OSError: if one of the others cannot be read.
     """
+    may_fail = {path.absolute() for path in unreadable}
     files = sorted({path.absolute() for path in paths})
     folders = {path.parent for path in files}
     common = Path(*_common_parts([folder.parts for folder in folders])) if folders else Path()
-    lines = [[path.relative_to(common).as_posix(), digest_of_file(path)] for path in files]
+    lines = [[path.relative_to(common).as_posix(), _digest_or_none(path, path in may_fail)] for path in files]
     return digest_of(sorted(lines))
+
+
+def _digest_or_none(path: Path, may_fail: bool) -> str | None:
+    try:
+        return digest_of_file(path)
+    except OSError:
+        if not may_fail:
+            raise
+        return None
 
 
 def _common_parts(paths: list[tuple[str, ...]]) -> list[str]:

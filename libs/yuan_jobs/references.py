@@ -13,6 +13,8 @@ from yuan_manifest.values import shortened, shown
 NAME_RULE = STORED_NAME_RULE
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")  # as in a manifest; neither int() nor a database takes any number of digits
 _LONGEST_SHOWN = 150
+_LETTERS_A_SLIP = 3
+"""Letters of a name for each slip that makes it another."""
 """Characters of a reference that a message has; a right one is shorter."""
 
 LATEST = "latest"
@@ -126,7 +128,7 @@ def _what_is_there(reference: Reference, everything: Sequence[tuple[str, str, in
         have = f"is version {versions[0]}" if len(versions) == 1 else f"are versions {_ranges(versions)}"
         return f"; there {have}; {listing} lists them"
     names = sorted({n for k, n, _ in everything if k == (kind or k)})
-    if near := difflib.get_close_matches(reference.name, names, n=3, cutoff=0.5):
+    if near := _nearest(reference.name, names):
         return f"; did you mean {' or '.join(near)}? {listing} lists them"
     if kinds := sorted({k for k, n, _ in everything if n == reference.name}):
         return f", but a {' and a '.join(kinds)} of that name does; see {listing}"
@@ -134,6 +136,31 @@ def _what_is_there(reference: Reference, everything: Sequence[tuple[str, str, in
         return f"; {listing} lists those that do"
     what = f"no {kind}" if kind else "no artifact"
     return f"; {what} has been made in this home yet"
+
+
+def _nearest(name: str, names: Iterable[str]) -> list[str]:
+    """Returns up to three names: those that go on as this one begins, or few slips away; the nearest first."""
+    found = [
+        (slips, other)
+        for other in names
+        if (slips := _slips(name, other)) <= max(1, min(len(name), len(other)) // _LETTERS_A_SLIP)
+        or (len(name) >= _LETTERS_A_SLIP and other.startswith(name))
+    ]
+    return [other for _, other in sorted(found)[:3]]
+
+
+def _slips(one: str, other: str) -> int:
+    """Returns how many letters must be put in, left out, changed, or swapped with the next (edit distance)."""
+    before: list[int] = []
+    row = list(range(len(other) + 1))
+    for i, letter in enumerate(one, 1):
+        older, before, row = before, row, [i]
+        for j, wanted in enumerate(other, 1):
+            least = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != wanted))
+            if i > 1 and j > 1 and letter == other[j - 2] and one[i - 2] == wanted:
+                least = min(least, older[j - 2] + 1)
+            row.append(least)
+    return row[-1]
 
 
 def _kinds() -> str:

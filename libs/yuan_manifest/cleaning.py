@@ -79,7 +79,7 @@ class C4Options(StageOptions):
 
 @dataclass
 class LanguageOptions(StageOptions):
-    """keep: ISO 639 codes; min_confidence: 0 to 1; sample_characters: of a document that are looked at."""
+    """keep: ISO 639 codes, code; min_confidence: 0 to 1; sample_characters: of a document that are looked at."""
 
     keep: list[str] = MISSING
     min_confidence: float = 0.0
@@ -114,9 +114,10 @@ class WordsOptions(StageOptions):
 
 @dataclass
 class PiiOptions(StageOptions):
-    """kinds: what is masked, of email, id, phone, ip."""
+    """kinds: what is masked, of email, id, card, phone, ip; private_addresses: keep or mask, of ip."""
 
-    kinds: list[str] = field(default_factory=lambda: ["email", "id", "phone", "ip"])
+    kinds: list[str] = field(default_factory=lambda: ["email", "id", "card", "phone", "ip"])
+    private_addresses: str = "keep"
 
 
 @dataclass
@@ -219,7 +220,8 @@ def _words(options: WordsOptions) -> Iterator[Problem]:
 def _pii(options: PiiOptions) -> Iterator[Problem]:
     yield from rules.filled(options, "kinds")
     for index, kind in enumerate(options.kinds):
-        yield from rules.one_of(f"kinds[{index}]", kind, ("email", "id", "phone", "ip"))
+        yield from rules.one_of(f"kinds[{index}]", kind, ("email", "id", "card", "phone", "ip"))
+    yield from rules.one_of("private_addresses", options.private_addresses, ("keep", "mask"))
 
 
 def _decontamination(options: DecontaminationOptions) -> Iterator[Problem]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from yuan_corpus import DocumentMode, Reading, RemoteFile, Source, TextError, TokenizerError, find_text_files
@@ -69,10 +69,14 @@ def files_of_stages(job: TokenizeJob) -> list[Source]:
 def fingerprint_of_text(job: TextJob) -> Mapping[str, str]:
     """Returns a digest of the text's names and content, so that changed text is a new job.
 
+    With `on_error: skip` a file that cannot be read, which the job leaves out and counts, has no content in it.
+
     Raises:
         TextError: if there is no text, or it cannot be read.
     """
     files = text_files(job.inputs) if job.inputs.text else []
+    skipped = files[:] if reading(job.inputs).skip_broken else []
+    may_fail = [path for path in skipped if isinstance(path, Path)]
     if isinstance(job, TokenizeJob):  # what cleaning reads (word lists, benchmarks) decides on the output too
         files += files_of_stages(job)
     else:  # and words and tokenizers that are no artifacts
@@ -81,9 +85,9 @@ def fingerprint_of_text(job: TextJob) -> Mapping[str, str]:
     local = [path for path in files if isinstance(path, Path)]
     remote = [file for file in files if isinstance(file, RemoteFile)]
     try:
-        digests = {"text": digest_of_files(local)} if local else {}
+        digests = {"text": digest_of_files(local, may_fail)} if local else {}
         if remote:
-            digests["remote_text"] = _digest_of_remote(remote)
+            digests["remote_text"] = _digest_of_remote(remote, skipped)
     except OSError as error:
         where = error.filename or "text"
         raise TextError(f"{where}: cannot be read ({error.strerror or error}); mend that or exclude it") from None
@@ -108,13 +112,18 @@ def _files_of_tokenizers(job: TokenizerJob) -> list[Source]:
     return files
 
 
-def _digest_of_remote(files: Sequence[RemoteFile]) -> str:
+def _digest_of_remote(files: Sequence[RemoteFile], unreadable: Collection[Source]) -> str:
     """Returns one digest of names and contents; the files are read once for it, for no store's checksums are alike."""
     whole = hashlib.sha256()
     for remote in files:
-        with open_source(remote) as file:
-            content = hashlib.file_digest(file, "sha256")  # pyright: ignore[reportArgumentType]
-        whole.update(f"{len(remote.name)}:{remote.name}:{content.hexdigest()};".encode())
+        content = ""
+        try:
+            with open_source(remote) as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
+        except OSError:
+            if remote not in unreadable:
+                raise
+        whole.update(f"{len(remote.name)}:{remote.name}:{content};".encode())
     return whole.hexdigest()
 
 

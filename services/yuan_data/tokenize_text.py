@@ -16,6 +16,7 @@ from yuan_corpus.sources import stamp_of
 from yuan_data.gather import TRAINING
 from yuan_data.text import files_of_stages, reading, skipped_lines, stages, text_files
 from yuan_events import Message
+from yuan_events.printing import counted
 from yuan_jobs import UNFINISHED, WorkContext, WorkResult
 from yuan_manifest.schema import SpecialStrings, TokenizeJob
 
@@ -39,7 +40,7 @@ def tokenize_work(context: WorkContext[TokenizeJob]) -> WorkResult:
     statistics = work.assemble(skipped=skipped, sink=context.sink, should_stop=context.should_stop)
     context.sink.emit(
         Message(
-            f"{statistics.documents:,} documents, {statistics.tokens:,} tokens, "
+            f"{counted(statistics.documents, 'document')}, {counted(statistics.tokens, 'token')}, "
             f"{statistics.bytes_per_token:.2f} bytes of text a token"
         )
     )

@@ -24,6 +24,7 @@ from yuan_corpus.training_text import LineSampler
 from yuan_data.text import reading, skipped_lines, text_files, tokenizer_file
 from yuan_data.tokenize_text import available_cores
 from yuan_events import Message, WorkFailed
+from yuan_events.printing import counted
 from yuan_jobs import WorkContext, WorkResult
 from yuan_manifest.schema import TokenizerJob, TokenizerSection
 
@@ -50,7 +51,7 @@ def tokenizer_work(context: WorkContext[TokenizerJob]) -> WorkResult:
     text = Text(_divided(slice_files(files, how), wanted.shards), how)
     others = [_model_of(context, "tokenizers", index, name) for index, name in enumerate(inputs.tokenizers)]
     compared = [_model_of(context, "compare", index, name) for index, name in enumerate(inputs.compare)]
-    context.sink.emit(Message(f"{len(files):,} files, {text.size / 1e6:.1f} MB of text"))
+    context.sink.emit(Message(f"{counted(len(files), 'file')}, {text.size / 1e6:.1f} MB of text"))
     merged: MergedTokenizer | None = None
     try:
         if wanted.merges or others:

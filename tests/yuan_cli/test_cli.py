@@ -102,6 +102,14 @@ def test_validate_says_what_a_job_comes_to_and_makes_nothing(toys: Toys) -> None
     assert not toys.home.exists()
 
 
+def test_validate_notes_text_that_is_not_on_this_machine(toys: Toys) -> None:
+    ended = toys.yuan("validate", "tokenize.yaml", "inputs.text=[a.txt,nowhere/*.txt,'s3://bucket/*.txt']")
+
+    assert ended.returncode == 0
+    (note,) = (line for line in ended.stdout.splitlines() if line.startswith("note:"))
+    assert note.startswith("note: second: inputs.text[1]: nowhere/*.txt finds no file on this machine")
+
+
 def test_validate_shows_the_steps_of_a_pipeline_in_their_order(toys: Toys) -> None:
     lines = toys.yuan("validate", "pipeline.yaml").stdout.splitlines()
     assert [line.split()[0] for line in lines[2:]] == ["train", "cut"]

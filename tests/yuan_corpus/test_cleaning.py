@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from yuan_corpus import CorpusError, TextError, Tokenizer, open_dataset, tokenize_corpus
 from yuan_corpus.cleaning import Dropped, Stage, StageSpec, build_stages
 from yuan_corpus.cleaning.pipeline import STAGES, Cleaner, CleaningReport, stage_class
-from yuan_corpus.cleaning.private import is_chinese_id
+from yuan_corpus.cleaning.private_numbers import is_chinese_id
 from yuan_corpus.documents import SkipLog
 from yuan_corpus.tokenization import SLICE_BYTES
 from yuan_manifest.cleaning import STAGE_OPTIONS
@@ -98,6 +98,9 @@ def test_languages_are_told_apart() -> None:
     assert clean(CHINESE, "language", keep=["zh"]) == CHINESE
     assert clean(ENGLISH, "language", keep=["zh", "en"]) == ENGLISH
     assert clean(ENGLISH, "language", keep=["zh"]) == Dropped("language en")
+    code = "def f(x):\n    y = g(x, 1)\n    return {y: x}\n\n\nfor i in range(3):\n    print(f(i))\n"
+    assert clean(code, "language", keep=["zh"]) == Dropped("language code")
+    assert clean(code, "language", keep=["zh", "code"]) == code
     with pytest.raises(CorpusError, match=r"cleaning\[0\]\.keep: py3langid knows no language 'xx'"):
         stage("language", keep=["xx"])
 
@@ -192,10 +195,35 @@ def test_paragraphs_are_parted_by_any_number_of_empty_lines(gap: str) -> None:
         ("2001:4860:4860::8888", "<IP>"),
         ("x = 3.14159265358979, 20240101123456", "x = 3.14159265358979, 20240101123456"),
         ("std::vector<int> a::b", "std::vector<int> a::b"),
+        ("电话１３８１２３４５６７８，", "电话<PHONE>，"),
+        ("ｚｈａｎｇ＠ｅｘａｍｐｌｅ．ｃｏｍ；１２３", "<EMAIL>；１２３"),
+        ("身份证１１０１０５１９４９１２３１００２Ｘ", "身份证<ID>"),
+        ("请写信到张三@example.com谢谢，或李小明@例子.公司。", "请写信到<EMAIL>谢谢，或<EMAIL>。"),
+        ("...bob@x.com -eve@x.org o'brien@x.org", "...<EMAIL> -<EMAIL> <EMAIL>"),
+        ("@app.route('/x') @types/node x@1.2.3 关注@新浪", "@app.route('/x') @types/node x@1.2.3 关注@新浪"),
+        ("110105-19491231-002X, 1101 0519 4912 3100 2X", "<ID>, <ID>"),
+        ("身份证:440106 1990 0101 1234", "身份证:<ID>"),
+        ("5 4111 1111 1111 1111 12/26, 4111111111111112", "5 <CARD> 12/26, 4111111111111112"),
+        ("卡号：6222 0212 3456 7890 123；3782 822463 10005", "卡号：<CARD>；<CARD>"),
+        ("138.1234.5678 139 1234 5678 137 1234 5678 1381-234-5678", "<PHONE> <PHONE> <PHONE> <PHONE>"),
+        ("13812345678/13912345678 电话：138 123 45678", "<PHONE>/<PHONE> 电话：<PHONE>"),
+        ("010 6234 5678, 0755-8888-9999, 1-800-555-1234", "<PHONE>, <PHONE>, <PHONE>"),
+        ("9f13812345678a3 158 2000 3000 4000 15000000000元", "9f13812345678a3 158 2000 3000 4000 15000000000元"),
+        ("+1234567 points, +100 000 000, 13812345678 * 2", "+1234567 points, +100 000 000, 13812345678 * 2"),
+        ("978-7-111-12345-6 0101 1010 0110 1111 1999–2005", "978-7-111-12345-6 0101 1010 0110 1111 1999–2005"),
+        ("version 1.2.3.4, 版本：1.2.3.4", "version 1.2.3.4, 版本：1.2.3.4"),
+        ("## 1.2.3.4 概述", "## 1.2.3.4 概述"),
     ],
 )
 def test_personal_data_are_masked_and_other_numbers_stay(text: str, masked: str) -> None:
     assert clean(text, "pii") == masked
+
+
+def test_private_addresses_are_masked_where_the_manifest_wants_it() -> None:
+    text = "10.20.30.40 fe80::1 fd12:3456::1 127.0.0.1 0.0.0.0 1.300.2.3"
+
+    assert clean(text, "pii") == text
+    assert clean(text, "pii", private_addresses="mask") == "<IP> <IP> <IP> 127.0.0.1 0.0.0.0 1.300.2.3"
 
 
 @given(st.integers(0, 10**17 - 1))
@@ -224,6 +252,17 @@ def test_code_that_does_not_compile_is_dropped_and_never_run() -> None:
         ("-- Licensed under the Apache License\nselect 1;", "select 1;"),
         ("#ifndef COPYRIGHT_H\n#define COPYRIGHT_H\n", "#ifndef COPYRIGHT_H\n#define COPYRIGHT_H\n"),
         ("# Reads the numbers of driving licences\nx", "# Reads the numbers of driving licences\nx"),
+        ('"""\nCopyright 2020 X\n\nLicensed under the MIT License.\n"""\nx = 1\n', "x = 1\n"),
+        ('"""Reads.\n\n(c) 2020 X.\n"""\n\nx = 1\n', '"""Reads."""\nx = 1\n'),
+        ("'''Checks copyright headers.'''\nx = 1\n", "'''Checks copyright headers.'''\nx = 1\n"),
+        ('x = """\nCopyright (c) 2020\n"""\n', 'x = """\nCopyright (c) 2020\n"""\n'),
+        ("--[[\nCopyright 2020 X\n]]\nlocal a", "local a"),
+        ("=begin\nLicensed under MIT\n=end\nputs 1", "puts 1"),
+        ("%{\nCopyright X\n%}\nx = 1;", "x = 1;"),
+        ("; Copyright (c) X\n(defun a ())", "(defun a ())"),
+        ("! Copyright X\nprogram a", "program a"),
+        ('" Copyright (c) X\nlet a = 1', "let a = 1"),
+        ('" quoted copyright" said he\n', '" quoted copyright" said he\n'),
     ],
 )
 def test_a_licence_header_is_removed_and_other_comments_stay(text: str, left: str) -> None:

@@ -1,5 +1,6 @@
 """The data service's jobs, as functions and as a user runs them."""
 
+import errno
 import json
 import os
 import subprocess
@@ -9,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from yuan_corpus import DatasetStatistics, TextError, Tokenizer, TokenizerError, open_dataset
+from yuan_corpus import DatasetStatistics, Reading, TextError, Tokenizer, TokenizerError, open_dataset, tokenize_corpus
+from yuan_corpus.documents import SkipLog
 from yuan_data.text import fingerprint_of_text
 from yuan_data.tokenize_text import tokenize_work
 from yuan_data.train_tokenizer import tokenizer_work
@@ -235,6 +237,58 @@ def test_what_is_left_out_as_broken_is_said_with_its_places_and_counted(
     assert f"  {tmp_path}/b.txt: not UTF-8 at byte 6 (0xFF)" in said
     report = json.loads((work.output / "cleaning.json").read_text())
     assert (report["documents_read"], report["skipped"]) == (3, 2)
+
+
+def test_a_file_that_cannot_be_read_is_left_out_and_named_where_that_is_wanted_and_another_once_it_can_be(
+    tmp_path: Path, tokenizer: ArtifactHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.txt", "b.txt", "c.md"):
+        (tmp_path / name).write_text(f"text of {name}\n")
+    job = TokenizeJob(
+        kind=Kind.tokenize, name="t",
+        inputs=TokenizeInputs(text=[str(tmp_path / "*.*")], on_error=OnError.skip), outputs=DatasetOutputs("d"),
+    )  # fmt: skip
+    whole = fingerprint_of_text(job)
+    opened = Path.open
+
+    def fail(path: Path, *args: Any, **options: Any) -> Any:
+        if path.name in ("b.txt", "c.md"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, *args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", fail)
+        without = fingerprint_of_text(job)
+        work = context(job, tmp_path / "out", tokenizer=tokenizer)
+        result = tokenize_work(work)
+        job.inputs.on_error = OnError.fail
+        with pytest.raises(TextError, match=r"b\.txt: cannot be read \(Permission denied\)"):
+            fingerprint_of_text(job)
+        with pytest.raises(TextError, match=r"b\.txt: cannot be read \(Permission denied\)"):
+            tokenize_work(context(job, tmp_path / "refused", tokenizer=tokenizer))
+    assert isinstance(work.sink, RecordingSink)
+    said = [event.text for event in work.sink.events if isinstance(event, Message)]
+
+    assert (result.summary["documents"], result.summary["skipped"]) == (1, 2)
+    assert {f"  {tmp_path}/{name}: cannot be read (Permission denied)" for name in ("b.txt", "c.md")} <= set(said)
+    job.inputs.on_error = OnError.skip
+    assert without != whole == fingerprint_of_text(job)
+
+
+def test_a_file_that_vanishes_is_left_out_and_named_where_that_is_wanted(
+    tmp_path: Path, tokenizer: ArtifactHandle
+) -> None:
+    there, gone = tmp_path / "a.txt", tmp_path / "b.txt"
+    there.write_text("text\n")
+    output = tmp_path / "out"
+    output.mkdir()
+    cut = Tokenizer.load(tokenizer.path)
+    skipped = SkipLog()
+    tokenize_corpus([there, gone], cut, output, reading=Reading(skip_broken=True), skipped=skipped)
+
+    assert skipped == SkipLog(1, [f"{gone}: no such file"])
+    with pytest.raises(TextError, match="no such file"):
+        tokenize_corpus([there, gone], cut, output)
 
 
 def test_changed_text_has_another_fingerprint_and_moved_text_the_same(tmp_path: Path, text: Path) -> None:

@@ -73,6 +73,9 @@ PUBLISHED = [("model", "demo", 1), ("model", "demo", 2), ("model", "demo", 4), (
         ("dataset/demo", "but a model of that name does"),
         ("tokenizer/zzz", "no tokenizer has been made in this home yet"),
         ("model/zzz", "`yuan artifacts model` lists those that do"),
+        ("dataset/stdilb", "did you mean stdlib?"),
+        ("dataset/std", "did you mean stdlib?"),
+        ("model/nome", "does not exist; `yuan artifacts model` lists those that do"),
     ],
 )
 def test_a_missing_artifact_is_answered_with_what_there_is(text: str, expected: str) -> None:

@@ -8,7 +8,7 @@ from yuan_corpus.cleaning.characters import code_points, prefix_sums, window_has
 from yuan_corpus.cleaning.scripts import is_han
 from yuan_corpus.cleaning.stage import Dropped
 from yuan_corpus.errors import CorpusError
-from yuan_corpus.languages import classify, identifier
+from yuan_corpus.languages import CODE, classify, identifier, or_code
 from yuan_corpus.sources import open_source
 from yuan_corpus.text_files import find_text_files
 
@@ -29,19 +29,23 @@ class LengthFilter:
 class LanguageFilter:
     """Keeps documents of some languages, by py3langid (its model is in the package).
 
-    Written Cantonese and Wu, which it tells apart from Chinese by little, count as Chinese.
+    Written Cantonese and Wu, which it tells apart from Chinese by little, count as Chinese. What is in no language to
+    keep may be `code`, which can be kept, too; code that is in one (most is taken for English) stays as that.
     """
 
     def __init__(self, keep: Sequence[str], min_confidence: float = 0.0, sample_characters: int = 2000) -> None:
         known = identifier().labels
-        unknown = [name for name in keep if name not in known]
+        unknown = [name for name in keep if name not in known and name != CODE]
         if unknown:
-            raise CorpusError(f"keep: py3langid knows no language {unknown[0]!r}; expected ISO 639 codes like zh, en")
+            expected = f"expected ISO 639 codes like zh, en, or {CODE}"
+            raise CorpusError(f"keep: py3langid knows no language {unknown[0]!r}; {expected}")
         self._keep, self._least, self._sample = frozenset(keep), min_confidence, sample_characters
 
     def clean(self, text: str) -> str | Dropped:
         """Returns the text or why it is left out."""
         language, confidence = classify(text[: self._sample])
+        if language not in self._keep and (found := or_code(language, text)) != language:
+            language, confidence = found, 1.0
         if language not in self._keep:
             return Dropped(f"language {language}")
         return Dropped(f"language {language}, unsure") if confidence < self._least else text

@@ -18,6 +18,7 @@ from yuan_corpus.cleaning.stage import Dropped, OrderedStage, Stage
 from yuan_corpus.documents import SkipLog
 from yuan_corpus.errors import CorpusError
 from yuan_corpus.files import write_text_durably
+from yuan_events.printing import counted
 
 REPORT_FILE_NAME = "cleaning.json"
 SAMPLES = 5
@@ -275,7 +276,7 @@ class CleaningReport:
         lines: list[str] = []
         for spec, counts, seconds in zip(self._specs, self._counts, self.seconds, strict=True):
             speed = f"{counts.bytes_in / 1e6 / seconds:.1f} MB/s" if seconds else "unused"
-            done = f"{counts.documents:,} documents, {counts.dropped:,} dropped, {counts.changed:,} changed"
+            done = f"{counted(counts.documents, 'document')}, {counts.dropped:,} dropped, {counts.changed:,} changed"
             lines.append(f"cleaning, {spec.name}: {done}; {speed}")
         return lines
 

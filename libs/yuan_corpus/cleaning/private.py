@@ -1,91 +1,107 @@
-"""Personal data replaced by placeholders."""
+"""Personal data replaced by placeholders. What they look like is in `private_numbers.py`."""
 
-import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
+from yuan_corpus.cleaning import private_numbers as shapes
 from yuan_corpus.cleaning.stage import Dropped
 
-_EMAIL = re.compile(r"(?<![\w.+-])\w[\w.+-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}(?![\w-])", re.ASCII)
-_DATE = r"(?:18|19|20)\d{2}(?:0[1-9]|1[0-2])(?:[0-2]\d|3[01])"
-_CHINESE_ID = re.compile(rf"(?<![0-9A-Za-z])[1-9]\d{{5}}{_DATE}\d{{3}}[\dXx](?![0-9A-Za-z])", re.ASCII)
-# What is said to be one is, with another check digit too, also of the 15 digits that were given out until 1999.
-_SAID_ID = re.compile(r"((?:身份证|身份號|证件号|公民身份)[^\d\n]{0,12})([1-9](?:\d{16}[\dXx]|\d{14}))(?![0-9A-Za-z])")
-_MOBILE = re.compile(r"(?<![\d.])(?:(?:\+|00)86[- ]?)?1[3-9]\d(?:[- ]?\d{4}){2}(?![\d.]\d|\d)")
-_PHONE = re.compile(
-    r"(?<![\w.])(?:\+[1-9]\d{0,2}(?:[-. ]?\(?\d{1,4}\)?){2,5}"
-    r"|(?:0\d{2,3}[- ]|[(（]0\d{2,3}[)）][- ]?)\d{7,8}(?:(?:-| ?转 ?)\d{1,6})?"
-    r"|\(\d{3}\) ?\d{3}-\d{4}|\d{3}-\d{3}-\d{4}|\d{3}\.\d{3}\.\d{4})"
-    r"(?![\w-]|\.\d)",
-    re.ASCII,  # of which Han are no word characters: numbers stand right beside them
-)
-_IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?!\w|\.\d)", re.ASCII)
-# Of 2000::/3, which all global unicast addresses are; `a::b` of C++ is none.
-_IPV6 = re.compile(r"(?<![\w:])[23][0-9A-Fa-f]{3}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{0,4}(?![\w:])", re.ASCII)
-_SHORTEST = 7
 # Lines without one of these have no number of a person or a machine.
 _NUMBER = re.compile(r"\d(?:[-. ()]{0,3}\d){6}|\d\.\d{1,3}\.\d", re.ASCII)
-_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 
-KINDS = ("email", "id", "phone", "ip")
+KINDS = ("email", "id", "card", "phone", "ip")
+PRIVATE_ADDRESSES = ("keep", "mask")
+
+_Rule = tuple[str, re.Pattern[str], Callable[[re.Match[str]], bool]]
 
 
 class PiiMasking:
-    """Replaces e-mail addresses, Chinese identity numbers, phone numbers and public IPs.
+    """Replaces e-mail addresses, Chinese identity numbers, payment cards, phone numbers and IPs.
 
-    An identity number has a right check digit, or a word for it before it.
+    They may be written in groups (`138 1234 5678`) and in full-width characters (１３８…). An identity number has a
+    right check digit, or a word for it before it; a card the digit of Luhn's sum, or such a word. IPs are public ones,
+    and where `private_addresses` is `mask` private ones too, but for 127.0.0.1 and 0.0.0.0.
 
     Only shapes are known: a number that looks like a phone number is taken for one, a name is not found.
     """
 
-    def __init__(self, kinds: Sequence[str] = KINDS) -> None:
+    def __init__(self, kinds: Sequence[str] = KINDS, private_addresses: str = "keep") -> None:
         self._kinds = frozenset(kinds)
+        self._is_address = partial(shapes.is_address, private=private_addresses == "mask")
+        self._rules = list(self._rules_of_numbers())
+
+    def _rules_of_numbers(self) -> Iterator[_Rule]:
+        if "id" in self._kinds:
+            yield "<ID>", shapes.SAID_ID, bool
+            yield "<ID>", shapes.CHINESE_ID, shapes.is_written_id
+        if "card" in self._kinds:
+            yield "<CARD>", shapes.SAID_CARD, bool
+            yield "<CARD>", shapes.CARD, shapes.is_card
+        if "ip" in self._kinds:
+            yield "<IP>", shapes.IPV4, self._is_address
+        if "phone" in self._kinds:
+            for pattern in (shapes.MOBILE, shapes.SAID_PHONE, shapes.PHONE):
+                yield "<PHONE>", pattern, shapes.is_phone
 
     def clean(self, text: str) -> str | Dropped:
-        """Returns the text with `<EMAIL>`, `<ID>`, `<PHONE>`, `<IP>` in their places."""
-        if "email" in self._kinds and "@" in text:
-            text = _EMAIL.sub("<EMAIL>", text)
-        if "ip" in self._kinds and ("::" in text or text.count(":") >= 7):
-            text = _IPV6.sub(_masked_address, text)
-        return self._in_lines(text)
+        """Returns the text with `<EMAIL>`, `<ID>`, `<CARD>`, `<PHONE>`, `<IP>` in their places."""
+        plain = shapes.narrowed(text)
+        if "email" in self._kinds and "@" in plain:
+            text, plain = _replaced(text, plain, "<EMAIL>", _emails(plain))
+        if "ip" in self._kinds and ("::" in plain or plain.count(":") >= 7):
+            text, plain = _replaced(text, plain, "<IP>", _spans(plain, shapes.IPV6, self._is_address))
+        return self._in_lines(text, plain)
 
-    def _in_lines(self, text: str) -> str:
+    def _in_lines(self, text: str, plain: str) -> str:
         """Masks numbers, which no line end may be within, in the lines that have any."""
         pieces: list[str] = []
         done = 0
-        while found := _NUMBER.search(text, done):
-            start = text.rfind("\n", done, found.start()) + 1 or done
-            end = text.find("\n", found.end())
-            end = len(text) if end < 0 else end
-            pieces += [text[done:start], self._numbers_masked(text[start:end])]
+        while found := _NUMBER.search(plain, done):
+            start = plain.rfind("\n", done, found.start()) + 1 or done
+            end = plain.find("\n", found.end())
+            end = len(plain) if end < 0 else end
+            pieces += [text[done:start], self._numbers_masked(text[start:end], plain[start:end])]
             done = end
         return "".join(pieces) + text[done:] if pieces else text
 
-    def _numbers_masked(self, line: str) -> str:
-        if "id" in self._kinds:
-            line = _SAID_ID.sub(r"\1<ID>", line)
-            line = _CHINESE_ID.sub(lambda match: "<ID>" if is_chinese_id(match.group()) else match.group(), line)
-        if "ip" in self._kinds:
-            line = _IPV4.sub(_masked_address, line)
-        if "phone" in self._kinds:
-            line = _PHONE.sub(_masked_phone, _MOBILE.sub("<PHONE>", line))
+    def _numbers_masked(self, line: str, plain: str) -> str:
+        for mask, pattern, judge in self._rules:
+            line, plain = _replaced(line, plain, mask, _spans(plain, pattern, judge))
         return line
 
 
-def is_chinese_id(number: str) -> bool:
-    """Tells whether the check digit of an 18-digit identity number is right (GB 11643-1999)."""
-    total = sum(weight * int(digit) for weight, digit in zip(_WEIGHTS, number, strict=False))
-    return "10X98765432"[total % 11] == number[17].upper()
+def _spans(plain: str, pattern: re.Pattern[str], judge: Callable[[re.Match[str]], bool]) -> Iterator[tuple[int, int]]:
+    """Yields the places of what an expression finds and a judge confirms; of its number, if it has one."""
+    group = "number" if "number" in pattern.groupindex else 0
+    for match in pattern.finditer(plain):
+        if judge(match):
+            yield match.span(group)
 
 
-def _masked_phone(match: re.Match[str]) -> str:
-    """Returns its placeholder, or the number itself if it is too short for one: `+1 2 3` is a sum."""
-    return "<PHONE>" if sum(map(str.isdigit, match.group())) >= _SHORTEST else match.group()
+def _emails(plain: str) -> Iterator[tuple[int, int]]:
+    at, done = plain.find("@"), 0
+    while at >= 0:
+        place = shapes.email_at(plain, at)
+        if place is not None and place[0] >= done:
+            yield place
+            done = place[1]
+        at = plain.find("@", at + 1)
 
 
-def _masked_address(match: re.Match[str]) -> str:
-    try:
-        address = ipaddress.ip_address(match.group())
-    except ValueError:
-        return match.group()
-    return "<IP>" if address.is_global else match.group()
+def _replaced(text: str, plain: str, mask: str, places: Iterator[tuple[int, int]]) -> tuple[str, str]:
+    """Returns both texts, which are the same or as long as each other, with a mask in some places."""
+    found = list(places)
+    if not found:
+        return text, plain
+    masked = _with_mask(plain, mask, found)
+    return (masked if text is plain else _with_mask(text, mask, found)), masked
+
+
+def _with_mask(text: str, mask: str, places: Sequence[tuple[int, int]]) -> str:
+    pieces: list[str] = []
+    done = 0
+    for start, end in places:
+        pieces += [text[done:start], mask]
+        done = end
+    return "".join([*pieces, text[done:]])
