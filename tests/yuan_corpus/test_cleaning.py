@@ -17,6 +17,7 @@ from yuan_corpus.cleaning import Dropped, Stage, StageSpec, build_stages
 from yuan_corpus.cleaning.pipeline import STAGES, Cleaner, CleaningReport, stage_class
 from yuan_corpus.cleaning.private_numbers import is_chinese_id
 from yuan_corpus.documents import SkipLog
+from yuan_corpus.languages import language_of
 from yuan_corpus.tokenization import SLICE_BYTES
 from yuan_manifest.cleaning import STAGE_OPTIONS
 
@@ -101,6 +102,10 @@ def test_languages_are_told_apart() -> None:
     code = "def f(x):\n    y = g(x, 1)\n    return {y: x}\n\n\nfor i in range(3):\n    print(f(i))\n"
     assert clean(code, "language", keep=["zh"]) == Dropped("language code")
     assert clean(code, "language", keep=["zh", "code"]) == code
+    texts = (code, CHINESE, ENGLISH, "1+1=2", "ok")
+    assert [language_of(text) for text in texts] == ["code", "zh", "en", "unknown", "unknown"]
+    solution = "x = 3\ny = x + 4\nx + y = 10\n所以答案是十，因为三加七等于十。\n"
+    assert language_of(solution) == "zh"
     with pytest.raises(CorpusError, match=r"cleaning\[0\]\.keep: py3langid knows no language 'xx'"):
         stage("language", keep=["xx"])
 
