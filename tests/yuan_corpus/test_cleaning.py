@@ -454,3 +454,53 @@ def test_cleaning_that_leaves_nothing_is_said(tmp_path: Path, source_files: list
     spec = StageSpec("length", {"min_characters": 10**8})
     with pytest.raises(TextError, match="cleaning dropped all 7, 7 of them in stage length"):
         tokenize_corpus(source_files, tokenizer, tmp_path, cleaning=[spec])
+
+
+OWN_STAGES = """
+class Nothing:
+    def clean(self, text):
+        return None
+
+class Exits:
+    def clean(self, text):
+        raise SystemExit(3)
+
+class Empties:
+    def clean(self, text):
+        return " " if "a" in text else text
+
+class Admits:
+    def sign(self, text):
+        return text
+
+    def admit(self, signature, number):
+        return "no"
+"""
+
+
+def test_what_a_stage_of_the_users_own_does_wrong_is_said_with_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_stages.py").write_text(OWN_STAGES)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, problem in (
+        ("Nothing", r"\.clean returned NoneType, not text or Dropped\(reason\)"),
+        ("Exits", " failed with SystemExit: 3"),
+        ("Admits", r"\.admit returned str, not None or Dropped\(reason\)"),
+    ):
+        specs = [StageSpec(f"own_stages:{name}")]
+        with pytest.raises(CorpusError, match=rf"cleaning\[0\]\.stage: own_stages:{name}{problem}"):
+            CleaningReport(specs).take(Cleaner(specs).clean("some text")[1])
+
+
+def test_a_document_that_a_stage_leaves_empty_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_stages_too.py").write_text(OWN_STAGES)
+    monkeypatch.syspath_prepend(tmp_path)
+    specs = [StageSpec("own_stages_too:Empties"), StageSpec("unicode")]
+    cleaner, report = Cleaner(specs), CleaningReport(specs)
+    kept = [text for document in ("a", "b", "\u200b") if (text := cleaner.clean(document)[0]) is not None]
+    for document in ("a", "b", "\u200b"):
+        report.take(cleaner.clean(document)[1])
+
+    assert kept == ["b"]
+    assert [counts["reasons"] for counts in report.table_of_stages()] == [{"nothing is left": 1}] * 2

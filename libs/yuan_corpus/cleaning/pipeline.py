@@ -25,6 +25,8 @@ SAMPLES = 5
 """Documents that a report shows of those a stage dropped, and of those it changed: the first."""
 _EXCERPT = 160
 """Characters of a document in a report."""
+NOTHING_LEFT = Dropped("nothing is left")
+"""The verdict on a document that a stage makes empty: as when they are read, there is none without text."""
 
 STAGES: Mapping[str, str] = {
     "unicode": "repair:UnicodeRepair",
@@ -154,14 +156,18 @@ class Cleaner:
                 result = stage.clean(text)
             except CorpusError:
                 raise
-            except Exception as error:  # which stage and which text must be said
+            except (Exception, SystemExit) as error:  # which stage and which text must be said
                 problem = f"failed with {type(error).__name__}: {error}; its text begins {_excerpt(text)[:40]!r}"
                 raise CorpusError(f"cleaning[{number}].stage: {self._names[number]} {problem}") from error
             finally:
                 self.seconds[number] += time.perf_counter() - began
+            if isinstance(result, str) and not result.strip():
+                result = NOTHING_LEFT
             if isinstance(result, Dropped):
                 steps.append(Step(result.reason, Size(0, 0), {"text": _excerpt(text)}))
                 return None, (whole, steps)
+            if type(result) is not str:
+                raise _unexpected(number, self._names[number], "clean", "text or Dropped(reason)", result)
             if result == text:
                 steps.append(None)
                 continue
@@ -206,8 +212,10 @@ class CleaningReport:
             stage = self._stages[number]
             if step is not None and isinstance(stage, OrderedStage):
                 began = time.perf_counter()
-                verdict = stage.admit(step.signature[0], self._documents - 1)
+                verdict: Any = stage.admit(step.signature[0], self._documents - 1)
                 self.seconds[number] += time.perf_counter() - began
+                if not isinstance(verdict, Dropped | None):
+                    raise _unexpected(number, self._specs[number].name, "admit", "None or Dropped(reason)", verdict)
                 reason = None if verdict is None else verdict.reason
             if reason is not None:
                 counts.dropped += 1
@@ -279,6 +287,11 @@ class CleaningReport:
             done = f"{counted(counts.documents, 'document')}, {counts.dropped:,} dropped, {counts.changed:,} changed"
             lines.append(f"cleaning, {spec.name}: {done}; {speed}")
         return lines
+
+
+def _unexpected(number: int, name: str, method: str, expected: str, found: object) -> CorpusError:
+    """Returns the error for a stage of the user's own that returns what no stage does."""
+    return CorpusError(f"cleaning[{number}].stage: {name}.{method} returned {type(found).__name__}, not {expected}")
 
 
 def _excerpt(text: str) -> str:
