@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -65,16 +64,9 @@ def _artifacts() -> list[tuple[str, str, int]]:
 def _from_registry(read: Callable[[Registry], list[FoundT]]) -> list[FoundT]:
     """Returns what is read from the default cluster's registry; nothing where there is none, or it cannot be read."""
     try:
-        from yuan_jobs.registry import Registry  # noqa: PLC0415
+        from yuan_jobs.queries import read_if_there  # noqa: PLC0415
         from yuan_manifest import load_cluster  # noqa: PLC0415
 
-        url = load_cluster().cluster.registry
-        if not Path(url.removeprefix("sqlite:///")).exists():
-            return []
-        registry = Registry.open(url)
-        try:
-            return read(registry)
-        finally:
-            registry.close()
+        return read_if_there(load_cluster().cluster.registry, read, [])
     except Exception:  # noqa: BLE001 - whatever is wrong, the shell is no place to say it
         return []

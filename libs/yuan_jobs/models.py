@@ -293,7 +293,11 @@ class SlotRow(Base):
 
 
 class DeploymentRow(Base):
-    """A model that is to be served under a name: the desired state, and how the inference service stands to it."""
+    """A model that is to be served under a name: the desired state, and how the inference service stands to it.
+
+    Attributes:
+        users: jobs for whose time it is deployed; None: it stays.
+    """
 
     __tablename__ = "deployments"
 
@@ -304,6 +308,7 @@ class DeploymentRow(Base):
     reason: Mapped[str | None]
     job_id: Mapped[str | None] = mapped_column(String(80))
     updated: Mapped[datetime]
+    users: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
 
 
 class ArtifactRow(Base):

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from yuan_events import InputError, YuanError
 from yuan_jobs.control import JobNotFound
+from yuan_jobs.database import Database
 from yuan_jobs.models import AttemptRow, JobLabelRow, JobNeedRow, JobRow, LeaseRow
 from yuan_jobs.records import AttemptRecord, JobRecord, attempt_record, job_record
 from yuan_jobs.registry import Registry
@@ -32,18 +33,18 @@ class JobPage:
 
 
 def read_if_there(url: str, read: Callable[[Registry], ReadT], otherwise: ReadT) -> ReadT:
-    """Returns what is read from a registry, which is not made for that; `otherwise` where there is none to be read.
+    """Returns what is read from a registry, which is neither made nor migrated; `otherwise` where none can be read.
 
     Args:
         url: of the registry.
         read: takes it, open.
-        otherwise: what is returned where its file is missing, or it cannot be opened or read.
+        otherwise: what is returned where its file or its tables are missing, or it cannot be opened or read.
     """
     file = url.removeprefix(SQLITE)
     if file != url and not Path(file).exists():
         return otherwise
     with suppress(YuanError):
-        registry = Registry.open(url)
+        registry = Registry(Database.open(url, migrate=False))
         try:
             return read(registry)
         finally:

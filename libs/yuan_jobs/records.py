@@ -1,6 +1,6 @@
 """Jobs and artifacts as values: what goes into the registry and what comes out of it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -115,7 +115,7 @@ class WorkerRecord:
 
 @dataclass(frozen=True)
 class DeploymentRecord:
-    """What is to be served under a name, and how that stands."""
+    """What is to be served under a name, and how that stands. `users`: jobs that it is there for; None: it stays."""
 
     name: str
     artifact: str
@@ -124,6 +124,7 @@ class DeploymentRecord:
     reason: str | None
     job_id: str | None
     updated: datetime
+    users: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ def worker_record(row: WorkerRow) -> WorkerRecord:
 def deployment_record(row: DeploymentRow) -> DeploymentRecord:
     """Returns a row of `deployments` as a value."""
     return DeploymentRecord(
-        row.name, row.artifact, row.serving, DeploymentState(row.state), row.reason, row.job_id, row.updated
+        row.name, row.artifact, row.serving, DeploymentState(row.state), row.reason, row.job_id, row.updated, row.users
     )
 
 

@@ -319,8 +319,8 @@ def _model_input(inputs: schema.ModelInput) -> Iterator[Problem]:
 
 def _deploy_inputs(inputs: schema.DeployInputs) -> Iterator[Problem]:
     for name, model in inputs.adapters.items():
-        if not rules.NAME.fullmatch(name):
-            yield ("adapters", name), f"cannot be a name; use {rules.NAME_RULE}"
+        if not rules.STORED_NAME.fullmatch(name):
+            yield ("adapters", name), f"cannot be a name; use {rules.STORED_NAME_RULE}"
         yield from rules.reference(("adapters", name), model)
 
 

@@ -16,7 +16,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 NAME_RULE = "1 to 63 of a-z 0-9 . _ -, the first a letter or digit"
 
 STORED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-"""Of artifacts as a registry takes them, and of served models."""
+"""Of artifacts as a registry takes them, and of served models and their adapters."""
 
 STORED_NAME_RULE = "up to 100 letters, digits, dots, hyphens and underscores, the first a letter or digit"
 

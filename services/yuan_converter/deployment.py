@@ -141,7 +141,7 @@ def _restore(registry: Registry, name: str, reference: str, before: DeploymentRe
     if before is None:
         remove_deployment(registry, name)
         return
-    deploy(registry, name, before.artifact, before.serving, before.job_id)
+    deploy(registry, name, before.artifact, before.serving, before.job_id, users=before.users)
     set_deployment_state(registry, name, before.artifact, before.state, before.reason)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from yuan_evaluator.private_server import private_server
 from yuan_events import InputError, Message, Progress, WorkFailed, one_line
 from yuan_jobs import WorkContext
-from yuan_jobs.deployments import deploy, deployments, remove_deployment, set_deployment_state
+from yuan_jobs.deployments import begin_use, end_use, remove_deployment, set_deployment_state
 from yuan_jobs.home import Home
 from yuan_jobs.registry import Registry
 from yuan_jobs.states import DeploymentState
@@ -77,47 +77,59 @@ def endpoint(context: WorkContext[EvaluateJob]) -> Generator[Endpoint]:
 def _in_stack(context: WorkContext[EvaluateJob], cluster: Cluster) -> tuple[inference_pb2.GetModelInfoResponse, int]:
     """Returns what a stack says of the model, and its batch; deploys it where it is not."""
     model = context.inputs["model"]
+    keep = context.job.evaluate.keep_served
+    names = (model.name, f"{model.name[:80]}-v{model.version}", context.job_id)
+    serving = as_plain(ServingSection())
     registry = Registry.open(Home.of(cluster).registry_url)
     try:
-        wanted = deployments(registry)
-        serving = {record.name: int(record.serving.get("max_batch") or ServingSection.max_batch) for record in wanted}
         with connect("inference", cluster) as connection:
             connection.wait_until_serving(_PATIENCE_SECONDS, give_up=context.should_stop)
             context.stop_if_asked()
-            for record in wanted:
-                info = _info(context, connection, record.name) if record.artifact == model.reference else None
+            silent: list[str] = []
+            while True:
+                record, is_new = begin_use(
+                    registry, model.reference, context.job_id, names=names, serving=serving, keep=keep, without=silent
+                )
+                name = record.name
+                try:
+                    info = None if is_new else _info(context, connection, name)
+                    answers = info is not None and info.artifact == model.reference
+                    # One that another job has just made may not be loaded yet: asked for twice, it is loaded once.
+                    if not answers and record.serving == {**serving, "name": name}:
+                        request = inference_pb2.LoadModelRequest(artifact=model.reference, name=name)
+                        info = _load(context, connection, request).info
+                        set_deployment_state(registry, name, model.reference, DeploymentState.READY)
+                except BaseException:
+                    if is_new and keep:
+                        remove_deployment(registry, name)
+                    end_use(registry, name, context.job_id)
+                    raise
                 if info is not None and info.artifact == model.reference:
-                    context.sink.emit(Message(f"{model.reference} answers as {record.name}"))
-                    return info, serving[record.name]
-            name = model.name if model.name not in serving else f"{model.name}-v{model.version}"
-            deploy(registry, name, model.reference, as_plain(ServingSection(name=name)), context.job_id)
-            try:
-                request = inference_pb2.LoadModelRequest(artifact=model.reference, name=name)
-                response = _load(context, connection, request)
-            except BaseException:
-                remove_deployment(registry, name)
-                raise
-            set_deployment_state(registry, name, model.reference, DeploymentState.READY)
-            until = "from now on" if context.job.evaluate.keep_served else "for this job"
-            context.sink.emit(Message(f"{model.reference} was not deployed: it is served as {name} {until}"))
-            return response.info, ServingSection.max_batch
+                    break
+                end_use(registry, name, context.job_id)
+                silent.append(name)
+            told = f"{model.reference} answers as {name}"
+            if is_new:
+                until = "from now on" if keep else "for this job"
+                told = f"{model.reference} was not deployed: it is served as {name} {until}"
+            context.sink.emit(Message(told))
+            return info, int(record.serving.get("max_batch") or ServingSection.max_batch)
     finally:
         registry.close()
 
 
 def _take_down(context: WorkContext[EvaluateJob], cluster: Cluster, name: str) -> None:
-    """Ends the deployment that this job made, an earlier attempt of it included; one that was there before stays."""
+    """Ends what was deployed for this job, an earlier attempt of it included, unless others use it or it is to stay."""
     registry = Registry.open(Home.of(cluster).registry_url)
     try:
-        if not any(one.name == name and one.job_id == context.job_id for one in deployments(registry)):
+        if not end_use(registry, name, context.job_id):
             return
-        remove_deployment(registry, name)
     finally:
         registry.close()
     try:
         with connect("inference", cluster) as connection, connection.errors():
             stub: Any = connection.stub(inference_pb2_grpc.InferenceServiceStub)
-            stub.UnloadModel(inference_pb2.UnloadModelRequest(model=name))
+            stub.UnloadModel(inference_pb2.UnloadModelRequest(model=name, unless_deployed=True))
     except RpcFailed as error:
         text = f"{name} could not be unloaded ({one_line(error)}); the inference service has it until it starts anew"
         context.sink.emit(Message(text, level="warning"))

@@ -78,25 +78,30 @@ def body_of(status: int, message: str, param: str | None = None, code: str | Non
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def facts_of(error: Exception) -> tuple[int, dict[str, Any], Mapping[str, str]]:
-    """Returns status, body and headers of an error of the service behind, or of our own."""
+_AS_THEY_ARE: Mapping[str, str] = {}
+
+
+def facts_of(
+    error: Exception, names: Mapping[str, str] = _AS_THEY_ARE
+) -> tuple[int, dict[str, Any], Mapping[str, str]]:
+    """Returns status, body and headers of an error of the service behind, or of our own.
+
+    Args:
+        error: what went wrong.
+        names: what the client calls the fields of the gRPC request that have another name here.
+    """
     if isinstance(error, Refused):
         return error.status, body_of(error.status, str(error), error.param, error.code), {}
     if isinstance(error, RpcFailed | RpcError):
-        return _of_rpc(error)
+        return _of_rpc(error, names)
     if isinstance(error, YuanError):
         return 500, body_of(500, one_line(error)), {}
     return 500, body_of(500, "the gateway failed unexpectedly; its log says why"), {}
 
 
-def _of_rpc(error: RpcFailed | RpcError) -> tuple[int, dict[str, Any], Mapping[str, str]]:
+def _of_rpc(error: RpcFailed | RpcError, names: Mapping[str, str]) -> tuple[int, dict[str, Any], Mapping[str, str]]:
     status = _STATUSES.get(error.code, 500)
-    violations = error.violations if isinstance(error, RpcFailed | InvalidArgument) else {}
-    field = next(iter(violations), None)
-    param = None if field is None else param_of(field)
-    message = str(error)
-    if field is not None and param is not None:
-        message = message.replace(f"{field}:", f"{param}:", 1)
+    param, message = named(error, names)
     code = None
     if isinstance(error, RpcFailed) and error.code is StatusCode.NOT_FOUND and error.resource:
         code, param = f"{error.resource[0]}_not_found", "model"
@@ -113,16 +118,25 @@ def _of_rpc(error: RpcFailed | RpcError) -> tuple[int, dict[str, Any], Mapping[s
     return status, body_of(status, message, param, code), headers
 
 
-def param_of(field: str) -> str:
-    """Returns the name that a field of the gRPC request has here."""
-    name = field.removeprefix("sampling_params.")
-    renamed = {"prompt_token_ids": "prompt", "prompt_logprobs": "logprobs"}
-    return renamed.get(name, "response_format" if name.startswith("structured_outputs") else name)
+def named(error: RpcFailed | RpcError, names: Mapping[str, str]) -> tuple[str | None, str]:
+    """Returns the field that a refusal is about (None: none) and its message, both as the client calls the field."""
+    violations = error.violations if isinstance(error, RpcFailed | InvalidArgument) else {}
+    field = next(iter(violations), None)
+    if field is None:
+        return None, str(error)
+    own = field.removeprefix("sampling_params.")
+    param = names.get(own, own)
+    return param, str(error).replace(f"{field}:", f"{param}:", 1)
+
+
+def names_of(request: Request) -> Mapping[str, str]:
+    """Returns what a request's client calls the fields of the gRPC request; its route has said so."""
+    return getattr(request.state, "names", _AS_THEY_ARE)
 
 
 def answer_of(request: Request, error: Exception) -> Response:
     """Returns an error as the route's clients expect it."""
-    status, body, headers = facts_of(error)
+    status, body, headers = facts_of(error, names_of(request))
     if _is_page(request):
         from yuan_gateway.console.shell import problem_page  # noqa: PLC0415 - it imports this module
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from yuan_events import YuanError
-from yuan_gateway.errors import Refused, facts_of
+from yuan_gateway.errors import Refused, facts_of, names_of
 
 _T = TypeVar("_T")
 
@@ -53,10 +53,12 @@ async def events_of(request: Request, chunks: AsyncGenerator[dict[str, Any]]) ->
     except BaseException:
         await chunks.aclose()
         raise
-    return EventStream(_lines(first, chunks))
+    return EventStream(_lines(first, chunks, names_of(request)))
 
 
-async def _lines(first: dict[str, Any], chunks: AsyncGenerator[dict[str, Any]]) -> AsyncIterator[str]:
+async def _lines(
+    first: dict[str, Any], chunks: AsyncGenerator[dict[str, Any]], names: Mapping[str, str]
+) -> AsyncIterator[str]:
     async with aclosing(chunks):
         yield _line(first)
         try:
@@ -64,7 +66,7 @@ async def _lines(first: dict[str, Any], chunks: AsyncGenerator[dict[str, Any]]) 
                 yield _line(chunk)
         except (YuanError, Refused) as error:
             # The status has been sent: the client reads it here.
-            yield _line(facts_of(error)[1])
+            yield _line(facts_of(error, names)[1])
     yield DONE
 
 

@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 
 from yuan_gateway.authentication import Asker
 from yuan_gateway.backend import Backend
+from yuan_gateway.errors import named
 from yuan_gateway.operations import gateway_of
 from yuan_gateway.streaming import unless_gone
 from yuan_gateway.yuan_errors import YUAN_PATH, yuan_failure, yuan_success
@@ -23,6 +24,9 @@ from yuan_rpc.inference.v1 import inference_pb2
 router = APIRouter(tags=["the original's"])
 
 MOST_QUESTIONS = 128
+NAMES = {"stop_token_ids": "stop_token", "seed": "random_seed", "max_tokens": "tokens_to_generate", "prompt": "ques"}
+"""What this API calls fields of the gRPC request."""
+
 SEPARATOR, END, NEW_LINE = "<sep>", "<eod>", "<n>"
 
 
@@ -69,7 +73,8 @@ async def yuan(request: Request, asker: Asker) -> JSONResponse:
     except BadInput as error:
         return JSONResponse(yuan_failure(str(error), bad_input=True))
     except RpcFailed as error:
-        return JSONResponse(yuan_failure(str(error), bad_input=isinstance(error, RpcRefused)))
+        _, message = named(error, NAMES)
+        return JSONResponse(yuan_failure(message, bad_input=isinstance(error, RpcRefused)))
     return JSONResponse(yuan_success(output))
 
 

@@ -77,6 +77,10 @@ async def request_of(message: inference_pb2.GenerateRequest, asker: Asker) -> tu
     sampling = _sampling(params, structure)
     sampling = replace(sampling, max_tokens=min(sampling.max_tokens, longest - len(prompt)))
     sampling = replace(sampling, min_tokens=min(sampling.min_tokens, sampling.max_tokens))
+    widest = asker.engine.widest_search(len(prompt) + sampling.max_tokens)
+    if params.beam_width > widest:
+        width = f"expected at most {widest}, as run at once here, found {params.beam_width}"
+        _raise({"sampling_params.beam_width": width})
     if params.prevent_newline_after_colon:
         sampling = replace(sampling, forbidden_pairs=await asyncio.to_thread(colon_newline_pairs, tokenizer))
     key = key_of(asker.tenant, request_id)
@@ -216,8 +220,11 @@ def _wrong_lists(params: inference_pb2.SamplingParams, vocabulary: int) -> Itera
 def _structure(params: inference_pb2.SamplingParams, wrong: dict[str, str]) -> Structure | None:
     """Returns what the text must be like; whether that is a grammar the engine finds out."""
     outputs = params.structured_outputs
-    kind = outputs.WhichOneof("constraint") if params.HasField("structured_outputs") else None
-    if kind is None:
+    if not params.HasField("structured_outputs"):
+        return None
+    kind = outputs.WhichOneof("constraint")
+    if kind is None or (kind == "json_object" and not outputs.json_object):
+        wrong["sampling_params.structured_outputs"] = "expected one constraint"
         return None
     field = f"sampling_params.structured_outputs.{kind}"
     if kind == "choice":

@@ -10,7 +10,7 @@ from yuan_inference.engine import EngineOptions
 from yuan_inference.loaded import DTYPES
 from yuan_inference.served import Adapter, Served, ServedModels, Wanted
 from yuan_jobs.artifacts import ArtifactStore
-from yuan_jobs.deployments import deployments, remove_deployment, set_deployment_state
+from yuan_jobs.deployments import deployment, deployments, remove_deployment, set_deployment_state
 from yuan_jobs.records import DeploymentRecord
 from yuan_jobs.references import NAME_RULE, Reference, is_name
 from yuan_jobs.slots import release_deployment, take_for_deployment
@@ -62,12 +62,19 @@ class Deploying:
         artifacts = _Artifacts(request.artifact, dict(request.adapters))
         return await self._load(name, artifacts, request.dtype or None, options)
 
-    async def unload(self, name: str) -> Served:
+    async def unload(self, name: str, *, unless_deployed: bool = False) -> Served:
         """Serves a model no more, now and after a start.
+
+        Args:
+            name: that it is served under.
+            unless_deployed: nothing happens where the registry has a deployment of that name.
 
         Raises:
             RpcError: if none is served under that name.
         """
+        if unless_deployed:
+            # Who deploys it anew has written that down before it asks for the load, which waits for this to end.
+            return await self._models.unload(name, unless=lambda: deployment(self._store.registry, name) is not None)
         served = await self._models.unload(name)
         try:
             await asyncio.to_thread(remove_deployment, self._store.registry, name)

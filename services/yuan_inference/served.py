@@ -177,14 +177,20 @@ class ServedModels:
         """Whether all engines can compute."""
         return all(served.engine.healthy for served in self._served.values())
 
-    async def unload(self, name: str) -> Served:
+    async def unload(self, name: str, *, unless: Callable[[], bool] | None = None) -> Served:
         """Serves a model no more; requests that run on it finish.
+
+        Args:
+            name: that it is served under.
+            unless: called in a thread; where it is true the model is served on.
 
         Raises:
             RpcError: if none is served under that name.
         """
         async with self._locks.setdefault(name, asyncio.Lock()):
             present = self.get(name)
+            if unless is not None and await asyncio.to_thread(unless):
+                return present
             del self._served[name]
             self._retire(present.engine)
             _LOGGER.info("model %s is served no more: %s", name, present.wanted.artifact)

@@ -6,10 +6,10 @@ slow reader gets longer pieces rather than a longer queue.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import replace
 
-from yuan_inference.engine import Engine, Failure, Output, Request
+from yuan_inference.engine import Deliver, Engine, Failure, Output, Request
 from yuan_rpc import Internal, InvalidArgument, ResourceExhausted, RpcError, Unavailable
 
 _SECONDS_UNTIL_ANOTHER_TRY = 1.0
@@ -56,14 +56,18 @@ class Streams:
         self._loop = self._loop or asyncio.get_running_loop()
         inbox = _Inbox()
 
+        ended = False
+
         def deliver(output: Output) -> None:
+            nonlocal ended
+            ended = output.last
             self._fresh.append((inbox, output))
 
+        if request.sampling.structure is None:
+            engine.submit(request, deliver, self._wake)
+        else:  # the grammar is compiled first
+            await _submitted(engine, request, deliver, self._wake)
         try:
-            if request.sampling.structure is None:
-                engine.submit(request, deliver, self._wake)
-            else:  # the grammar is compiled first
-                await asyncio.to_thread(engine.submit, request, deliver, self._wake)
             while True:
                 for output in _joined(await inbox.take()):
                     if output.error:
@@ -73,8 +77,9 @@ class Streams:
                     if output.last:
                         return
         finally:
-            # Also where the client has gone or its deadline passed; one that has ended is not known any more.
-            engine.abort(request.id)
+            # The client has gone, or its deadline passed. Of what has ended the id may be another request's by now.
+            if not ended:
+                engine.abort(request.id)
 
     def _wake(self) -> None:
         """Has the loop hand out what engines have delivered; in an engine's thread."""
@@ -85,6 +90,21 @@ class Streams:
         while self._fresh:
             inbox, output = self._fresh.popleft()
             inbox.put(output)
+
+
+async def _submitted(engine: Engine, request: Request, deliver: Deliver, wake: Callable[[], None]) -> None:
+    """Submits a request in a thread; who has gone meanwhile leaves nothing that runs."""
+    submitting = asyncio.ensure_future(asyncio.to_thread(engine.submit, request, deliver, wake))
+
+    def give_up(done: asyncio.Future[None]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            engine.abort(request.id)
+
+    try:
+        await asyncio.shield(submitting)
+    except asyncio.CancelledError:
+        submitting.add_done_callback(give_up)  # a thread cannot be stopped
+        raise
 
 
 def failed(output: Output) -> RpcError:

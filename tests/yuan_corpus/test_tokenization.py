@@ -227,8 +227,8 @@ def test_no_process_and_no_finished_looking_file_is_left_by_a_run_that_is_ended(
         os.killpg(process.pid, sent)
     else:
         process.kill()
-    _, errors = process.communicate(timeout=30)
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, errors = process.communicate(timeout=120)
+    _, alive = psutil.wait_procs(children, timeout=60)
 
     assert not alive
     assert [path.name for path in output.iterdir() if path.suffix != ".tmp"] == []

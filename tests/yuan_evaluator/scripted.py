@@ -37,6 +37,7 @@ class Scripted(inference_pb2_grpc.InferenceServiceServicer):
         seconds: that an answer takes.
         requests: for text, in the order in which they came.
         scored: texts whose likelihood was asked for.
+        loaded: names of what it serves.
     """
 
     answer: Answering
@@ -95,6 +96,11 @@ class Scripted(inference_pb2_grpc.InferenceServiceServicer):
         return inference_pb2.LoadModelResponse(
             info=self.GetModelInfo(inference_pb2.GetModelInfoRequest(model=request.name), context)
         )
+
+    def UnloadModel(self, request: Any, context: Any) -> Any:  # noqa: N802
+        assert request.unless_deployed
+        self.loaded.remove(request.model)
+        return inference_pb2.UnloadModelResponse(artifact="model/oracle@1")
 
 
 @contextmanager

@@ -9,12 +9,14 @@ from typing import Any
 
 import grpc
 import pytest
+from tests.machine import wait_until
 from tests.yuan_evaluator.scripted import EvaluatorHome, Scripted, serving
 
 from yuan_evaluator.benchmark_data import read_task, with_examples
 from yuan_evaluator.task import Profile, Rules
 from yuan_evaluator.tasks import ORIGINAL, all_tasks
 from yuan_events import InputError, Interrupted, Message, WorkFailed
+from yuan_jobs.deployments import deployments
 
 DATA = Path(__file__).parents[2].parent / "shared/data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data")
@@ -90,6 +92,47 @@ def test_a_model_that_knows_all_answers_scores_all_and_everything_is_written_dow
 
 
 @needs_data
+def test_a_model_that_is_served_for_jobs_alone_goes_with_the_last_of_them(
+    home: Callable[[int], EvaluatorHome],
+) -> None:
+    later_asks, first_has_ended = threading.Event(), threading.Event()
+
+    def answer(request: object) -> str:
+        del request
+        if len(servicer.requests) == 1:
+            assert later_asks.wait(60)
+        else:
+            later_asks.set()
+            assert first_has_ended.wait(60)
+        return "正确答案是A选项。"
+
+    def evaluate(here: EvaluatorHome, name: str) -> None:
+        settings = {"limit": 1, "keep_served": False, "cache": False, "contamination": False, "bootstrap": 0}
+        here.evaluate(inputs=INPUTS, suite=["truthfulqa"], name=name, evaluate=settings, outputs={"report": name})
+
+    servicer = Scripted(answer)
+    with serving(servicer) as port:
+        first = home(port)
+        later = EvaluatorHome.of_stack(first.folder / "cluster.yaml")
+        threads = [threading.Thread(target=evaluate, args=one) for one in ((first, "first"), (later, "later"))]
+        threads[0].start()
+        wait_until(lambda: len(servicer.requests) == 1)
+        threads[1].start()
+        threads[0].join(60)
+        left = list(servicer.loaded), deployments(first.store.registry)
+        first_has_ended.set()
+        threads[1].join(60)
+    assert left[0] == ["oracle"]
+    assert [(record.name, len(record.users or ())) for record in left[1]] == [("oracle", 1)]
+    assert "is served as oracle for this job" in notes(first)
+    assert "served no longer" not in notes(first)
+    assert "answers as oracle" in notes(later)
+    assert "oracle is served no longer" in notes(later)
+    assert servicer.loaded == []
+    assert deployments(first.store.registry) == []
+
+
+@needs_data
 def test_a_constant_answer_scores_one_in_the_originals_profile_and_chance_in_the_strict_one(
     home: Callable[[int], EvaluatorHome],
 ) -> None:
@@ -150,16 +193,23 @@ def test_a_job_that_was_stopped_goes_on_with_the_next_unanswered_question_and_a_
 @needs_data
 def test_a_service_that_goes_away_in_mid_run_is_waited_for(home: Callable[[int], EvaluatorHome]) -> None:
     answers = oracle(Profile.yuan)
-    gone = threading.Event()
-    servicer = Scripted(lambda request: answers[request.prompt], seconds=0.01)
-    servicer.fail = lambda number, context: gone.set() if number == 30 else None
+    reached, gone = threading.Event(), threading.Event()
+    servicer = Scripted(lambda request: answers[request.prompt])
+
+    def hang(number: int, context: Any) -> None:
+        if number >= 30:  # the first service answers no more of them
+            reached.set()
+            assert gone.wait(60)
+
+    servicer.fail = hang
     tree: dict[str, Any] = {"inputs": INPUTS, "suite": ["gsm8k"], "evaluate": {"limit": 60, "in_flight": 8}}
     done: list[Any] = []
     with serving(servicer) as port:
         here = home(port)
         thread = threading.Thread(target=lambda: done.append(here.evaluate(**tree)))
         thread.start()
-        assert gone.wait(60)
+        assert reached.wait(60)
+    gone.set()
     with serving(servicer, port):
         thread.join(120)
     assert done
@@ -201,7 +251,14 @@ def test_a_full_service_is_asked_again_and_a_refused_prompt_is_a_wrong_answer(
 
 @needs_data
 def test_many_requests_are_in_flight(home: Callable[[int], EvaluatorHome]) -> None:
-    servicer = Scripted(lambda request: "42", seconds=0.05)
+    full = threading.Event()
+
+    def wait_for_others(number: int, context: Any) -> None:
+        if servicer.running >= 24:
+            full.set()
+        assert full.wait(60)
+
+    servicer = Scripted(lambda request: "42", wait_for_others, seconds=0.05)
     with serving(servicer) as port:
         home(port).evaluate(inputs=INPUTS, suite=["gsm8k"], evaluate={"limit": 150, "in_flight": 24})
     assert servicer.most_running == 24

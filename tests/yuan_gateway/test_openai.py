@@ -154,6 +154,10 @@ def test_who_was_refused_stands_in_the_audit_log(stack: HttpStack) -> None:
     assert "distinctive" not in str(row)
 
 
+def _schema(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"schema": schema}}
+
+
 @pytest.mark.parametrize(
     ("values", "param"),
     [
@@ -187,6 +191,18 @@ def test_who_was_refused_stands_in_the_audit_log(stack: HttpStack) -> None:
         ({"best_of": 1, "n": 2}, "best_of"),
         ({"model": 5}, "model"),
         ({"stream": "yes"}, "stream"),
+        ({"use_beam_search": True, "best_of": 99}, "best_of"),
+        ({"use_beam_search": True, "n": 30}, "n"),
+        ({"prompt_logprobs": -1}, "prompt_logprobs"),
+        ({"echo": True, "logprobs": -1}, "logprobs"),
+        ({"structured_outputs": {}}, "structured_outputs"),
+        ({"structured_outputs": {"json_object": False}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": ""}}, "structured_outputs.regex"),
+        ({"structured_outputs": {"regex": "("}}, "structured_outputs"),
+        ({"structured_outputs": {"json": "{"}}, "structured_outputs"),
+        ({"structured_outputs": {"choice": [""]}}, "structured_outputs.choice"),
+        ({"response_format": _schema({"type": "no"})}, "response_format"),
+        ({"response_format": _schema({"enum": ["x" * 70000]})}, "response_format.json_schema"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         ({"no_such_field": 1}, "no_such_field"),
@@ -197,7 +213,26 @@ def test_a_wrong_value_is_refused_by_its_name(stack: HttpStack, values: dict[str
     reply = stack.ask("/v1/completions", {"model": "tiny", "prompt": "a", **values})
     assert (reply.status, reply.error["type"], reply.error["param"]) == (400, "invalid_request_error", param)
     assert "\n" not in reply.error["message"]
+    assert "sampling_params" not in reply.error["message"]
     assert stack.idle
+
+
+@pytest.mark.parametrize(
+    ("values", "param"),
+    [
+        ({"logprobs": True, "top_logprobs": 1000}, "top_logprobs"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"messages": [{"role": "user", "content": "q" * 10**6}]}, "messages"),
+        ({"response_format": _schema({"type": "no"})}, "response_format"),
+        ({"structured_outputs": {"regex": "("}, "stream": True}, "structured_outputs"),
+    ],
+)
+def test_a_wrong_value_of_a_chat_is_refused_by_its_name(stack: HttpStack, values: dict[str, Any], param: str) -> None:
+    messages = [{"role": "user", "content": "a"}]
+    reply = stack.ask("/v1/chat/completions", {"model": "tiny", "messages": messages, **values})
+    assert (reply.status, reply.error["type"], reply.error["param"]) == (400, "invalid_request_error", param)
+    assert reply.error["message"].startswith(f"{param}: ")
 
 
 @pytest.mark.parametrize(
@@ -231,7 +266,7 @@ def test_token_ids_and_text_go_both_ways(stack: HttpStack) -> None:
     assert reply["max_model_len"] == CONTEXT
     assert "<sep>" in reply["token_strs"]
     assert stack.ask("/detokenize", {"tokens": reply["tokens"]}).json == {"prompt": "compare<sep>你好"}
-    assert stack.ask("/detokenize", {"tokens": [10**6]}).status == 400
+    assert stack.ask("/detokenize", {"tokens": [10**6]}).error["param"] == "tokens"
 
 
 def test_a_client_without_a_tokenizer_learns_which_token_ends_a_document(stack: HttpStack) -> None:

@@ -75,7 +75,7 @@ def test_an_answer_ends_at_the_end_of_the_document_and_begins_behind_the_separat
         ({**question(), "ques_list": [{"ques": "a"}] * 2, "beam_width": 2}, "a beam search takes one question only"),
         (question(length_penalty="x"), "length_penalty must be a number"),
         (question(stop_token="x"), "stop_token must be an integer"),
-        (question(stop_token=10**6), "sampling_params.stop_token_ids: expected ids"),
+        (question(stop_token=10**6), "stop_token: expected ids"),
         (question(add_BOS=1), "add_BOS must be a boolean value"),
         (question(stop_on_eol="no"), "stop_on_eol must be a boolean value"),
         (question(stop_on_double_eol=1), "stop_on_double_eol must be a boolean value"),

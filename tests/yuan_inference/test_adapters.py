@@ -59,17 +59,19 @@ def test_requests_for_several_adapters_share_steps_and_have_their_merged_models_
             expected[name] = Asked(engine, prompt, max_tokens=20, ignore_eos=True).tokens
     assert len({tuple(tokens) for tokens in expected.values()}) == 3
     with Engine("tiny", loaded, EngineOptions(max_batch=6)) as engine:
-        for name in ("all", "up"):
-            engine.load_adapter(name, tmp_path / name)
+        engine.set_adapters({"all": tmp_path / "all"})
+        engine.set_adapters({"all": tmp_path / "all", "up": tmp_path / "up"})
         assert engine.adapters == ("all", "up")
         for _ in range(2):  # the second time from the prefix cache, which keeps them apart
             asked = {name: Asked(engine, prompt, max_tokens=20, ignore_eos=True, adapter=name) for name in models}
             assert {name: one.tokens for name, one in asked.items()} == expected
-        engine.load_adapter("up", tmp_path / "all")
+        engine.set_adapters({"all": tmp_path / "all", "up": tmp_path / "all"})
         assert Asked(engine, prompt, max_tokens=20, ignore_eos=True, adapter="up").tokens == expected["all"]
-        assert engine.unload_adapter("up")
+        engine.set_adapters({"all": tmp_path / "all"})
+        assert engine.adapters == ("all",)
         with pytest.raises(UnknownAdapter):
             Asked(engine, prompt, adapter="up")
+        assert Asked(engine, prompt, max_tokens=20, ignore_eos=True, adapter="all").tokens == expected["all"]
 
 
 def test_who_asks_while_an_adapter_is_replaced_has_the_new_one(
@@ -97,10 +99,11 @@ def test_what_is_no_adapter_of_the_model_is_refused(loaded: LoadedModel, tmp_pat
     make_adapter(tmp_path / "good", loaded, ["mlp.up_proj"], 2)
     with Engine("tiny", loaded) as engine:
         with pytest.raises(InputError, match="holds no LoRA adapter"):
-            engine.load_adapter("none", tmp_path)
+            engine.set_adapters({"none": tmp_path})
         save_file({"model.layers.9.mlp.up_proj.lora_a": torch.ones(3, 32)}, tmp_path / "good" / "adapter.safetensors")
         with pytest.raises(InputError, match="belongs to no matrix of this model"):
-            engine.load_adapter("other", tmp_path / "good")
+            engine.set_adapters({"other": tmp_path / "good"})
         save_file({"model.layers.0.mlp.up_proj.lora_a": torch.ones(3, 31)}, tmp_path / "good" / "adapter.safetensors")
         with pytest.raises(InputError, match=r"expected lora_b \[48, r\] and lora_a \[r, 32\]"):
-            engine.load_adapter("other", tmp_path / "good")
+            engine.set_adapters({"other": tmp_path / "good"})
+        assert engine.adapters == ()

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 import pytest
 import torch
 from tests.tiny_models import CONTEXT
-from tests.yuan_inference.engines import Asked, Gate
+from tests.yuan_inference.engines import Asked, Gate, wait_for
 
 from yuan_inference.engine import (
     Beam,
     Engine,
     EngineOptions,
     FinishReason,
+    QueueFull,
     Structure,
     StructureError,
     StructureKind,
@@ -236,6 +237,38 @@ def test_a_lower_priority_number_goes_first_and_tenants_take_turns(loaded: Loade
         for one in asked:
             assert one.done
     assert order == ["urgent", "many-1", "few", "many-2", "many-3"]
+
+
+def test_copies_of_one_request_hold_neither_other_tenants_nor_more_urgent_requests_up(loaded: LoadedModel) -> None:
+    order: list[str] = []
+    with Engine("tiny", loaded, EngineOptions(max_batch=1)) as engine:
+        gate = Gate(engine)
+        copies = Asked(engine, [5], "copies", n=6, tenant="many", on_end=order.append, max_tokens=1)
+        wait_for(lambda: len(gate.sizes) == 1)
+        others = [
+            Asked(engine, [5], name, priority=priority, tenant=tenant, on_end=order.append, max_tokens=1)
+            for name, priority, tenant in (("later", 0, "many"), ("few", 0, "few"), ("urgent", -1, "few"))
+        ]
+        gate.open()
+        assert all(one.done for one in (copies, *others))
+    assert order == ["urgent", "few", "copies", "later"]
+
+
+def test_a_request_waits_as_one_however_many_copies_it_asks_for(loaded: LoadedModel) -> None:
+    with Engine("tiny", loaded, EngineOptions(max_batch=2, max_waiting=3)) as engine:
+        gate = Gate(engine, steps=2)
+        copies = Asked(engine, [5], n=128, max_tokens=3, ignore_eos=True)
+        wait_for(lambda: len(gate.sizes) == 2)
+        assert (engine.load.running, engine.load.waiting) == (2, 1)
+        others = [Asked(engine, [5], n=64, max_tokens=3) for _ in range(2)]
+        with pytest.raises(QueueFull, match="3 requests wait"):
+            Asked(engine, [5])
+        engine.abort(others[0].request.id)
+        gate.open()
+        assert others[0].done.finish_reason is FinishReason.abort
+        assert len({output.index for output in copies if output.finish_reason is FinishReason.length}) == 128
+        assert others[1].done
+        assert engine.load.waiting == 0
 
 
 def test_requests_that_begin_alike_compute_the_beginning_once(loaded: LoadedModel) -> None:

@@ -218,6 +218,9 @@ def test_stop_strings_stop_tokens_and_ignored_ends_work_over_the_wire(tiny: Serv
             "sampling_params.structured_outputs.choice",
             "expected 1 to 1024 texts",
         ),
+        ({"structured_outputs": {}}, "sampling_params.structured_outputs", "expected one constraint"),
+        ({"structured_outputs": {"json_object": False}}, "sampling_params.structured_outputs", "expected one"),
+        ({"beam_width": 30}, "sampling_params.beam_width", "expected at most 16, as run at once here, found 30"),
         ({"stop_token_ids": [99999]}, "sampling_params.stop_token_ids", "expected ids from 0 to 359"),
     ],
 )
@@ -447,7 +450,7 @@ def test_a_model_lies_on_the_device_that_the_registry_gave_it(monkeypatch: pytes
         assert models._device_of(wanted) == place
 
 
-def slow(serving: Serving, request_id: str = "", seconds: float = 0.02) -> Any:
+def slow(serving: Serving, request_id: str = "", seconds: float = 0.2) -> Any:
     """Starts a stream whose model takes its time, and waits for its first message."""
 
     def step(runner: Any, chunks: Any) -> Any:
@@ -481,6 +484,8 @@ def test_abort_ends_a_request_by_its_id(tiny: Serving) -> None:
     with pytest.raises(RpcFailed, match="there is a request long already") as caught:
         tiny.generate(request_id="long")
     assert caught.value.code == grpc.StatusCode.ALREADY_EXISTS
+    # The one that has the id goes on.
+    assert [next(call).finish_reason for _ in range(4)] == [pb.FINISH_REASON_UNSPECIFIED] * 4
     reply = tiny.call("Abort", pb.AbortRequest(request_ids=["long", "nobody"]))
     assert list(reply.aborted) == ["long"]
     assert list(call)[-1].finish_reason == pb.FINISH_REASON_ABORT
@@ -552,7 +557,7 @@ def test_metrics_have_vllms_names_and_count(tiny: Serving, published: ClusterMan
     list(tiny.stream(max_tokens=5, ignore_eos=True))
     inference = published.cluster.services.inference
     assert inference is not None
-    page = urllib.request.urlopen(f"http://127.0.0.1:{inference.metrics_port}/metrics").read().decode()
+    page = urllib.request.urlopen(f"http://127.0.0.1:{inference.metrics_port}/metrics", timeout=60).read().decode()
     values = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in page.splitlines() if line[:1] != "#"}
     assert values['yuan_generation_tokens_total{model_name="tiny"}'] == 15
     assert values['yuan_request_success_total{finished_reason="length",model_name="tiny"}'] == 2

@@ -11,8 +11,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, inspect
 
+from yuan_cli.completion import complete_artifact, complete_job
 from yuan_events import InputError
 from yuan_jobs import migrations
 from yuan_jobs.database import upgrade
@@ -150,6 +151,31 @@ def new_url(request: pytest.FixtureRequest, url: str) -> str:
         return url
     server: postgresql.Server = request.getfixturevalue("postgresql_server")
     return server.url(server.new_database())
+
+
+def test_the_shell_completes_what_a_registry_has_and_makes_none(
+    registry: Registry, registry_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text(f"version: 1\ncluster:\n  home: {tmp_path}\n  registry: '{registry_url}'\n")
+    monkeypatch.setenv("YUAN_CLUSTER", str(file))
+    assert complete_artifact("tok") == []
+    publish(registry, "a")
+    publish(registry, "b")
+    assert complete_artifact("tok") == ["tokenizer/demo"]
+    assert complete_artifact("tokenizer/demo@") == ["tokenizer/demo@1", "tokenizer/demo@2"]
+    assert len(complete_job("demo")) == 2
+
+
+def test_the_shell_completes_nothing_where_there_is_no_table_and_makes_none(
+    new_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_engine(new_url).connect().close()
+    file = tmp_path / "cluster.yaml"
+    file.write_text(f"version: 1\ncluster:\n  home: {tmp_path}\n  registry: '{new_url}'\n")
+    monkeypatch.setenv("YUAN_CLUSTER", str(file))
+    assert complete_artifact("tok") == complete_job("demo") == []
+    assert inspect(create_engine(new_url)).get_table_names() == []
 
 
 def test_a_registry_of_a_newer_program_is_refused_in_one_line(url: str, tmp_path: Path) -> None:

@@ -6,8 +6,17 @@ import pytest
 from queue_toys import job, take, tokenizer, worker
 
 from yuan_jobs.claims import claim_queued, give_back
-from yuan_jobs.deployments import deploy, deployment, deployments, remove_deployment, set_deployment_state
+from yuan_jobs.deployments import (
+    begin_use,
+    deploy,
+    deployment,
+    deployments,
+    end_use,
+    remove_deployment,
+    set_deployment_state,
+)
 from yuan_jobs.reconciler import Reconciler, unsent
+from yuan_jobs.records import NewJob
 from yuan_jobs.registry import Registry
 from yuan_jobs.requests import JobRequest
 from yuan_jobs.slots import NoFreeDevices, release_deployment, take_for_deployment
@@ -119,3 +128,31 @@ def test_a_deployment_is_what_was_wanted_last(registry: Registry) -> None:
     assert not remove_deployment(registry, "chat")
     assert deployment(registry, "chat") is None
     take_for_deployment(registry, "other", 2, 2)
+
+
+def test_what_is_deployed_for_jobs_goes_with_the_last_that_is_active_unless_one_keeps_it(
+    registry: Registry,
+) -> None:
+    claims = [registry.claim(NewJob("evaluate", name, name, {}, {}, {})) for name in ("one", "two", "three", "dead")]
+    one, two, three, dead = (claim.job_id for claim in claims)
+
+    def begin(job_id: str, *, keep: bool = False) -> tuple[str, bool, list[str] | None]:
+        given = {"names": ("demo", "demo-v1", job_id), "serving": {"max_batch": 4}, "keep": keep}
+        record, is_new = begin_use(registry, "model/demo@1", job_id, **given)
+        return record.name, is_new, None if record.users is None else list(record.users)
+
+    deploy(registry, "demo", "model/other@1", {})
+    assert begin(one) == ("demo-v1", True, [one])
+    assert begin(one) == ("demo-v1", False, [one])  # its second attempt
+    begin(dead)
+    assert begin(two) == ("demo-v1", False, [one, dead, two])
+    registry.finish(claims[3], JobState.FAILED, reason="killed")
+    assert not end_use(registry, "demo-v1", one)
+    assert not end_use(registry, "demo-v1", one)
+    assert end_use(registry, "demo-v1", two)
+    assert [record.name for record in deployments(registry)] == ["demo"]
+    begin(one)
+    assert begin(three, keep=True) == ("demo-v1", False, None)
+    assert not end_use(registry, "demo-v1", one)
+    assert not end_use(registry, "demo", one)  # nobody's
+    assert {record.name: record.users for record in deployments(registry)} == {"demo": None, "demo-v1": None}

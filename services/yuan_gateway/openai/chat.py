@@ -12,7 +12,7 @@ from yuan_gateway.authentication import Asker, User
 from yuan_gateway.errors import Refused
 from yuan_gateway.openai.conversation import SEPARATOR, document_of
 from yuan_gateway.openai.logprobs import chat_logprobs
-from yuan_gateway.openai.sampling import FINISH_REASONS, sampling_params, usage_of
+from yuan_gateway.openai.sampling import FINISH_REASONS, names_in, sampling_params, usage_of
 from yuan_gateway.openai.schemas import ChatRequest
 from yuan_gateway.operations import gateway_of
 from yuan_gateway.streaming import ALSO_STREAMED, events_of, unless_gone
@@ -46,6 +46,10 @@ class _Chat:
 
     def __init__(self, request: Request, body: ChatRequest, user: User) -> None:
         _refuse_tools(body)
+        given_as = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+        request.state.names = {
+            **names_in(body), "prompt": "messages", "max_tokens": given_as, "logprobs": "top_logprobs"
+        }  # fmt: skip
         self._backend = gateway_of(request).backend
         self._token = user.token
         self._body = body

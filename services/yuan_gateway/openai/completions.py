@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request
 from yuan_gateway.authentication import Asker, User
 from yuan_gateway.errors import Refused
 from yuan_gateway.openai.logprobs import CompletionLogprobs
-from yuan_gateway.openai.sampling import FINISH_REASONS, sampling_params, usage_of
+from yuan_gateway.openai.sampling import FINISH_REASONS, names_in, sampling_params, usage_of
 from yuan_gateway.openai.schemas import CompletionRequest
 from yuan_gateway.operations import gateway_of
 from yuan_gateway.streaming import ALSO_STREAMED, events_of, merged, unless_gone
@@ -64,6 +64,9 @@ class _Completion:
     """One request on its way."""
 
     def __init__(self, request: Request, body: CompletionRequest, user: User) -> None:
+        request.state.names = names_in(body) | {"prompt_token_ids": "prompt"}
+        if body.prompt_logprobs is None:
+            request.state.names["prompt_logprobs"] = "logprobs"
         self._backend = gateway_of(request).backend
         self._token = user.token
         self._body = body

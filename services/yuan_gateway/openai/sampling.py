@@ -58,6 +58,19 @@ def sampling_params(body: Sampling, max_tokens: int) -> inference_pb2.SamplingPa
     return params
 
 
+def names_in(body: Sampling) -> dict[str, str]:
+    """Returns what a body calls those fields of `sampling_params` that have another name there."""
+    names: dict[str, str] = {}
+    if body.structured_outputs is None:
+        names |= {
+            "structured_outputs": "response_format",
+            "structured_outputs.json": "response_format.json_schema",
+            "structured_outputs.json_object": "response_format",
+        }
+    given = next((name for name in ("best_of", "n") if getattr(body, name) is not None), "use_beam_search")
+    return names | {"beam_width": given}
+
+
 def _structure(body: Sampling) -> inference_pb2.StructuredOutputs | None:
     wanted: dict[str, Any] = {}
     form = body.response_format
@@ -77,7 +90,7 @@ def _structure(body: Sampling) -> inference_pb2.StructuredOutputs | None:
             wanted["choice"] = inference_pb2.StructuredOutputs.Choice(choices=given.choice)
         if given.json_object:
             wanted["json_object"] = True
-    if len(wanted) > 1 or (given is not None and form is not None and form.type != "text"):
+    if (given is not None and len(wanted) != 1) or (given is not None and form is not None and form.type != "text"):
         raise Refused(
             "structured_outputs: expected one constraint, in response_format or here", param="structured_outputs"
         )

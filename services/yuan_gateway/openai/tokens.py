@@ -36,6 +36,7 @@ async def tokenize(request: Request, body: TokenizeRequest, asker: Asker) -> dic
 @router.post("/detokenize")
 async def detokenize(request: Request, body: DetokenizeRequest, asker: Asker) -> dict[str, Any]:
     """Returns the text of token ids."""
+    request.state.names = {"token_ids": "tokens"}
     message = inference_pb2.DetokenizeRequest(model=body.model, token_ids=body.tokens)
     answer = await gateway_of(request).backend.call("Detokenize", message, asker.token)
     return {"prompt": answer.text}

@@ -120,6 +120,11 @@ class Engine:
         """Tokens that one request may have in all."""
         return min(self.loaded.context, self._pool_tokens)
 
+    def widest_search(self, tokens: int) -> int:
+        """Returns how many beams of so many tokens each fit at once."""
+        blocks = self._scheduler.blocks
+        return min(self.options.max_batch, blocks.total // blocks_needed(tokens, blocks.tokens))
+
     @property
     def unfinished(self) -> int:
         """Requests that run or wait."""
@@ -128,7 +133,7 @@ class Engine:
 
     @property
     def _waiting(self) -> int:
-        return len(self._scheduler.waiting) + len(self._arrived)
+        return self._scheduler.waiting.requests + len(self._arrived)
 
     @property
     def used_blocks(self) -> int:
@@ -168,24 +173,10 @@ class Engine:
         """Names of the LoRA adapters that requests may ask for."""
         return self._adapters.names
 
-    def load_adapter(self, name: str, folder: Path) -> None:
-        """Reads a LoRA adapter and makes it known by a name; one of that name is replaced without losing a request.
-
-        Raises:
-            InputError: if it is none, or belongs to another model.
-            EngineStopped: if the engine has ended.
-        """
-        self.set_adapters({**self._adapters.folders, name: folder})
-
-    def unload_adapter(self, name: str) -> bool:
-        """Takes no more requests for an adapter, whose memory is free once its last request has ended."""
-        folders = dict(self._adapters.folders)
-        there = folders.pop(name, None) is not None
-        self.set_adapters(folders)
-        return there
-
     def set_adapters(self, folders: Mapping[str, Path]) -> None:
-        """Has these adapters and no others, by name; all of it or nothing. Those that are there already stay.
+        """Has these LoRA adapters and no others, by name; all of it or nothing. Those that are there already stay.
+
+        No request is lost: those that run go on with what they began with, whose memory is free after the last of them.
 
         Raises:
             InputError: if one is none, or belongs to another model.
@@ -247,13 +238,8 @@ class Engine:
         whole = len(request.prompt_ids) + sampling.max_tokens
         if not request.prompt_ids or whole > self.longest:
             raise ValueError(f"request {request.id} has no prompt or is longer than {self.longest} tokens")
-        if sampling.beam is not None:
-            fitting = min(
-                self.options.max_batch,
-                self._scheduler.blocks.total // blocks_needed(whole, self._scheduler.blocks.tokens),
-            )
-            if sampling.beam.width > fitting:
-                raise ValueError(f"a search of width {sampling.beam.width} does not fit; at most {fitting} here")
+        if sampling.beam is not None and sampling.beam.width > (fitting := self.widest_search(whole)):
+            raise ValueError(f"a search of width {sampling.beam.width} does not fit; at most {fitting} here")
         adapter = self._adapter_of(request) if request.adapter else -1
         matcher = None if sampling.structure is None else self._structures.matcher(sampling.structure)
         task = Task(request, deliver, next(self._numbers), wake)

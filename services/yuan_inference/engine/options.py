@@ -33,7 +33,7 @@ class EngineOptions:
         max_batch: sequences that run at once.
         kv_tokens: tokens that the cache holds over all requests; None: max_batch contexts, but no more than a quarter
             of the machine's memory holds.
-        max_waiting: requests that may wait.
+        max_waiting: requests that may wait; one is one, however many continuations it asks for.
         step_tokens: of prompts that one step computes at most.
         prefix_cache: blocks of texts are kept for later requests that begin alike.
         prompt_lookup: tokens a step that are guessed from the text before (speculative decoding, the same outputs); 0:
@@ -60,7 +60,7 @@ class EngineLoad:
 
     Attributes:
         running: sequences that are computed.
-        waiting: requests in the queue.
+        waiting: requests of which something is in the queue.
         max_running: the most that run at once.
         max_waiting: the most that may wait.
         used_blocks: blocks of the cache that requests hold; kept prefixes that nobody uses are free.

@@ -61,6 +61,8 @@ class Structure:
 class Beam:
     """Search for the likeliest continuation in place of drawing one.
 
+    Continuations are sequences of tokens, as in transformers and vLLM: two that are returned may spell the same text.
+
     Attributes:
         width: continuations followed at once; as many are returned as `Sampling.n` says, best first.
         length_penalty: a finished continuation counts as its log-probability / length ** length_penalty.

@@ -208,10 +208,9 @@ class Stepper:
         count = task.request.sampling.branches
         if task.in_step or count == 1 or len(task.branches) > 1 or task.request.sampling.max_tokens == 0:
             return
-        for index in range(count - 1, 0, -1):
-            branch = sequence.sibling(index)
-            task.branches.append(branch)
-            self._scheduler.waiting.put_back(branch)
+        copies = [sequence.sibling(index) for index in range(1, count)]
+        task.branches += copies
+        self._scheduler.waiting.add_copies(copies)
 
     # --- drawing ------------------------------------------------------------------------------------------------
 

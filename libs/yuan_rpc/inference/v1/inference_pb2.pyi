@@ -437,10 +437,12 @@ class LoadModelResponse(_message.Message):
     def __init__(self, info: _Optional[_Union[GetModelInfoResponse, _Mapping]] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class UnloadModelRequest(_message.Message):
-    __slots__ = ("model",)
+    __slots__ = ("model", "unless_deployed")
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    UNLESS_DEPLOYED_FIELD_NUMBER: _ClassVar[int]
     model: str
-    def __init__(self, model: _Optional[str] = ...) -> None: ...
+    unless_deployed: bool
+    def __init__(self, model: _Optional[str] = ..., unless_deployed: _Optional[bool] = ...) -> None: ...
 
 class UnloadModelResponse(_message.Message):
     __slots__ = ("artifact",)
