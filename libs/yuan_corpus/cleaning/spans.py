@@ -16,7 +16,8 @@ from yuan_corpus.cleaning.stage import Dropped
 _CUTS = {
     chinese: re.compile(rf"(?:{ends.pattern})[^\S\n]*\n*|\n+") for chinese, ends in SENTENCE_ENDS.items()
 }  # fmt: skip
-_SPACES = np.array([ord(space) for space in " \t\n\r\x0b\x0c\xa0\u2002\u2003\u2009\u3000"], np.uint32)
+_IS_SPACE = np.zeros(0x3002, bool)  # by code point; the last one stands for all that follow
+_IS_SPACE[[point for point in range(0x3001) if chr(point).isspace()]] = True
 _SMALLEST_TABLE = 1 << 16
 
 
@@ -43,9 +44,11 @@ class RepeatedSpans:
     def sign(self, text: str) -> Sentences:
         """Returns where the sentences are, and a hash of each run of them."""
         starts, ends = _sentences(text)
+        if len(starts) < self._size:
+            return Sentences(starts, ends, np.zeros(0, np.uint64))
         small = text.lower()
         points = code_points(small if len(small) == len(text) else text)
-        solid = ~np.isin(points, _SPACES)
+        solid = ~_IS_SPACE[np.minimum(points, len(_IS_SPACE) - 1)]
         before = np.concatenate([[0], np.cumsum(solid)])  # characters without spaces
         sums, inverses = prefix_sums(points[solid])
         first = before[starts]
