@@ -46,7 +46,7 @@ _to_tell: ContextVar[bool] = ContextVar("_to_tell", default=False)
 # A caller whose deadline is over says so by cancelling, and the server's clock of it is behind by what a call is under
 # way, and by how far gRPC has rounded the time up that it wrote into the call (`timeout_encoding.cc`: two to three
 # digits).
-_UNDER_WAY_S = 0.05
+_UNDER_WAY_S = 0.2
 _ROUNDED_UP = 0.011
 
 # Text, since these classes are generic in their type stubs alone.
