@@ -372,6 +372,16 @@ def test_more_than_the_machines_memory_is_refused_before_it_is_taken(tiny: Servi
     assert tiny.models.names == ["tiny"]
 
 
+@pytest.mark.parametrize("asked_for", [{"kv_tokens": 400_000}, {"max_batch": 20_000}], ids=["cache", "batch"])
+def test_more_than_is_free_is_refused_though_the_machine_has_it(
+    tiny: Serving, asked_for: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("yuan_inference.engine.options.free_bytes", lambda device: 50 << 20)
+    with pytest.raises(RpcFailed, match=r"would need 0\.\d GiB of memory, and 0\.0 GiB are free; choose less"):
+        tiny.load("tiny@1", name="huge", **asked_for)
+    assert tiny.models.names == ["tiny"]
+
+
 def test_a_model_that_cannot_be_loaded_is_refused_and_the_old_one_is_served_on(tiny: Serving) -> None:
     before = tiny.generate().text
     for artifact, code, problem in (
