@@ -84,8 +84,8 @@ def pool_size(loaded: LoadedModel, options: EngineOptions) -> PoolSize:
     """Returns how much the runner holds: one whole context at least, where kv_tokens says nothing else.
 
     Raises:
-        InputError: if the machine has not so much memory free. Asked for all the same, the system might give it, and end
-            the process once it is written to.
+        InputError: if the machine has not so much memory free. Asked for all the same, the system might give it, and
+            end the process once it is written to.
     """
     decoded = options.max_batch * (1 + options.prompt_lookup)
     size = PoolSize(
