@@ -1,10 +1,12 @@
 """InferenceService on a real port: text, errors with their statuses, models that come and go, nothing left held."""
 
 import asyncio
+import gc
 import shutil
 import threading
 import time
 import urllib.request
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -303,6 +305,29 @@ def test_a_new_version_is_swapped_in_and_requests_on_the_old_one_finish_on_it(ti
     assert tiny.generate(max_tokens=60, ignore_eos=True).text != whole
     assert first.text + "".join(part.text for part in running) == whole
     wait_for(lambda: tiny.idle and len(tiny.models.engines) == 1)
+
+
+def test_the_memory_of_a_model_that_is_served_no_more_is_free_once_its_last_request_has_ended(tiny: Serving) -> None:
+    call = slow(tiny)
+    engine = weakref.ref(tiny.models.get("tiny").engine)
+    gc.disable()  # nobody's luck
+    try:
+        tiny.call("UnloadModel", pb.UnloadModelRequest(model="tiny"))
+        assert list(call)[-1].finish_reason == pb.FINISH_REASON_LENGTH
+        del call
+        wait_for(lambda: engine() is None)
+    finally:
+        gc.enable()
+
+
+def test_what_is_still_deployed_is_not_unloaded_by_who_wants_it_unloaded_only_if_it_is_not(tiny: Serving) -> None:
+    request = pb.UnloadModelRequest(model="tiny", unless_deployed=True)
+    deploy(tiny.store.registry, "tiny", "model/tiny@1", {})
+    assert tiny.call("UnloadModel", request).artifact == "model/tiny@1"
+    assert tiny.models.names == ["tiny"]
+    remove_deployment(tiny.store.registry, "tiny")
+    tiny.call("UnloadModel", request)
+    assert tiny.models.names == []
 
 
 def test_loading_what_is_served_already_changes_nothing(tiny: Serving) -> None:

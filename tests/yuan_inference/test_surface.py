@@ -142,6 +142,8 @@ def test_several_continuations_come_with_their_numbers(stack: HttpStack) -> None
 
 
 def test_an_impossible_grammar_is_refused_by_its_field(stack: HttpStack) -> None:
+    with pytest.raises(RpcFailed, match=r"regex parse error: look-around.* is not supported"):
+        stack.call("Generate", asked(structured_outputs={"regex": "(?=a)b"}))
     with pytest.raises(RpcFailed) as caught:
         stack.call("Generate", asked(structured_outputs={"regex": "(["}))
     assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
