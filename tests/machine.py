@@ -29,7 +29,7 @@ def own_address() -> str:
 
 
 def wait_until(
-    condition: Callable[[], bool], seconds: float = 60.0, *, forgives: tuple[type[Exception], ...] = ()
+    condition: Callable[[], bool], seconds: float = 180.0, *, forgives: tuple[type[Exception], ...] = ()
 ) -> None:
     """Waits for what other processes are doing.
 

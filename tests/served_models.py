@@ -68,7 +68,7 @@ def server_process(service: str, file: Path, cluster: ClusterManifest) -> Iterat
         )
     try:
         with connect(service, cluster.cluster) as connection:
-            up = connection.wait_until_serving(120, give_up=lambda: process.poll() is not None)
+            up = connection.wait_until_serving(240, give_up=lambda: process.poll() is not None)
         assert up, log.read_text()
         yield process
     finally:

@@ -65,12 +65,12 @@ class SmallStack:
         process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
         try:
             with self.connect(service) as connection:
-                assert connection.wait_until_serving(60, give_up=lambda: process.poll() is not None)
+                assert connection.wait_until_serving(180, give_up=lambda: process.poll() is not None)
                 yield connection
         finally:
             process.terminate()
             try:
-                assert process.wait(30) == 0
+                assert process.wait(120) == 0
             finally:
                 process.kill()
 
@@ -87,7 +87,7 @@ class SmallStack:
 
     def _metrics(self, service: str) -> str:
         port = getattr(self.manifest.cluster.services, service).metrics_port
-        return urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+        return urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60).read().decode()
 
     def _publish(self) -> None:
         text = {"text": [str(self._text)]}

@@ -172,6 +172,8 @@ def _print_details(details: Details) -> None:
 def print_samples(name: str, cluster: Path | None, tokenizer: Path | None, wanted: Wanted, *, as_json: bool) -> int:
     """Prints documents, or packed samples."""
     with _opened(name, cluster, tokenizer) as view:
+        if not view.header().documents:
+            raise InputError(f"{name}: has no documents")
         shown = view.samples(wanted) if wanted.packed else view.documents(wanted)
         for number, one in enumerate(shown):
             if as_json:

@@ -604,7 +604,7 @@ def _csv_records(part: TextSlice, text: str, text_field: str) -> Iterator[str | 
         if names is None:
             names = row
             if text_field not in names:
-                found = ", ".join(names[:8])
+                found = ", ".join(names[:8]) or "none in its first record, which is empty"
                 yield TextError(f"{part.path}: has no column {text_field!r}; it has {found} (inputs.text_field)")
                 return
         elif row and len(row) != len(names):

@@ -1,10 +1,18 @@
 """Errors of this library: each is one line for a user that says what is wrong, where, and the mend."""
 
 from yuan_events import InputError
+from yuan_events.printing import escaped
 
 
 class CorpusError(InputError):
-    """Text, a tokenizer or a dataset that the user gave cannot be used."""
+    """Text, a tokenizer or a dataset that the user gave cannot be used.
+
+    Names of files, which its message has in it, may hold line ends, controls of terminals and bytes that are no UTF-8:
+    these are shown as escapes.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(escaped(message))
 
 
 class TextError(CorpusError):

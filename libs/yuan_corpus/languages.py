@@ -9,6 +9,10 @@ from typing import Any
 from yuan_corpus.sources import format_suffix
 
 CODE = "code"
+UNKNOWN = "unknown"
+_NO_LANGUAGE = "zxx"
+_LEAST_CONFIDENCE = 0.2
+"""Of a language that is not one of `_OFTEN`: of a few words, numbers and symbols py3langid guesses any at less."""
 _CODE_SUFFIXES = frozenset(
     f".{name}"
     for name in (
@@ -64,8 +68,13 @@ def code_share(text: str) -> float:
 
 
 def language_of(text: str, file_name: str = "") -> str:
-    """Returns a document's language: an ISO 639 code, or `code`, by its lines or the suffix of its file."""
-    return CODE if format_suffix(file_name) in _CODE_SUFFIXES else or_code(classify(text[:_SAMPLE])[0], text)
+    """Returns a document's language: an ISO 639 code; `code`, by its lines or its file's suffix; or `unknown`."""
+    if format_suffix(file_name) in _CODE_SUFFIXES:
+        return CODE
+    language, confidence = classify(text[:_SAMPLE])
+    if (language := or_code(language, text)) in (CODE, *_OFTEN):
+        return language
+    return UNKNOWN if language == _NO_LANGUAGE or confidence < _LEAST_CONFIDENCE else language
 
 
 def or_code(language: str, text: str) -> str:

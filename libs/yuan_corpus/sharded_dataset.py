@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from yuan_corpus.errors import IndexedDatasetError
 from yuan_corpus.indexed_dataset import IndexedDataset
+from yuan_corpus.statistics import STATISTICS_FILE_NAME, DatasetStatistics
 
 
 class ShardedDataset:
@@ -81,7 +82,13 @@ def open_dataset(path: Path | str) -> ShardedDataset:
     path = Path(path)
     if not path.is_dir():
         return ShardedDataset([IndexedDataset(path)])
-    prefixes = sorted(file.with_suffix("") for file in path.glob("*.idx"))
-    if not prefixes:
+    # A pair of which one is missing is told when it is opened, not passed over.
+    prefixes = sorted({file.with_suffix("") for end in ("idx", "bin") for file in path.glob(f"*.{end}")})
+    if not any(prefix.with_name(prefix.name + ".idx").exists() for prefix in prefixes):
         raise IndexedDatasetError(f"{path}: no .bin/.idx pair in this folder; it is not a dataset")
+    if (path / STATISTICS_FILE_NAME).exists():
+        names = {prefix.name for prefix in prefixes}
+        lost = [shard.name for shard in DatasetStatistics.read(path).shards if shard.name not in names]
+        if lost:
+            raise IndexedDatasetError(f"{path}: {lost[0]}.bin and .idx are missing of this dataset; copy all of it")
     return ShardedDataset([IndexedDataset(prefix.with_name(prefix.name + ".idx")) for prefix in prefixes])

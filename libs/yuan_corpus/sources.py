@@ -232,7 +232,8 @@ def decompressed(raw: IO[bytes], compression: str) -> Iterator[bytes]:
     machine: Any = None
     position = 0
     while chunk := raw.read(size):
-        rest = chunk
+        # The same zeros, where they begin with a chunk or fill it.
+        rest = chunk.lstrip(b"\0") if compression == "gz" and machine is None and position else chunk
         while rest:
             machine = machine or begin()
             try:

@@ -7,8 +7,9 @@ import glob
 import os
 import re
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from yuan_corpus.errors import TextError
@@ -61,21 +62,12 @@ def matches_here(pattern: str) -> bool:
     """Tells whether a pattern that is no URL finds a file on this machine; looks no further than the first."""
     path = _absolute(pattern)
     try:
-        if Path(path).is_dir():
-            return any(
-                not name.startswith(".") and Path(parent, name).is_file()
-                for parent, _, names in _walk_visible(path)
-                for name in names
-            )
-        return any(Path(name).is_file() for name in glob.iglob(path, recursive=True)) or Path(path).is_file()  # noqa: PTH207
+        if Path(path).is_file():
+            return True
+        found = _paths_below(path) if Path(path).is_dir() else _glob(path, hidden=_names_hidden(path))
+        return any(Path(name).is_file() for name in found)
     except OSError:
         return False
-
-
-def _walk_visible(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield parent, folders, names
 
 
 def _expand(pattern: str, exclusions: "_Exclusions") -> tuple[list[str], bool]:
@@ -89,12 +81,10 @@ def _expand(pattern: str, exclusions: "_Exclusions") -> tuple[list[str], bool]:
             return _files_below(path, exclusions)
     except OSError as error:
         raise TextError(f"text {pattern}: cannot be looked at ({error.strerror})") from None
-    # A pattern that names hidden things itself means them.
-    hidden = any(part.startswith(".") for part in Path(path).parts)
     root = os.fspath(_static_folder(Path(path)))
     found: list[str] = []
     left_out = False
-    for name in glob.iglob(path, recursive=True, include_hidden=hidden):  # noqa: PTH207
+    for name in _glob(path, hidden=_names_hidden(path)):
         if exclusions.match(name, root):
             left_out = True
         elif Path(name).is_file():
@@ -133,25 +123,69 @@ def _files_below(folder: str, exclusions: "_Exclusions") -> tuple[list[str], boo
     """Returns the files below a folder; folders that are left out are not even looked into."""
     left_out = False
 
-    def names_of(parent: str, names: list[str]) -> Iterator[str]:
+    def stays(path: str) -> bool:
         nonlocal left_out
-        for name in names:
-            if name.startswith("."):
-                continue
-            if exclusions.match(os.path.join(parent, name), folder):  # noqa: PTH118
-                left_out = True
-            else:
-                yield name
+        excluded = exclusions.match(path, folder)
+        left_out = left_out or excluded
+        return not excluded
+
+    found = [path for path in _paths_below(folder, stays=stays) if stays(path) and os.path.isfile(path)]  # noqa: PTH113
+    return found, left_out
+
+
+def _paths_below(folder: str, *, hidden: bool = False, stays: Callable[[str], bool] = lambda _: True) -> Iterator[str]:
+    """Yields the paths of all that is below a folder and is none itself; what `stays` refuses is not entered.
+
+    Links to folders are followed, each folder is entered once: by its own name if it is below this one itself.
+
+    Raises:
+        TextError: if a folder cannot be read.
+    """
 
     def refuse(error: OSError) -> None:
         raise TextError(f"{error.filename}: this folder cannot be read ({error.strerror})")
 
-    found: list[str] = []
-    for parent, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = names_of(parent, folders)
-        paths = (os.path.join(parent, name) for name in names_of(parent, names))  # noqa: PTH118
-        found.extend(path for path in paths if os.path.isfile(path))  # noqa: PTH113
-    return found, left_out
+    entered: set[tuple[int, int]] = set()
+    waiting = [folder]
+    while waiting:
+        links: list[str] = []
+        for top in waiting:
+            for parent, folders, names in os.walk(top, onerror=refuse):
+                about = os.stat(parent)  # noqa: PTH116
+                if (about.st_dev, about.st_ino) in entered:
+                    folders.clear()
+                    continue
+                entered.add((about.st_dev, about.st_ino))
+                join = partial(os.path.join, parent)
+                kept = [name for name in sorted(folders) if hidden or not name.startswith(".")]
+                kept = [name for name in kept if stays(join(name))]
+                linked = {name for name in kept if os.path.islink(join(name))}  # noqa: PTH114
+                links += [join(name) for name in kept if name in linked]
+                folders[:] = [name for name in kept if name not in linked]
+                yield from (join(name) for name in names if hidden or not name.startswith("."))
+        waiting = links
+
+
+def _glob(path: str, *, hidden: bool) -> Iterator[str]:
+    """Yields what a pattern matches; below `**` files alone, and no folder twice however links go round."""
+    parts = Path(path).parts
+    if "**" not in parts:
+        yield from glob.iglob(path, include_hidden=hidden)  # noqa: PTH207
+        return
+    first = parts.index("**")
+    rest = "/".join(part if part == "**" else re.sub(r"\*\*+", "*", part) for part in parts[first:])
+    expression = re.compile(_glob_expression(rest), re.DOTALL)
+    top = os.fspath(Path(*parts[:first]))
+    folders = [top] if Path(top).is_dir() else glob.iglob(top, include_hidden=hidden)  # noqa: PTH207
+    for folder in folders:
+        if os.path.isdir(folder):  # noqa: PTH112
+            skip = len(folder.rstrip("/")) + 1
+            yield from (name for name in _paths_below(folder, hidden=hidden) if expression.fullmatch(name[skip:]))
+
+
+def _names_hidden(path: str) -> bool:
+    """Tells whether a pattern names hidden things itself, and so means them."""
+    return any(part.startswith(".") for part in Path(path).parts)
 
 
 def _static_folder(path: Path) -> Path:

@@ -428,6 +428,7 @@ class _Making:
 
     def __init__(self, shard: Shard, cutting: Cutting, folder: Path, shared_report: CleaningReport | None) -> None:
         self.shard = shard
+        self._cutting = cutting
         self._dtype = cutting.dtype
         self._prefix = folder / shard.name
         self._writer: IndexedDatasetWriter | None = None
@@ -442,7 +443,7 @@ class _Making:
     def add(self, text: EncodedText) -> None:
         """Appends documents."""
         if self._cleaned:
-            text = _admitted(text, self._report)
+            text = _admitted(text, self._report, self._cutting)
         self.documents_added, self.tokens_added = len(text.lengths), len(text.ids)
         self._skipped.add(text.skipped)
         if not len(text.lengths):
@@ -478,17 +479,45 @@ class _Making:
             self._writer.discard()
 
 
-def _admitted(text: EncodedText, report: CleaningReport) -> EncodedText:
+def _admitted(text: EncodedText, report: CleaningReport, how: Cutting) -> EncodedText:
     """Returns the documents that stay, once those before them are known."""
     for number, seconds in enumerate(text.seconds):
         report.seconds[number] += seconds
+    verdicts = [(report.judge(trace), not _dropped_before(trace)) for trace in text.traces]
     # A trace of a document that a worker dropped stands for no tokens.
-    verdicts = [(report.take(trace), trace) for trace in text.traces]
-    kept = np.array([stays for stays, trace in verdicts if not _dropped_before(trace)], bool)
-    if kept.all():
+    kept = np.array([verdict.stays and verdict.text is None for verdict, made in verdicts if made], bool)
+    changed = [verdict.text for verdict, _ in verdicts if verdict.text is not None]
+    if kept.all() and not changed:
         return text
     ids = text.ids[np.repeat(kept, text.lengths)]
-    return replace(text, ids=ids, lengths=text.lengths[kept], document_bytes=text.document_bytes[kept])
+    text = replace(text, ids=ids, lengths=text.lengths[kept], document_bytes=text.document_bytes[kept])
+    if not changed:
+        return text
+    encoded = how.tokenizer.encode_documents(changed, how.special_strings)
+    anew = np.array([verdict.text is not None for verdict, _ in verdicts if verdict.stays], bool)
+    return replace(
+        text,
+        ids=_merged(anew, text.ids, text.lengths, encoded.ids.astype(how.dtype, copy=False), encoded.lengths),
+        lengths=_merged(anew, text.lengths, None, encoded.lengths, None),
+        document_bytes=_merged(anew, text.document_bytes, None, encoded.sizes, None),
+    )
+
+
+def _merged(
+    second: npt.NDArray[np.bool_],
+    one: npt.NDArray[Any],
+    one_lengths: npt.NDArray[np.int32] | None,
+    other: npt.NDArray[Any],
+    other_lengths: npt.NDArray[np.int32] | None,
+) -> npt.NDArray[Any]:
+    """Returns the items of two arrays in one: `second` tells of each whether it is of the other; None: of length 1."""
+    lengths = np.ones(len(second), np.int64)
+    if one_lengths is not None and other_lengths is not None:
+        lengths[~second], lengths[second] = one_lengths, other_lengths
+    of_other = np.repeat(second, lengths)
+    merged = np.empty(len(of_other), one.dtype)
+    merged[~of_other], merged[of_other] = one, other
+    return merged
 
 
 def _dropped_before(trace: Trace) -> bool:

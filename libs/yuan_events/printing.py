@@ -4,11 +4,21 @@ A model's, or a file's name, may hold any character, and some of them steer term
 """
 
 _CONTROLS = {code: None for code in (*range(32), 127, *range(128, 160)) if chr(code) not in "\n\t"}
+# How Python writes them; of a byte that is no UTF-8 in a file's name the byte (PEP 383).
+_ESCAPES = {
+    **{code: repr(chr(code))[1:-1] for code in (*range(32), 127, *range(128, 160), *range(0xD800, 0xE000))},
+    **{0xDC00 + byte: f"\\x{byte:02x}" for byte in range(128, 256)},
+}
 
 
 def without_controls(text: str) -> str:
     """Returns a text without the characters that move a terminal's cursor or change its state."""
     return text.translate(_CONTROLS)
+
+
+def escaped(text: str) -> str:
+    """Returns a text in one line that can be printed and written: what cannot is an escape, as of a line end."""
+    return text if text.isprintable() else text.translate(_ESCAPES)
 
 
 def counted(count: int, noun: str) -> str:

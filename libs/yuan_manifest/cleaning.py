@@ -104,6 +104,13 @@ class NearDuplicatesOptions(StageOptions):
 
 
 @dataclass
+class RepeatedSpansOptions(StageOptions):
+    """sentences: of a run; all but the first of equal runs are removed."""
+
+    sentences: int = 3
+
+
+@dataclass
 class WordsOptions(StageOptions):
     """words, files (one word a line): a document with more than max_hits of them is dropped."""
 
@@ -156,6 +163,7 @@ STAGE_OPTIONS: dict[str, type[StageOptions]] = {
     "language": LanguageOptions,
     "exact_duplicates": ExactDuplicatesOptions,
     "near_duplicates": NearDuplicatesOptions,
+    "repeated_spans": RepeatedSpansOptions,
     "words": WordsOptions,
     "pii": PiiOptions,
     "python_compiles": PythonCompilesOptions,
@@ -212,6 +220,10 @@ def _near_duplicates(options: NearDuplicatesOptions) -> Iterator[Problem]:
     yield from rules.seed(options, rules.LARGEST_SHUFFLE_SEED)
 
 
+def _repeated_spans(options: RepeatedSpansOptions) -> Iterator[Problem]:
+    yield from rules.at_least(options, 1, "sentences")
+
+
 def _words(options: WordsOptions) -> Iterator[Problem]:
     if not options.words and not options.files:
         yield "words", "no word is listed; give words or files"
@@ -235,6 +247,7 @@ _RULES: dict[type, Callable[[Any], Iterator[Problem]]] = {
     GopherQualityOptions: _gopher_quality,
     LanguageOptions: _language,
     NearDuplicatesOptions: _near_duplicates,
+    RepeatedSpansOptions: _repeated_spans,
     WordsOptions: _words,
     PiiOptions: _pii,
     DecontaminationOptions: _decontamination,

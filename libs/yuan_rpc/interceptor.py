@@ -43,6 +43,12 @@ _LOGGER = logging.getLogger("yuan_rpc.server")
 _to_tell: ContextVar[bool] = ContextVar("_to_tell", default=False)
 """Whether the call that is being handled got past token and role and has not been told to the audit log yet."""
 
+# A caller whose deadline is over says so by cancelling, and the server's clock of it is behind by what a call is under
+# way, and by how far gRPC has rounded the time up that it wrote into the call (`timeout_encoding.cc`: two to three
+# digits).
+_UNDER_WAY_S = 0.05
+_ROUNDED_UP = 0.011
+
 # Text, since these classes are generic in their type stubs alone.
 _Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -175,6 +181,7 @@ class CallGuard(aio.ServerInterceptor):
         outcome: CallOutcome,
     ) -> Any:
         context.set_trailing_metadata(((VERSION_KEY, VERSION), (TIME_KEY, f"{time.time():.3f}")))
+        allowed = cast("float | None", context.time_remaining())
         try:
             await self._admit(method, context)
             if self._draining.is_set() and not method.startswith(HEALTH):
@@ -194,7 +201,7 @@ class CallGuard(aio.ServerInterceptor):
         except asyncio.CancelledError:
             # By the client or by its deadline; the handler's own `finally` has run.
             left = cast("float | None", context.time_remaining())
-            late = left is not None and left <= 0
+            late = left is not None and left <= max(_UNDER_WAY_S, _ROUNDED_UP * (allowed or 0.0))
             outcome.code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
             await self._tell_change(method, context, outcome.code, request)
             raise

@@ -12,6 +12,8 @@ import pytest
 
 from .conftest import User
 
+STEPS = 70  # far from their end when a signal is sent, however busy the machine is
+
 
 def metrics_of(user: User) -> dict[int, float]:
     """Returns the training losses of the user's model by step."""
@@ -22,7 +24,7 @@ def metrics_of(user: User) -> dict[int, float]:
 
 def wait_for_step(user: User, step: int) -> None:
     """Waits until the user's run has trained so many steps."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         for path in user.home.glob("runs/small-pretrain*/metrics.jsonl"):
             if any(json.loads(line)["step"] >= step for line in path.read_text().splitlines(keepends=True)[:-1]):
@@ -56,7 +58,7 @@ def test_a_pipeline_goes_from_text_to_answers_and_is_not_done_twice(seasoned_use
 def test_ctrl_c_stops_at_once_and_the_next_run_has_the_losses_of_an_undisturbed_one(user: User) -> None:
     user.does("run", "tokenizer.yaml")
     user.does("run", "tokenize.yaml")
-    run = user.starts("run", "pretrain.yaml", "train.steps=40")
+    run = user.starts("run", "pretrain.yaml", f"train.steps={STEPS}")
     wait_for_step(user, 7)
     # A terminal sends the signal to the whole foreground group, ranks included.
     os.killpg(run.pid, signal.SIGINT)
@@ -64,38 +66,40 @@ def test_ctrl_c_stops_at_once_and_the_next_run_has_the_losses_of_an_undisturbed_
     assert run.returncode == 130, output + errors
     assert "Traceback" not in output + errors
     assert not user.processes()
-    resumed = user.does("run", "pretrain.yaml", "train.steps=40")
+    resumed = user.does("run", "pretrain.yaml", f"train.steps={STEPS}")
     assert "continues after step" in resumed
     interrupted = metrics_of(user)
-    user.does("run", "pretrain.yaml", "train.steps=40", "--force")
-    assert list(interrupted) == list(range(1, 41))
+    user.does("run", "pretrain.yaml", f"train.steps={STEPS}", "--force")
+    assert list(interrupted) == list(range(1, STEPS + 1))
     assert interrupted == metrics_of(user)
 
 
 def test_after_kill_9_the_run_resumes_also_with_other_stages(user: User) -> None:
     user.does("run", "tokenizer.yaml")
     user.does("run", "tokenize.yaml")
-    run = user.starts("run", "pretrain.yaml", "train.steps=40")
+    run = user.starts("run", "pretrain.yaml", f"train.steps={STEPS}")
     wait_for_step(user, 7)
     run.kill()
     run.communicate()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while user.processes() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not user.processes(), "services and ranks end with the command that started them"
-    resumed = user.does("run", "pretrain.yaml", "train.steps=40", "topology.parallel.stages=[3,1]")
-    assert re.search(r"continues after step \d*[05] of 40", resumed), resumed
+    resumed = user.does("run", "pretrain.yaml", f"train.steps={STEPS}", "topology.parallel.stages=[3,1]")
+    assert re.search(rf"continues after step \d*[05] of {STEPS}", resumed), resumed
     disturbed = metrics_of(user)
-    user.does("run", "pretrain.yaml", "train.steps=40", "--force")
+    user.does("run", "pretrain.yaml", f"train.steps={STEPS}", "--force")
     assert list(disturbed.values()) == pytest.approx(list(metrics_of(user).values()), abs=1e-4)
 
 
 def test_a_second_run_in_the_same_home_is_refused_and_the_first_is_not_disturbed(user: User) -> None:
     user.does("run", "tokenizer.yaml")
     user.does("run", "tokenize.yaml")
-    first = user.starts("run", "pretrain.yaml", "train.steps=40")
+    first = user.starts("run", "pretrain.yaml", f"train.steps={STEPS}")
     wait_for_step(user, 2)
+    os.killpg(first.pid, signal.SIGSTOP)  # so that it does not end before the second has looked
     line = user.is_refused("run", "tokenizer.yaml")
+    os.killpg(first.pid, signal.SIGCONT)
     assert "YUAN_HOME" in line
     assert str(user.home) in line
     output, errors = first.communicate(timeout=200)

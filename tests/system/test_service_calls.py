@@ -35,7 +35,7 @@ class Stack:
 
     def calls(self, method: str) -> int:
         """Returns how often a method of the data service was answered."""
-        page = urlopen(f"http://127.0.0.1:{self.metrics}/metrics").read().decode()
+        page = urlopen(f"http://127.0.0.1:{self.metrics}/metrics", timeout=60).read().decode()
         pattern = rf'^yuan_rpc_handled_total{{grpc_code="OK",grpc_method="{method}",.*}} (\S+)$'
         return sum(int(float(count)) for count in re.findall(pattern, page, re.MULTILINE))
 

@@ -27,8 +27,8 @@ SERVICES = ("data", "trainer", "converter", "inference")
 class JobStack(Toys):
     """Toys with a cluster manifest, a broker and the processes that a test starts."""
 
-    def __init__(self, folder: Path, registry: str | None = None, lease_seconds: int = 3) -> None:
-        """Args: registry: its URL; None: SQLite in the home. lease_seconds: of its workers."""
+    def __init__(self, folder: Path, registry: str | None = None, lease_seconds: int = 8) -> None:
+        """Args: registry: its URL; None: SQLite in the home. lease_seconds: of which a busy machine takes some."""
         super().__init__(folder)
         self._cluster = {"lease_seconds": lease_seconds} | ({} if registry is None else {"registry": registry})
         self.home.mkdir()

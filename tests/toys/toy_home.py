@@ -20,7 +20,7 @@ from yuan_jobs.home import Home
 from yuan_manifest import load_cluster, load_job, resolve_topology
 
 SERVICES = Path(__file__).parent / "toy_services"
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 
 MANIFESTS = {
     "tokenizer.yaml": "kind: tokenizer\nname: first\ninputs: {text: [a.txt]}\noutputs: {tokenizer: demo}\n",
@@ -108,6 +108,10 @@ class Toys:
     def hold(self, name: str) -> None:
         """Makes the job of that name work until it is released."""
         (self.control / f"{name}.hold").touch()
+
+    def is_held(self, name: str) -> bool:
+        """Says whether a job of that name works until it is released."""
+        return (self.control / f"{name}.hold").exists()
 
     def release(self, name: str) -> None:
         """Lets a held job end."""

@@ -3,6 +3,7 @@
 import json
 import sysconfig
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,17 @@ def tokenizer(tokenizer_folder: Path) -> Tokenizer:
 
 @pytest.fixture
 def processes_left() -> Callable[[], list[str]]:
-    """The command lines of this process's children, without Python's own resource tracker, which stays by design."""
+    """The command lines of this process's children, without those that another test's fixture keeps.
+
+    Python's own resource tracker stays by design.
+    """
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
 
     def look() -> list[str]:
-        lines = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+        lines: list[str] = []
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # it ends just now
+                lines += [] if child.pid in before else [" ".join(child.cmdline())]
         return [line for line in lines if "resource_tracker" not in line]
 
     return look

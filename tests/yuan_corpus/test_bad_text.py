@@ -187,3 +187,19 @@ def test_memory_does_not_grow_with_the_text(tmp_path: Path, tokenizer_folder: Pa
     # What is left to grow are 20 bytes a document of the shard that is being written.
     assert peaks[1] - peaks[0] < 150
     assert len(open_dataset(tmp_path / "out-160")) == 20_000 * 160
+
+
+def test_a_files_name_of_any_bytes_is_told_in_one_line(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    names = [b"bad\xff.txt", b"new\nline.txt", b"\x1b[31mred.txt"]
+    for name in names:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(b"fine\nb\0d\n")
+    output = tmp_path / "out"
+    output.mkdir()
+    files = find_text_files([f"{tmp_path}/*.txt"])
+    skipped = SkipLog()
+    tokenize_corpus(files, tokenizer, output, reading=Reading(skip_broken=True), skipped=skipped)
+
+    assert sorted(place.partition(": ")[0].rpartition("/")[2] for place in skipped.first) == [
+        r"\x1b[31mred.txt", r"bad\xff.txt", r"new\nline.txt",
+    ]  # fmt: skip
+    assert all(place.isprintable() for place in skipped.first)

@@ -17,6 +17,7 @@ from yuan_corpus.cleaning import Dropped, Stage, StageSpec, build_stages
 from yuan_corpus.cleaning.pipeline import STAGES, Cleaner, CleaningReport, stage_class
 from yuan_corpus.cleaning.private_numbers import is_chinese_id
 from yuan_corpus.documents import SkipLog
+from yuan_corpus.languages import language_of
 from yuan_corpus.tokenization import SLICE_BYTES
 from yuan_manifest.cleaning import STAGE_OPTIONS
 
@@ -101,6 +102,10 @@ def test_languages_are_told_apart() -> None:
     code = "def f(x):\n    y = g(x, 1)\n    return {y: x}\n\n\nfor i in range(3):\n    print(f(i))\n"
     assert clean(code, "language", keep=["zh"]) == Dropped("language code")
     assert clean(code, "language", keep=["zh", "code"]) == code
+    texts = (code, CHINESE, ENGLISH, "1+1=2", "ok")
+    assert [language_of(text) for text in texts] == ["code", "zh", "en", "unknown", "unknown"]
+    solution = "x = 3\ny = x + 4\nx + y = 10\n所以答案是十，因为三加七等于十。\n"
+    assert language_of(solution) == "zh"
     with pytest.raises(CorpusError, match=r"cleaning\[0\]\.keep: py3langid knows no language 'xx'"):
         stage("language", keep=["xx"])
 
@@ -212,7 +217,8 @@ def test_paragraphs_are_parted_by_any_number_of_empty_lines(gap: str) -> None:
         ("+1234567 points, +100 000 000, 13812345678 * 2", "+1234567 points, +100 000 000, 13812345678 * 2"),
         ("978-7-111-12345-6 0101 1010 0110 1111 1999–2005", "978-7-111-12345-6 0101 1010 0110 1111 1999–2005"),
         ("version 1.2.3.4, 版本：1.2.3.4", "version 1.2.3.4, 版本：1.2.3.4"),
-        ("## 1.2.3.4 概述", "## 1.2.3.4 概述"),
+        ("## 1.2.3.4 概述, ECMA 15.5.4.11, x>=7.43.0.5", "## 1.2.3.4 概述, ECMA 15.5.4.11, x>=7.43.0.5"),
+        ("我的IP是1.2.3.4, ping 1.2.3.4, 1.2.3.4:80, 114.114.114.9", "我的IP是<IP>, ping <IP>, <IP>:80, <IP>"),
     ],
 )
 def test_personal_data_are_masked_and_other_numbers_stay(text: str, masked: str) -> None:
@@ -419,8 +425,8 @@ def test_a_stage_of_the_users_own_is_named_by_module_and_class(tmp_path: Path, m
 
 
 SPECS = [
-    StageSpec("unicode"), StageSpec("exact_duplicates"), StageSpec("length", {"min_characters": 20}),
-    StageSpec("near_duplicates"), StageSpec("pii"),
+    StageSpec("unicode"), StageSpec("exact_duplicates"), StageSpec("repeated_spans"),
+    StageSpec("length", {"min_characters": 20}), StageSpec("near_duplicates"), StageSpec("pii"),
 ]  # fmt: skip
 
 
@@ -442,10 +448,87 @@ def test_a_cleaned_dataset_is_the_same_bytes_whatever_the_number_of_workers(
 
     assert outputs[0] == outputs[1]
     stages = json.loads(outputs[0]["cleaning.json"])["stages"]
-    assert [entry["dropped"] for entry in stages] == [0, 2, 1, 0, 0]
+    assert [entry["dropped"] for entry in stages] == [0, 2, 0, 1, 0, 0]
+    assert stages[2]["changed"] > 0
 
 
 def test_cleaning_that_leaves_nothing_is_said(tmp_path: Path, source_files: list[Path], tokenizer: Tokenizer) -> None:
     spec = StageSpec("length", {"min_characters": 10**8})
     with pytest.raises(TextError, match="cleaning dropped all 7, 7 of them in stage length"):
         tokenize_corpus(source_files, tokenizer, tmp_path, cleaning=[spec])
+
+
+OWN_STAGES = """
+class Nothing:
+    def clean(self, text):
+        return None
+
+class Exits:
+    def clean(self, text):
+        raise SystemExit(3)
+
+class Empties:
+    def clean(self, text):
+        return " " if "a" in text else text
+
+class Admits:
+    def sign(self, text):
+        return text
+
+    def admit(self, signature, number):
+        return "no"
+"""
+
+
+def test_what_a_stage_of_the_users_own_does_wrong_is_said_with_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wrong_stages.py").write_text(OWN_STAGES)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, problem in (
+        ("Nothing", r"\.clean returned NoneType, not text or Dropped\(reason\)"),
+        ("Exits", " failed with SystemExit: 3"),
+        ("Admits", r"\.admit returned str, not None or Dropped\(reason\)"),
+    ):
+        specs = [StageSpec(f"wrong_stages:{name}")]
+        with pytest.raises(CorpusError, match=rf"cleaning\[0\]\.stage: wrong_stages:{name}{problem}"):
+            CleaningReport(specs).take(Cleaner(specs).clean("some text")[1])
+
+
+def test_a_document_that_a_stage_leaves_empty_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "wrong_stages_too.py").write_text(OWN_STAGES)
+    monkeypatch.syspath_prepend(tmp_path)
+    specs = [StageSpec("wrong_stages_too:Empties"), StageSpec("unicode")]
+    cleaner, report = Cleaner(specs), CleaningReport(specs)
+    kept = [text for document in ("a", "b", "\u200b") if (text := cleaner.clean(document)[0]) is not None]
+    for document in ("a", "b", "\u200b"):
+        report.take(cleaner.clean(document)[1])
+
+    assert kept == ["b"]
+    assert [counts["reasons"] for counts in report.table_of_stages()] == [{"nothing is left": 1}] * 2
+
+
+def test_a_document_that_lost_sentences_goes_through_the_later_stages_anew(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    same = [f"The sentence with number {number} stood before." for number in range(5)]
+    new = ["This one is new."]
+    documents = [same, [*same, *new], new, [*new, *same[:2]], [*same[:3], *["Short."]]]
+    (tmp_path / "a.txt").write_text("".join(" ".join(sentences) + "\n" for sentences in documents))
+    specs = [
+        StageSpec("repeated_spans"), StageSpec("length", {"min_characters": 10, "max_characters": 230}),
+        StageSpec("exact_duplicates"),
+    ]  # fmt: skip
+    output = tmp_path / "out"
+    output.mkdir()
+    tokenize_corpus([tmp_path / "a.txt"], tokenizer, output, cleaning=specs)
+    dataset = open_dataset(output)
+    stages = json.loads((output / "cleaning.json").read_text())["stages"]
+
+    # The second was too long as it was read, and is now what the third is; the last has too little left.
+    left = [" ".join(same), new[0], " ".join(documents[3])]
+    assert [tokenizer.decode(dataset[number].tolist()) for number in range(len(dataset))] == [
+        f"{text}<eod>" for text in left
+    ]
+    assert [(stage["changed"], stage["dropped"]) for stage in stages] == [(2, 0), (0, 1), (0, 1)]
+    assert (stages[0]["changed_samples"][0]["after"]).endswith("This one is new.")

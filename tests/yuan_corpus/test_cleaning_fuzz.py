@@ -14,6 +14,7 @@ from yuan_corpus.cleaning.characters import code_points, kinds_of, run_hashes, s
 from yuan_corpus.cleaning.pipeline import STAGES, Cleaner, CleaningReport
 from yuan_corpus.cleaning.quality import GopherRepetition
 from yuan_corpus.cleaning.scripts import is_chinese, words
+from yuan_corpus.cleaning.spans import SeenHashes
 
 ANY_TEXT = st.text(max_size=200) | st.text("ab1 \n\t.，。三国演义…{\"'()#-*•\\$^_", max_size=300)
 """Any characters; or such as stages look at. No halves of surrogate pairs: no reader lets one through."""
@@ -57,7 +58,9 @@ def test_no_stage_fails_on_any_text_or_judges_it_otherwise_the_second_time(
 @given(texts=st.lists(ANY_TEXT, max_size=12))
 @settings(max_examples=40)
 def test_counts_of_any_documents_add_up(specs: dict[str, StageSpec], texts: list[str]) -> None:
-    chosen = [specs[name] for name in ("unicode", "exact_duplicates", "length", "near_duplicates", "pii")]
+    chosen = [
+        specs[name] for name in ("unicode", "exact_duplicates", "repeated_spans", "length", "near_duplicates", "pii")
+    ]
     cleaner, report = Cleaner(chosen), CleaningReport(chosen)
     kept = sum(report.take(cleaner.clean(text)[1]) for text in texts)
     stages = report.table_of_stages()
@@ -188,3 +191,53 @@ def test_the_kinds_of_characters_are_pythons() -> None:
     letters = np.array([chr(point).isalpha() for point in range(0x110000)])
 
     assert np.array_equal((kinds & 2) != 0, letters)
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 7), min_size=1, max_size=12), max_size=8),
+    st.sampled_from(
+        [("Sentence number {}.", " "), ("Sentence number {}.", "\n\n"), ("这是第{}句。", ""), ("这是第{}句！", "\n")]
+    ),
+)
+@settings(max_examples=150)
+def test_of_equal_runs_of_three_sentences_all_but_the_first_go(
+    documents: list[list[int]], writing: tuple[str, str]
+) -> None:
+    form, between = writing
+    specs = [StageSpec("repeated_spans")]
+    cleaner, report = Cleaner(specs), CleaningReport(specs)
+    found: list[list[int]] = []
+    for numbers in documents:
+        text, trace = cleaner.clean(between.join(form.format(number) for number in numbers))
+        verdict = report.judge(trace)
+        left = (verdict.text or text or "") if verdict.stays else ""
+        found.append([int(number) for number in re.findall(r"\d", left)])
+
+    seen: set[tuple[int, ...]] = set()
+    for numbers, left in zip(documents, found, strict=True):
+        runs = [tuple(numbers[at : at + 3]) for at in range(len(numbers) - 2)]
+        repeated = [run in seen or run in runs[:at] for at, run in enumerate(runs)]
+        gone = {at + offset for at, again in enumerate(repeated) if again for offset in range(3)}
+        assert left == [number for at, number in enumerate(numbers) if at not in gone]
+        seen |= {run for at, run in enumerate(runs) if gone.isdisjoint(range(at, at + 3))}
+
+
+@given(st.lists(st.sets(st.integers(1, 2**64 - 1), max_size=50), max_size=8), st.sets(st.integers(1, 2**64 - 1)))
+def test_a_set_of_hashes_has_what_was_put_in_and_nothing_else(batches: list[set[int]], others: set[int]) -> None:
+    table, known = SeenHashes(), set[int]()
+    for batch in batches:
+        table.add(np.array(sorted(batch - known), np.uint64))
+        known |= batch
+    asked = np.array(sorted(known | others), np.uint64)
+
+    assert table.have(asked).tolist() == [int(value) in known for value in asked]
+
+
+def test_a_set_of_hashes_grows() -> None:
+    table = SeenHashes()
+    hashes = np.arange(1, 100_001, dtype=np.uint64)
+    for part in np.array_split(hashes, 7):
+        table.add(part)
+
+    assert table.have(hashes).all()
+    assert not table.have(hashes + np.uint64(100_000)).any()

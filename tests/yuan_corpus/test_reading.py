@@ -357,3 +357,17 @@ def test_workers_read_urls_and_compressed_files_to_the_same_bytes(
         assert statistics.documents == 2 * len(texts)
         outputs.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert outputs[0] == outputs[1]
+
+
+@pytest.mark.parametrize("zeros", [1, 512, 1 << 16])
+@pytest.mark.parametrize("stored", [(1 << 16) - 1, 1 << 16])
+def test_zeros_behind_gzip_are_no_text_also_where_they_begin_or_fill_what_is_read_at_once(
+    tmp_path: Path, zeros: int, stored: int
+) -> None:
+    member = gzip.compress(b"text\n")
+    extra = b"x" * (stored - len(member) - 2)  # a field of the header makes it as long as is wanted
+    header = b"\x1f\x8b\x08\x04" + member[4:10] + len(extra).to_bytes(2, "little") + extra
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(header + member[10:] + b"\0" * zeros)
+
+    assert read(path) == ["text"]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from yuan_corpus import TextError, find_text_files
+from yuan_corpus.text_files import matches_here
 
 
 @pytest.fixture
@@ -127,3 +128,22 @@ def test_the_standard_library_of_the_running_python_has_a_name_of_its_own() -> N
     ]
     with pytest.raises(TextError, match=r"text python-stdlib:jsonn/\*\.py: no file matches this pattern"):
         find_text_files(["python-stdlib:jsonn/*.py"])
+
+
+def test_links_to_folders_are_followed_once_however_they_go_round(tmp_path: Path) -> None:
+    corpus, other = tmp_path / "corpus", tmp_path / "other"
+    (corpus / "子 目录").mkdir(parents=True)
+    other.mkdir()
+    for path in (corpus / "a.txt", corpus / "子 目录" / "b [1].txt", other / "c.txt"):
+        path.write_text("x")
+    for name in ("loop1", "loop2", "loop3"):
+        (corpus / name).symlink_to(corpus)
+    (corpus / "子 目录" / "up").symlink_to("..")
+    (corpus / "0-linked").symlink_to(corpus / "子 目录")
+    (corpus / "other").symlink_to(other)
+    found = [corpus / "a.txt", corpus / "other" / "c.txt", corpus / "子 目录" / "b [1].txt"]
+
+    for pattern in (corpus, corpus / "**", corpus / "**" / "*.txt", tmp_path / "c*" / "**" / "*"):
+        assert find_text_files([str(pattern)]) == found
+    assert matches_here(f"{corpus}/**/c.txt")
+    assert not matches_here(f"{corpus}/**/d.txt")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from yuan_corpus import (
     CorpusError,
     DatasetStatistics,
     DocumentMode,
+    IndexedDatasetError,
     Reading,
     TextError,
     Tokenizer,
@@ -227,8 +229,8 @@ def test_no_process_and_no_finished_looking_file_is_left_by_a_run_that_is_ended(
         os.killpg(process.pid, sent)
     else:
         process.kill()
-    _, errors = process.communicate(timeout=30)
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, errors = process.communicate(timeout=120)
+    _, alive = psutil.wait_procs(children, timeout=60)
 
     assert not alive
     assert [path.name for path in output.iterdir() if path.suffix != ".tmp"] == []
@@ -248,3 +250,22 @@ def test_a_folder_without_statistics_is_refused(tmp_path: Path) -> None:
         DatasetStatistics.read(tmp_path)
     with pytest.raises(CorpusError, match="unigram_counts"):
         read_counts(tmp_path)
+
+
+def test_a_folder_of_which_a_part_is_missing_is_no_dataset(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    (tmp_path / "a.txt").write_text("".join(f"line {number} of a text\n" for number in range(400)))
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    tokenize_corpus([tmp_path / "a.txt"], tokenizer, whole, shard_bytes=1)
+    single = tmp_path / "single"
+    shutil.copytree(whole, single)
+    (single / "part-00000.idx").unlink()
+    with pytest.raises(IndexedDatasetError, match=r"no \.bin/\.idx pair in this folder"):
+        open_dataset(single)
+    shutil.copy(whole / "part-00000.idx", single / "part-00001.idx")
+    shutil.copy(whole / "part-00000.bin", single / "part-00001.bin")
+    with pytest.raises(IndexedDatasetError, match=r"part-00000\.idx: no such file"):
+        open_dataset(single)
+    (single / "part-00000.bin").unlink()
+    with pytest.raises(IndexedDatasetError, match=r"part-00000\.bin and \.idx are missing of this dataset"):
+        open_dataset(single)

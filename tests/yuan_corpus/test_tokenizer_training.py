@@ -145,8 +145,8 @@ def test_no_process_is_left_whether_training_is_interrupted_or_killed(tmp_path: 
         os.killpg(process.pid, sent)
     else:
         process.kill()
-    _, errors = process.communicate(timeout=30)
-    gone, alive = psutil.wait_procs(children, timeout=10)
+    _, errors = process.communicate(timeout=120)
+    gone, alive = psutil.wait_procs(children, timeout=60)
 
     assert len(gone) == len(children)
     assert not alive

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -180,4 +181,6 @@ if __name__ == "__main__":
     where = sys.argv[1]
     with Sandbox(Backend.user, where) if "/" in where else Sandbox(Backend(where)) as sandbox:
         reason = sandbox.probe()
+        for _ in range(60):  # what else a user runs counts for no program's limit
+            threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
         sys.stdout.write(json.dumps({"refused": reason} if reason else run_all(sandbox)))

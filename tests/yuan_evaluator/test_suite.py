@@ -193,16 +193,23 @@ def test_a_job_that_was_stopped_goes_on_with_the_next_unanswered_question_and_a_
 @needs_data
 def test_a_service_that_goes_away_in_mid_run_is_waited_for(home: Callable[[int], EvaluatorHome]) -> None:
     answers = oracle(Profile.yuan)
-    gone = threading.Event()
-    servicer = Scripted(lambda request: answers[request.prompt], seconds=0.01)
-    servicer.fail = lambda number, context: gone.set() if number == 30 else None
+    reached, gone = threading.Event(), threading.Event()
+    servicer = Scripted(lambda request: answers[request.prompt])
+
+    def hang(number: int, context: Any) -> None:
+        if number >= 30:  # the first service answers no more of them
+            reached.set()
+            assert gone.wait(60)
+
+    servicer.fail = hang
     tree: dict[str, Any] = {"inputs": INPUTS, "suite": ["gsm8k"], "evaluate": {"limit": 60, "in_flight": 8}}
     done: list[Any] = []
     with serving(servicer) as port:
         here = home(port)
         thread = threading.Thread(target=lambda: done.append(here.evaluate(**tree)))
         thread.start()
-        assert gone.wait(60)
+        assert reached.wait(60)
+    gone.set()
     with serving(servicer, port):
         thread.join(120)
     assert done
@@ -244,7 +251,14 @@ def test_a_full_service_is_asked_again_and_a_refused_prompt_is_a_wrong_answer(
 
 @needs_data
 def test_many_requests_are_in_flight(home: Callable[[int], EvaluatorHome]) -> None:
-    servicer = Scripted(lambda request: "42", seconds=0.05)
+    full = threading.Event()
+
+    def wait_for_others(number: int, context: Any) -> None:
+        if servicer.running >= 24:
+            full.set()
+        assert full.wait(60)
+
+    servicer = Scripted(lambda request: "42", wait_for_others, seconds=0.05)
     with serving(servicer) as port:
         home(port).evaluate(inputs=INPUTS, suite=["gsm8k"], evaluate={"limit": 150, "in_flight": 24})
     assert servicer.most_running == 24

@@ -22,7 +22,8 @@ pytestmark = pytest.mark.slow
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PHONE = {"width": 360, "height": 740}
-PATIENCE_MS = 30_000
+PATIENCE_MS = 60_000
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +251,7 @@ def test_a_chat_is_streamed_with_its_probabilities_and_stops_at_the_button(
     before = stack.engine._stepper.runner
 
     def slowly(runner: Any, chunks: Any) -> Any:
-        threading.Event().wait(0.2)
+        threading.Event().wait(0.5)  # all of them take long enough to find the button
         return runner.step(chunks)
 
     Watched(stack.engine, slowly)

@@ -52,7 +52,14 @@ def lm_eval(request: pytest.FixtureRequest) -> Path:
     tool = folder / "bin" / "lm_eval"
     if not tool.exists():
         venv.create(folder, with_pip=True, clear=True)
-        command = [folder / "bin" / "pip", "install", "-q", "lm_eval[api]>=0.4.9", "transformers", "sentencepiece"]
+        command = [
+            folder / "bin" / "pip",
+            "install",
+            "-q",
+            "lm_eval[api]==0.4.13",
+            "transformers==5.24.0",
+            "sentencepiece",
+        ]
         made = subprocess.run(command, check=False, capture_output=True, text=True)
         if made.returncode:
             pytest.skip(f"pip cannot install lm_eval: {made.stderr.strip().splitlines()[-1]}")

@@ -1,5 +1,6 @@
 """Requests to an engine from a test's thread."""
 
+import math
 import queue
 import threading
 import time
@@ -78,19 +79,35 @@ class Watched:
 
 
 class Gate:
-    """Lets an engine make some steps, and no more until it is opened; knows how many sequences each computed."""
+    """Lets an engine make some steps, and no more until it is opened.
+
+    Attributes:
+        sizes: how many sequences each step computed.
+        holds: whether a step waits for it.
+    """
 
     def __init__(self, engine: Engine, steps: int = 1) -> None:
         self.sizes: list[int] = []
-        self._steps, self._opened = steps, threading.Event()
+        self.holds = False
+        self._allowed: float = steps
+        self._changed = threading.Condition()
         Watched(engine, self._step)
 
+    def allow(self, steps: float) -> None:
+        """Lets it make so many more."""
+        with self._changed:
+            self._allowed += steps
+            self._changed.notify_all()
+
     def open(self) -> None:
-        self._opened.set()
+        """Lets it make all."""
+        self.allow(math.inf)
 
     def _step(self, runner: Runner, chunks: Sequence[Chunk]) -> Tensor:
-        if len(self.sizes) >= self._steps:
-            assert self._opened.wait(60)
+        with self._changed:
+            self.holds = True
+            assert self._changed.wait_for(lambda: len(self.sizes) < self._allowed, 60)
+            self.holds = False
         self.sizes.append(len(chunks))
         return runner.step(chunks)
 
@@ -115,7 +132,7 @@ def alone(loaded: LoadedModel, asked: Asked) -> list[int]:
 
 def wait_for(condition: Callable[[], bool]) -> None:
     """Waits for what another thread does."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.005)

@@ -60,7 +60,7 @@ class Stack:
             call = self.stream()
             next(call)
             os.kill(rank, signal.SIGSTOP)
-            time.sleep(0.3)  # a step that every rank had begun is over
+            time.sleep(1.0)  # a step that every rank had begun is over
             loads = self.stub.GetLoads(pb.GetLoadsRequest(), timeout=30).loads
             if loads[0].num_requests_running == 1:
                 return call

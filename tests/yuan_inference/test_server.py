@@ -485,7 +485,7 @@ def test_a_model_lies_on_the_device_that_the_registry_gave_it(monkeypatch: pytes
         assert models._device_of(wanted) == place
 
 
-def slow(serving: Serving, request_id: str = "", seconds: float = 0.02) -> Any:
+def slow(serving: Serving, request_id: str = "", seconds: float = 0.2) -> Any:
     """Starts a stream whose model takes its time, and waits for its first message."""
 
     def step(runner: Any, chunks: Any) -> Any:
@@ -592,7 +592,7 @@ def test_metrics_have_vllms_names_and_count(tiny: Serving, published: ClusterMan
     list(tiny.stream(max_tokens=5, ignore_eos=True))
     inference = published.cluster.services.inference
     assert inference is not None
-    page = urllib.request.urlopen(f"http://127.0.0.1:{inference.metrics_port}/metrics").read().decode()
+    page = urllib.request.urlopen(f"http://127.0.0.1:{inference.metrics_port}/metrics", timeout=60).read().decode()
     values = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in page.splitlines() if line[:1] != "#"}
     assert values['yuan_generation_tokens_total{model_name="tiny"}'] == 15
     assert values['yuan_request_success_total{finished_reason="length",model_name="tiny"}'] == 2

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.http_stack import HttpStack, http_stack
-from tests.yuan_inference.engines import Watched, wait_for
+from tests.yuan_inference.engines import Gate, wait_for
 
 from yuan_corpus import Tokenizer
 from yuan_inference.limits import TenantLimits
@@ -277,7 +277,9 @@ def test_a_token_that_has_expired_or_a_role_that_does_not_do_is_refused(stack: H
 
 
 def test_requests_of_one_tenant_are_not_another_ones_to_abort(stack: HttpStack) -> None:
-    gate = Slow(stack)
+    stepper = stack.engine._stepper
+    before = stepper.runner
+    gate = Gate(stack.engine, 2)
     try:
         call = stack.connection.stub(inference_pb2_grpc.InferenceServiceStub).GenerateStream(
             pb.GenerateStreamRequest(request=pb.GenerateRequest(prompt="a", request_id="mine"))
@@ -286,27 +288,9 @@ def test_requests_of_one_tenant_are_not_another_ones_to_abort(stack: HttpStack) 
         assert not as_tenant(stack, "carol", "Abort", pb.AbortRequest(request_ids=["mine"])).aborted
         assert list(stack.call("Abort", pb.AbortRequest(request_ids=["mine"])).aborted) == ["mine"]
     finally:
-        gate.end()
+        gate.open()
+        stepper.runner = before
     wait_for(lambda: stack.idle)
-
-
-class Slow:
-    """Makes every step take a moment."""
-
-    def __init__(self, stack: HttpStack, seconds: float = 0.03) -> None:
-        import time
-
-        self._stepper = stack.engine._stepper
-        self._before = self._stepper.runner
-
-        def step(runner: Any, chunks: Any) -> Any:
-            time.sleep(seconds)
-            return runner.step(chunks)
-
-        Watched(stack.engine, step)
-
-    def end(self) -> None:
-        self._stepper.runner = self._before
 
 
 def test_a_request_is_one_trace_across_gateway_server_and_engine(stack: HttpStack, receiver: Receiver) -> None:
@@ -334,6 +318,10 @@ def test_a_request_is_one_json_line_with_its_text_only_where_that_is_asked_for(
 ) -> None:
     import logging
 
+    def lines() -> list[dict[str, Any]]:
+        told = [record.getMessage() for record in caplog.records if record.name == logger.name]
+        return [line for line in map(json.loads, told) if line["service"] == "inference"]
+
     logger = logging.getLogger("yuan_rpc.requests")
     logger.addHandler(caplog.handler)
     try:
@@ -341,11 +329,10 @@ def test_a_request_is_one_json_line_with_its_text_only_where_that_is_asked_for(
         stack.call("Generate", pb.GenerateRequest(prompt="compare day", no_log=True))
         with pytest.raises(RpcFailed):
             stack.call("Generate", asked(""))
-        wait_for(lambda: len(caplog.messages) >= 2)
+        wait_for(lambda: len(lines()) >= 2)
     finally:
         logger.removeHandler(caplog.handler)
-    lines = [json.loads(line) for line in caplog.messages]
-    shown, hidden = [line for line in lines if line["service"] == "inference"][:2]
+    shown, hidden = lines()[:2]
     assert (shown["prompt"], shown["status"], shown["finish_reason"]) == ("compare thee", "OK", "length")
     assert (shown["model"], shown["completion_tokens"]) == ("tiny", 4)
     assert "prompt" not in hidden

@@ -332,10 +332,10 @@ def test_a_watch_outlives_its_server_and_shows_nothing_twice(job_stack: JobStack
         replies: list[jobs_pb2.WatchResponse] = []
         for reply in client.watch(job.id):
             replies.append(reply)
-            if len(events(replies)) == 5:
+            if len(events(replies)) >= 5 and "data" in job_stack.servers:
                 # The trainer's server knows as much.
                 job_stack.end_server("data", signal.SIGKILL)
-            if len(events(replies)) == 10:
+            if len(events(replies)) >= 10 and job_stack.is_held("outlived"):
                 job_stack.release("outlived")
     job_stack.start_server("data")
     turns = [event["done"] for event in events(replies) if event["type"] == "progress"]

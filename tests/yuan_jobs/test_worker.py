@@ -36,7 +36,7 @@ def test_a_pipeline_goes_through_and_is_found_done_the_next_time(stack: QueueSta
     assert stack.steps(third)["cut"].inputs["tokenizer"] == "tokenizer/demo@1"
 
     worker.terminate()
-    assert worker.wait(30) == 0
+    assert worker.wait(120) == 0
     assert workers(stack.registry) == []
     assert stack.reports == []
 
@@ -80,7 +80,7 @@ def test_jobs_fail_are_cancelled_are_drained_and_go_on(stack: QueueStack) -> Non
     drained = stack.submit("tokenizer.yaml", "tokenizer.seed=3")
     toys.await_work("first")
     worker.terminate()
-    assert worker.wait(30) == 0
+    assert worker.wait(120) == 0
     record = stack.job(drained)
     assert (record.state, record.lost_attempts) == (JobState.QUEUED, 0)
     toys.release("first")
@@ -123,7 +123,7 @@ def test_a_worker_that_finds_servers_of_another_version_takes_no_job_of_theirs(
     )
     stack.start_reconciler()
     job_id = stack.submit("tokenizer.yaml")
-    assert worker.wait(30) == 2
+    assert worker.wait(120) == 2
     assert "9.9.9" in log_of(stack.toys.folder)
     assert (stack.job(job_id).state, stack.job(job_id).attempt) == (JobState.QUEUED, 0)
 

@@ -163,7 +163,7 @@ def test_a_unary_call_has_a_deadline_although_none_was_given() -> None:
         data = ToyData()
         async with (
             toy_server(data) as server,
-            Connection("data", "127.0.0.1", server.port, timeout=0.2) as connection,
+            Connection("data", "127.0.0.1", server.port, timeout=1.0) as connection,
         ):
             with pytest.raises(RpcFailed, match=r"\(data\) did not answer in time") as caught, connection.errors():
                 await connection.aio_stub(data_pb2_grpc.DataServiceStub).Tokenize(data_pb2.TokenizeRequest(text="wait"))

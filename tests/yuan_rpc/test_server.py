@@ -180,7 +180,7 @@ def test_a_second_signal_ends_running_calls_at_once(
 def test_an_expired_deadline_reaches_the_handlers_finally() -> None:
     async def case(data: ToyData, server: RpcServer, connection: Connection) -> None:
         stub = connection.aio_stub(data_pb2_grpc.DataServiceStub)
-        assert await _code(stub.Tokenize(tokenize("wait"), timeout=0.2)) == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert await _code(stub.Tokenize(tokenize("wait"), timeout=1.0)) == grpc.StatusCode.DEADLINE_EXCEEDED
         await data.released.wait()
 
     serve(case)
@@ -287,7 +287,7 @@ def test_metrics_count_calls_by_method_and_code_and_measure_them() -> None:
     async def case(data: ToyData, server: RpcServer, connection: Connection) -> None:
         stub = connection.aio_stub(data_pb2_grpc.DataServiceStub)
         await stub.Tokenize(tokenize("a"))
-        for text, timeout in (("missing", 5.0), ("bug", 5.0), ("abort", 5.0), ("wait", 0.2)):
+        for text, timeout in (("missing", 60.0), ("bug", 60.0), ("abort", 60.0), ("wait", 1.0)):
             await _code(stub.Tokenize(tokenize(text), timeout=timeout))
         await data.released.wait()
         stream = stub.SampleDataset(sample("endless"))

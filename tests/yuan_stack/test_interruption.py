@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 from tests.machine import wait_until
@@ -128,12 +129,21 @@ def test_what_a_step_leaves_behind_is_ended_with_it(toys: Toys) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_while_the_program_starts_shows_no_traceback(toys: Toys) -> None:
-    for milliseconds in range(0, 600, 100):
-        process = toys.start(*RUN)
-        try:
+    # Before the entry point is called Python alone is at work, which shows one.
+    script = "from yuan_cli.main import main; print('begins', flush=True); main()"
+    for milliseconds in range(50, 550, 100):
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, *RUN[1:]],
+            cwd=toys.folder,
+            env=toys.environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begins\n"
+        with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=milliseconds / 1000)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
-        if milliseconds >= 200:  # before, the interpreter itself is not up yet
-            assert "Traceback" not in stderr
+        assert "Traceback" not in stderr

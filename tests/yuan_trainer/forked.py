@@ -17,7 +17,7 @@ def main() -> None:
     """Serves until stdin ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries print while they are imported
-    os.environ |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "YUAN_LEASE_SECONDS": "300"}
+    os.environ |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "YUAN_LEASE_SECONDS": "900"}
     import yuan_trainer.engine
     import yuan_trainer.pretrain  # noqa: F401
 

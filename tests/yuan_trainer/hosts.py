@@ -10,13 +10,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.machine import wait_until
 
 REMOTE_SHELL = """\
 #!/bin/bash
@@ -128,16 +129,17 @@ class Hosts:
                 with (folder / f"{daemon}-{host}.log").open("wb") as log:
                     command = self.command(host, daemon, "-D")
                     daemons.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
-            deadline = time.monotonic() + 60
-            while self.slurm_says("sinfo", "--noheader", "--format=%T %D") != "idle 2":
-                assert time.monotonic() < deadline, "Slurm's hosts are not idle"
-                time.sleep(0.5)
+            wait_until(lambda: self.slurm_says("sinfo", "--noheader", "--format=%T %D") == "idle 2")
             yield
         finally:
             for process in daemons:
                 process.terminate()
             for process in daemons:
-                process.wait()
+                try:
+                    process.wait(60)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
             shutil.rmtree(spool, ignore_errors=True)
 
     def slurm_says(self, tool: str, *arguments: str) -> str:

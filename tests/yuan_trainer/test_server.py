@@ -107,7 +107,7 @@ def test_metrics_are_streamed_from_the_first_step_until_the_run_ends(stack: Smal
         sink = HistorySink(context.run / HISTORY_NAME, NullSink(), context.attempt)
         sink.emit(Metrics(1, {"loss": 5.0, "learning_rate": 0.1}))
         started.set()
-        assert go_on.wait(60)
+        assert go_on.wait(400)  # a server starts meanwhile
         sink.emit(Metrics(2, {"loss": 4.0}))
         (context.output / "made").write_text("x")
         return WorkResult()
@@ -121,17 +121,17 @@ def test_metrics_are_streamed_from_the_first_step_until_the_run_ends(stack: Smal
         job_id = next(folder.name for folder in (stack.home / "runs").glob("watched-*"))
         with stack.serving("trainer") as connection:
             stub = connection.stub(trainer_pb2_grpc.TrainerServiceStub)
-            stream = stub.WatchMetrics(trainer_pb2.WatchMetricsRequest(job_id=job_id), timeout=60)
+            stream = stub.WatchMetrics(trainer_pb2.WatchMetricsRequest(job_id=job_id), timeout=120)
             first = next(stream)
             assert stack.metric("trainer", f'yuan_trainer_loss{{job="{job_id}",name="watched"}}') == 5.0
             assert (first.step, first.attempt, dict(first.values)) == (1, 1, {"loss": 5.0, "learning_rate": 0.1})
             go_on.set()
             assert [(row.step, dict(row.values)) for row in stream] == [(2, {"loss": 4.0})]
-            late = stub.WatchMetrics(trainer_pb2.WatchMetricsRequest(job_id=job_id, after_step=1), timeout=60)
+            late = stub.WatchMetrics(trainer_pb2.WatchMetricsRequest(job_id=job_id, after_step=1), timeout=120)
             assert [row.step for row in late] == [2]
             for wrong, code in (("nothing", grpc.StatusCode.NOT_FOUND), ("small-", grpc.StatusCode.INVALID_ARGUMENT)):
                 with pytest.raises(RpcRefused) as caught, connection.errors():
-                    list(stub.WatchMetrics(trainer_pb2.WatchMetricsRequest(job_id=wrong), timeout=60))
+                    list(stub.WatchMetrics(trainer_pb2.WatchMetricsRequest(job_id=wrong), timeout=120))
                 assert caught.value.code == code
     finally:
         go_on.set()
@@ -143,7 +143,7 @@ def test_a_watch_ends_when_the_server_drains(stack: SmallStack, tmp_path: Path) 
 
     def work(context: WorkContext[Any]) -> WorkResult:
         started.set()
-        assert go_on.wait(60)
+        assert go_on.wait(400)  # a server starts meanwhile
         (context.output / "made").write_text("x")
         return WorkResult()
 
@@ -156,7 +156,7 @@ def test_a_watch_ends_when_the_server_drains(stack: SmallStack, tmp_path: Path) 
         job_id = next(folder.name for folder in (stack.home / "runs").glob("endless-*"))
         with stack.serving("trainer") as connection:
             stub = connection.stub(trainer_pb2_grpc.TrainerServiceStub)
-            stream = stub.WatchMetrics(trainer_pb2.WatchMetricsRequest(job_id=job_id), timeout=60)
+            stream = stub.WatchMetrics(trainer_pb2.WatchMetricsRequest(job_id=job_id), timeout=120)
             time.sleep(0.5)
         # Leaving the block has ended the server, which waits for calls that may end.
         with pytest.raises(grpc.RpcError):

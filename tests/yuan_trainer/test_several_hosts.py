@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.machine import wait_until
 from tests.yuan_trainer.conftest import Runner
 from tests.yuan_trainer.hosts import Hosts, two_hosts
 from yuan_checkpoint.training_state import newest_whole_state
@@ -145,9 +146,13 @@ def test_slurm_runs_both_hosts_and_cancels_what_a_killed_run_had_left(
         (run_hosts.folder / "launch-1").mkdir()
         write_note(run_hosts.folder / "launch-1", {"launcher": "slurm", "job": left})
         losses = run_hosts(specification, train=replace(specification.train, steps=6))
-        states = hosts.slurm_says("squeue", "--noheader", "--states=all", "--sort=i", "--format=%i %T").splitlines()
+
+        def states() -> list[str]:
+            return hosts.slurm_says("squeue", "--noheader", "--states=all", "--sort=i", "--format=%i %T").splitlines()
+
+        wait_until(lambda: not any("COMPLETING" in state for state in states()))
+        assert states() == [f"{left} CANCELLED", f"{int(left) + 1} COMPLETED"]
     assert len(losses) == 6
-    assert states == [f"{left} CANCELLED", f"{int(left) + 1} COMPLETED"]
     assert any(message.text.startswith(f"Slurm job {int(left) + 1}: ") for message in run_hosts.messages)
 
 

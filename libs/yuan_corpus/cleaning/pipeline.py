@@ -2,7 +2,8 @@
 
 A worker does all stages of a document, those behind a duplicate filter too, and hands on what each did; the collector
 then leaves out duplicates, and with them what later stages did. So text is read once, nothing waits, and the outcome
-depends on the input alone; the price is work on documents that turn out to be duplicates.
+depends on the input alone; the price is work on documents that turn out to be duplicates. Of a document that a stage
+changes by those before it (its text comes along), the collector does the later stages anew.
 """
 
 import importlib.util
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from yuan_corpus.cleaning.stage import Dropped, OrderedStage, Stage
+from yuan_corpus.cleaning.stage import Dropped, EditingStage, OrderedStage, Stage
 from yuan_corpus.documents import SkipLog
 from yuan_corpus.errors import CorpusError
 from yuan_corpus.files import write_text_durably
@@ -25,6 +26,8 @@ SAMPLES = 5
 """Documents that a report shows of those a stage dropped, and of those it changed: the first."""
 _EXCERPT = 160
 """Characters of a document in a report."""
+NOTHING_LEFT = Dropped("nothing is left")
+"""The verdict on a document that a stage makes empty: as when they are read, there is none without text."""
 
 STAGES: Mapping[str, str] = {
     "unicode": "repair:UnicodeRepair",
@@ -35,6 +38,7 @@ STAGES: Mapping[str, str] = {
     "language": "filters:LanguageFilter",
     "exact_duplicates": "duplicates:ExactDuplicates",
     "near_duplicates": "duplicates:NearDuplicates",
+    "repeated_spans": "spans:RepeatedSpans",
     "words": "filters:WordFilter",
     "pii": "private:PiiMasking",
     "python_compiles": "code:PythonCompiles",
@@ -53,13 +57,13 @@ class StageSpec:
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
-def build_stages(specs: Sequence[StageSpec]) -> list[Stage | OrderedStage]:
+def build_stages(specs: Sequence[StageSpec]) -> list[Stage | OrderedStage | EditingStage]:
     """Returns the stages, ready to work.
 
     Raises:
         CorpusError: if one cannot be imported or made as asked.
     """
-    stages: list[Stage | OrderedStage] = []
+    stages: list[Stage | OrderedStage | EditingStage] = []
     for number, spec in enumerate(specs):
         where = f"cleaning[{number}]"
         try:
@@ -68,7 +72,7 @@ def build_stages(specs: Sequence[StageSpec]) -> list[Stage | OrderedStage]:
             raise CorpusError(f"{where}.{error}") from None
         except Exception as error:  # a user's own class may raise anything
             raise CorpusError(f"{where}.stage: {spec.name} cannot be made ({type(error).__name__}: {error})") from error
-        if not isinstance(stage, Stage | OrderedStage):
+        if not isinstance(stage, Stage | OrderedStage | EditingStage):
             raise CorpusError(f"{where}.stage: {spec.name} has no method `clean(text)`")
         stages.append(stage)
     return stages
@@ -119,7 +123,7 @@ class Step:
         reason: why it was dropped; None: it was not.
         size: after it.
         sample: excerpts for the report.
-        signature: of a stage that judges in order.
+        signature: of a stage that judges in order; and the text, if it changes texts.
     """
 
     reason: str | None
@@ -132,36 +136,48 @@ Trace = tuple[Size, Sequence[Step | None]]
 """Of a document: its size as read, and a step a stage up to the one that dropped it; None: left as it was."""
 
 
+class Verdict(NamedTuple):
+    """Whether a document stays, and what a stage that goes in order made of it; None: it is as the worker has it."""
+
+    stays: bool
+    text: str | None = None
+
+
 class Cleaner:
-    """The workers' half. seconds: that each stage took."""
+    """The workers' half. stages: ready to work; seconds: that each took."""
 
     def __init__(self, specs: Sequence[StageSpec]) -> None:
         self._names = [spec.name for spec in specs]
-        self._stages = build_stages(specs)
+        self.stages = build_stages(specs)
         self.seconds = [0.0] * len(specs)
 
-    def clean(self, text: str) -> tuple[str | None, Trace]:
-        """Returns a document as it leaves the stages, None if one dropped it, and what each did."""
+    def clean(self, text: str, first: int = 0) -> tuple[str | None, Trace]:
+        """Returns a document as it leaves the stages from the first one on, None if one dropped it; what each did."""
         whole = size = Size.of(text)
         steps: list[Step | None] = []
-        for number, stage in enumerate(self._stages):
+        for number, stage in enumerate(self.stages[first:], first):
             began = time.perf_counter()
             try:
-                if isinstance(stage, OrderedStage):
+                if isinstance(stage, OrderedStage | EditingStage):
                     signature = stage.sign(text)
-                    steps.append(Step(None, size, {"text": _excerpt(text)}, (signature,)))
+                    known = (signature, text) if isinstance(stage, EditingStage) else (signature,)
+                    steps.append(Step(None, size, {"text": _excerpt(text)}, known))
                     continue
                 result = stage.clean(text)
             except CorpusError:
                 raise
-            except Exception as error:  # which stage and which text must be said
+            except (Exception, SystemExit) as error:  # which stage and which text must be said
                 problem = f"failed with {type(error).__name__}: {error}; its text begins {_excerpt(text)[:40]!r}"
                 raise CorpusError(f"cleaning[{number}].stage: {self._names[number]} {problem}") from error
             finally:
                 self.seconds[number] += time.perf_counter() - began
+            if isinstance(result, str) and not result.strip():
+                result = NOTHING_LEFT
             if isinstance(result, Dropped):
                 steps.append(Step(result.reason, Size(0, 0), {"text": _excerpt(text)}))
                 return None, (whole, steps)
+            if type(result) is not str:
+                raise _unexpected(number, self._names[number], "clean", "text or Dropped(reason)", result)
             if result == text:
                 steps.append(None)
                 continue
@@ -189,32 +205,40 @@ class CleaningReport:
 
     def __init__(self, specs: Sequence[StageSpec]) -> None:
         self._specs = specs
-        self._stages = build_stages(specs)
+        self._cleaner = Cleaner(specs)  # of what a stage that goes in order changed
         self._counts = [_Counts() for _ in specs]
         self._documents = 0
         self.seconds = [0.0] * len(specs)
 
     def take(self, trace: Trace) -> bool:
         """Counts the next document and says whether it stays."""
-        size, steps = trace
+        return self.judge(trace).stays
+
+    def judge(self, trace: Trace) -> Verdict:
+        """Counts the next document and says whether it stays, and as what."""
+        size, steps = trace[0], list(trace[1])
+        text: str | None = None
         self._documents += 1
-        for number, (step, counts) in enumerate(zip(steps, self._counts, strict=False)):
+        for number, counts in enumerate(self._counts):
+            step = steps[number]
             counts.documents += 1
             counts.characters_in += size.characters
             counts.bytes_in += size.bytes
             reason = step.reason if step is not None else None
-            stage = self._stages[number]
-            if step is not None and isinstance(stage, OrderedStage):
-                began = time.perf_counter()
-                verdict = stage.admit(step.signature[0], self._documents - 1)
-                self.seconds[number] += time.perf_counter() - began
-                reason = None if verdict is None else verdict.reason
+            if step is not None and step.signature is not None:
+                result = self._judged(number, step.signature)
+                reason = result.reason if isinstance(result, Dropped) else None
+                if isinstance(result, str):
+                    sample = _difference(step.signature[1], result)
+                    step = Step(None, Size.of(result), sample)
+                    text, (_, rest) = self._cleaner.clean(result, number + 1)
+                    steps[number:] = [step, *rest]
             if reason is not None:
                 counts.dropped += 1
                 counts.reasons[reason] += 1
                 if step is not None and len(counts.dropped_samples) < SAMPLES:
                     counts.dropped_samples.append({"reason": reason, **(step.sample or {})})
-                return False
+                return Verdict(False)
             if step is not None:
                 if step.signature is None:
                     counts.changed += 1
@@ -222,12 +246,32 @@ class CleaningReport:
                         counts.changed_samples.append(step.sample or {})
                 size = step.size
             counts.characters_out += size.characters
-        return True
+        return Verdict(True, text)
+
+    def _judged(self, number: int, known: Sequence[Any]) -> str | Dropped | None:
+        """Returns what a stage that goes in order makes of the next document; None: it stays as it is."""
+        stage = self._cleaner.stages[number]
+        began = time.perf_counter()
+        if isinstance(stage, EditingStage):
+            method, expected = "edit", "text or Dropped(reason)"
+            result: Any = stage.edit(known[1], known[0], self._documents - 1)
+            found = NOTHING_LEFT if isinstance(result, str) and not result.strip() else result
+            right = isinstance(result, str | Dropped)
+            result = None if found == known[1] else found
+        else:
+            assert isinstance(stage, OrderedStage)  # noqa: S101 - no other has a signature
+            method, expected = "admit", "None or Dropped(reason)"
+            result = stage.admit(known[0], self._documents - 1)
+            right = isinstance(result, Dropped | None)
+        self.seconds[number] += time.perf_counter() - began
+        if not right:
+            raise _unexpected(number, self._specs[number].name, method, expected, result)
+        return result
 
     @property
     def ordered(self) -> bool:
         """Whether some stage judges a document by those before it."""
-        return any(isinstance(stage, OrderedStage) for stage in self._stages)
+        return any(isinstance(stage, OrderedStage | EditingStage) for stage in self._cleaner.stages)
 
     def absorb(self, table: Mapping[str, Any], seconds: Sequence[float]) -> None:
         """Adds the `table` of a report on the documents that come next; none of its stages judges in order."""
@@ -279,6 +323,11 @@ class CleaningReport:
             done = f"{counted(counts.documents, 'document')}, {counts.dropped:,} dropped, {counts.changed:,} changed"
             lines.append(f"cleaning, {spec.name}: {done}; {speed}")
         return lines
+
+
+def _unexpected(number: int, name: str, method: str, expected: str, found: object) -> CorpusError:
+    """Returns the error for a stage of the user's own that returns what no stage does."""
+    return CorpusError(f"cleaning[{number}].stage: {name}.{method} returned {type(found).__name__}, not {expected}")
 
 
 def _excerpt(text: str) -> str:

@@ -121,7 +121,7 @@ def is_card(match: re.Match[str]) -> bool:
 _BEGIN = r"(?:(?<![\w.])|(?<=[Tt][Ee][Ll])|(?<=[Hh]one)|(?<=obile))"
 _END = r"(?![\d_]|\.\d|[A-Za-z]{1,8}\d|-\d)"
 MOBILE = re.compile(
-    rf"{_BEGIN}(?:(?:\+|00)?86[- ]?)?1[3-9]\d"
+    rf"{_BEGIN}(?:(?:\+|00)?86[- ]?)?1(?:3\d|4[014-9]|5[0-35-9]|6[2567]|7[0-8]|8\d|9[0-35-9])"
     rf"(?:\d{{8}}|([- .])\d{{4}}\1\d{{4}}|-\d{{3}}-\d{{5}}|\d-\d{{3}}-\d{{4}}|\d-\d{{4}}-\d{{3}}){_END}",
     re.ASCII,
 )
@@ -190,26 +190,40 @@ IPV6 = re.compile(
     re.ASCII,
 )
 _VERSION = re.compile(
-    r"(?:version|release|build|\bver|\bv|\brev|版本?|第|[章节節]|sections?)[号號.]?[ :：=\"“]{0,3}$", re.IGNORECASE
+    r"(?:version|release|build|\bver|\bv|\brev|版本?|第|[章节節]|sections?)[号號.]?[ :：=\"“]{0,3}$"
+    r"|[a-z]-$|[<>=!~]=[ '\"]{0,2}$|[<>] ?$",
+    re.IGNORECASE,
 )
-_HEADING = re.compile(rf"\.?[ \t\u3000]+[A-Z{_HAN}]")
-_MOST_OF_HEADING = 30
+# What is said of an address, as of one with small numbers it must be: `15.5.4.11` is mostly a section or a version.
+_OF_ADDRESS = re.compile(
+    r"(?<![a-z])(?:ip|ipv4|inet|addr|address|host|server|dns|gateway|ping|client|login|from|to|at|via|proxy|peer|remote|ssh"
+    r"|telnet|curl)(?![a-z])[^\d\n]{0,6}$|(?:地址|服务器|主机|网关|登录|来自|自|@|://)[^\d\n]{0,4}$",
+    re.IGNORECASE,
+)
+_PORT = re.compile(r":\d{2,5}(?!\d)|/\d{1,2}(?!\d)", re.ASCII)
+_SMALL, _MOST_SMALL = 30, 3
 
 
 def is_address(match: re.Match[str], *, private: bool) -> bool:
-    """Tells whether a match is a public address, or a private one if those are wanted: no version, no heading."""
+    """Tells whether a match is a public address, or a private one if those are wanted: no version, no section."""
     try:
         address = ipaddress.ip_address(match.group())
     except ValueError:
         return False
     if address.is_multicast or (not address.is_global and not (private and _is_private(address))):
         return False
-    before = match.string[max(0, match.start() - 12) : match.start()]
-    if address.version == 4 and not before.rsplit("\n", 1)[-1].strip(" \t#"):
-        numbers = [int(number) for number in match.group().split(".")]
-        if max(numbers) <= _MOST_OF_HEADING and _HEADING.match(match.string, match.end()):
+    before = match.string[max(0, match.start() - 16) : match.start()]
+    if isinstance(address, ipaddress.IPv4Address) and address.is_global and not _pairs(address):
+        told = _OF_ADDRESS.search(before) or _PORT.match(match.string, match.end())
+        if sum(number <= _SMALL for number in address.packed) >= _MOST_SMALL and not told:
             return False
     return not _VERSION.search(before)
+
+
+def _pairs(address: ipaddress.IPv4Address) -> bool:
+    """Tells whether it is like 8.8.4.4 or 1.1.1.1, which nothing else is."""
+    first, second, third, fourth = address.packed
+    return first == second and third == fourth
 
 
 def _is_private(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:

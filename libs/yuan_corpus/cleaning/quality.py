@@ -228,7 +228,7 @@ class C4Quality:
     """Leaves out lines that are no sentences, and documents with too few of them, code or placeholders.
 
     Marks of citations (`[1]`, `[edit]`, `[citation needed]`) are removed. Of the paper's rules, its list of words is
-    the stage `words`, English alone the stage `language`; runs of three sentences that stood before are not looked for.
+    the stage `words`, English alone the stage `language`, runs of three sentences that stood before `repeated_spans`.
     """
 
     def __init__(

@@ -7,7 +7,8 @@ import numpy.typing as npt
 
 from yuan_corpus.cleaning.characters import HAN, HAN_RANGES, LETTER, code_points, kinds_of
 
-_SENTENCE_ENDS = {True: re.compile(r"[。！？．!?…]+[”’」』）)]*"), False: re.compile(r"[.!?]+[\"'”’)]*(?=\s|$)")}
+SENTENCE_ENDS = {True: re.compile(r"[。！？．!?…]+[”’」』）)]*"), False: re.compile(r"[.!?]+[\"'”’)]*(?=\s|$)")}
+"""By whether a text is Chinese."""
 
 CHINESE_SHARE = 0.3
 """Of a text's letters that are Han, from which on it is judged as Chinese."""
@@ -36,4 +37,4 @@ def words(text: str, chinese: bool) -> list[str]:
 
 def sentences(text: str, chinese: bool) -> list[str]:
     """Returns a text's sentences without their ends."""
-    return [part for line in text.splitlines() for part in _SENTENCE_ENDS[chinese].split(line) if part.strip()]
+    return [part for line in text.splitlines() for part in SENTENCE_ENDS[chinese].split(line) if part.strip()]

@@ -21,6 +21,19 @@ class Stage(Protocol):
 
 
 @runtime_checkable
+class EditingStage(Protocol):
+    """Changes documents by those before them in input order."""
+
+    def sign(self, text: str) -> Any:
+        """Returns what must be known of a document; runs in any process."""
+        ...
+
+    def edit(self, text: str, signature: Any, number: int) -> str | Dropped:
+        """Returns the next document in order, changed or as it was, or that it is left out; number: from 0."""
+        ...
+
+
+@runtime_checkable
 class OrderedStage(Protocol):
     """Judges documents by those before them in input order."""
 

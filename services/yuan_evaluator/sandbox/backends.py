@@ -93,8 +93,8 @@ def interpreter() -> str:
     return os.path.realpath(getattr(sys, "_base_executable", sys.executable))
 
 
-def _arguments() -> list[str]:
-    return [interpreter(), "-I", "-S", "-B", "-c", SOURCE]
+def _arguments(*more: str) -> list[str]:
+    return [interpreter(), "-I", "-S", "-B", "-c", SOURCE, *more]
 
 
 def _run(limits: Limits, ports: Ports, user: int | None) -> NoReturn:
@@ -132,7 +132,7 @@ def _bubblewrap(limits: Limits, ports: Ports, user: int) -> NoReturn:
         os.lseek(number, 0, os.SEEK_SET)
         os.set_inheritable(number, True)
         filtered = ["--seccomp", str(number)]
-    limit(limits)
+    limit(limits, with_processes=False)
     command = [
         shutil.which("bwrap", path="/usr/bin:/bin:/usr/local/bin") or "bwrap",
         *("--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL"),
@@ -141,7 +141,8 @@ def _bubblewrap(limits: Limits, ports: Ports, user: int) -> NoReturn:
         *("--proc", "/proc", "--dev", "/dev", "--size", str(2 * limits.file_mib << 20), "--tmpfs", "/tmp"),  # noqa: S108
         *(word for name, value in _ENVIRONMENT.items() for word in ("--setenv", name, value)),
         *("--remount-ro", "/", "--chdir", "/tmp", *filtered, "--"),  # noqa: S108
-        *_arguments(),
+        # Processes are limited inside: a namespace counts its own, and whoever makes one all that its user has.
+        *_arguments(str(limits.processes + _HELPERS)),
     ]
     os.execve(command[0], command, {})  # noqa: S606
 
@@ -151,8 +152,8 @@ def _bind(path: str) -> Sequence[str]:
     return ("--symlink", str(link.readlink()), path) if link.is_symlink() else ("--ro-bind", path, path)
 
 
-def limit(limits: Limits) -> None:
-    """Puts the limits over this process and all that it starts."""
+def limit(limits: Limits, *, with_processes: bool = True) -> None:
+    """Puts the limits over this process and all that it starts; that on processes only if it is said."""
     mib = 1 << 20
     for kind, value in (
         (resource.RLIMIT_AS, limits.memory_mib * mib),
@@ -166,6 +167,8 @@ def limit(limits: Limits) -> None:
         (resource.RLIMIT_MSGQUEUE, 0),
         (resource.RLIMIT_STACK, min(64, limits.memory_mib) * mib),
     ):
+        if kind == resource.RLIMIT_NPROC and not with_processes:
+            continue
         hard = resource.getrlimit(kind)[1]
         most = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(kind, (most, most))

@@ -2,10 +2,16 @@
 
 Its source is handed to `python -I -S -c`: inside there is no file of ours. That a program reached its last line is
 said by a word that was not in the program; a program that ends its process earlier has said nothing, and has failed.
+An argument is the number of processes and threads that there may be.
 """
 
 SOURCE = """
 import os, sys, types
+if sys.argv[1:]:
+    import resource
+    processes, hard = int(sys.argv.pop()), resource.getrlimit(resource.RLIMIT_NPROC)[1]
+    most = processes if hard == resource.RLIM_INFINITY else min(processes, hard)
+    resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
 def run():
     with os.fdopen(3, "rb") as file:
         word, _, source = file.read().partition(b"\\n")

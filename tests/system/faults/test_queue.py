@@ -121,7 +121,7 @@ def test_a_worker_whose_work_is_deaf_ends_once_its_lease_is_lost(stack: QueueSta
     os.kill(sleeper.pid, signal.SIGSTOP)
     wait_until(lambda: stack.job(job_id).state == JobState.QUEUED)
     os.kill(sleeper.pid, signal.SIGCONT)
-    assert sleeper.wait(30) == 75
+    assert sleeper.wait(120) == 75
 
 
 def test_a_job_that_kills_its_workers_has_failed_after_the_third(stack: QueueStack) -> None:

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 SERVICES = ("data", "trainer", "converter", "evaluator", "inference", "gateway")
 PATIENCE_S = 180.0
-STEPS = 40
+STEPS = 80  # far from their end when a process is killed, however busy the machine is
 LEASE_S = 10
 PIPELINE = """
 version: 1

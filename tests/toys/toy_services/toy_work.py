@@ -25,6 +25,13 @@ def control(name: str) -> Path:
     return Path(os.environ["TOY_CONTROL"]) / name
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file that is read, and may be left behind by a kill, at any moment: the old text or the new one."""
+    new = path.with_name(f"{path.name}.new-{os.getpid()}")
+    new.write_text(text)
+    new.replace(path)
+
+
 def work(context: WorkContext[Job]) -> WorkResult:
     """Writes one file, after as many turns as it is held for."""
     name = context.job.name
@@ -37,8 +44,8 @@ def work(context: WorkContext[Job]) -> WorkResult:
     while control(f"{name}.hold").exists():
         done += 1
         with suppress(OSError):  # where the disk is full this work is not what needs it
-            turns.write_text(str(done))
-        control(f"{name}.working").write_text(str(os.getpid()))
+            write_whole(turns, str(done))
+        write_whole(control(f"{name}.working"), str(os.getpid()))
         context.sink.emit(Progress("turns", done, unit="turns"))
         if not control(f"{name}.stubborn").exists():
             context.stop_if_asked()
