@@ -28,7 +28,7 @@ MANIFESTS = {
     "finetune": "kind: finetune\ntopology: {nodes: {devices: 1, device: cpu}, parallel: {zero_stage: 0}}\n"
     "inputs: {tokenizer: small, datasets: [{name: asked}], model: small}\n"
     "data: {sequence_length: 32, split: [1, 0, 0]}\n"
-    "train: {steps: 40, global_batch_size: 4, micro_batch_size: 4, precision: fp32}\n"
+    "train: {steps: 80, global_batch_size: 4, micro_batch_size: 4, precision: fp32}\n"
     "optimizer: {lr: 1.0e-2, min_lr: 1.0e-3}\nevaluation: {samples: 0}\noutputs: {model: candidate}",
     "evaluate": "kind: evaluate\ntopology: {nodes: {devices: 1, device: cpu}}\n"
     "inputs: {model: small, requests: asked}\nsuite: [requests, requests_learned]\n"

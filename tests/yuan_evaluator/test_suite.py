@@ -100,10 +100,10 @@ def test_a_model_that_is_served_for_jobs_alone_goes_with_the_last_of_them(
     def answer(request: object) -> str:
         del request
         if len(servicer.requests) == 1:
-            assert later_asks.wait(60)
+            assert later_asks.wait(180)
         else:
             later_asks.set()
-            assert first_has_ended.wait(60)
+            assert first_has_ended.wait(180)
         return "正确答案是A选项。"
 
     def evaluate(here: EvaluatorHome, name: str) -> None:
@@ -118,10 +118,10 @@ def test_a_model_that_is_served_for_jobs_alone_goes_with_the_last_of_them(
         threads[0].start()
         wait_until(lambda: len(servicer.requests) == 1)
         threads[1].start()
-        threads[0].join(60)
+        threads[0].join(180)
         left = list(servicer.loaded), deployments(first.store.registry)
         first_has_ended.set()
-        threads[1].join(60)
+        threads[1].join(180)
     assert left[0] == ["oracle"]
     assert [(record.name, len(record.users or ())) for record in left[1]] == [("oracle", 1)]
     assert "is served as oracle for this job" in notes(first)

@@ -258,7 +258,7 @@ def test_a_request_waits_as_one_however_many_copies_it_asks_for(loaded: LoadedMo
     with Engine("tiny", loaded, EngineOptions(max_batch=2, max_waiting=3)) as engine:
         gate = Gate(engine, steps=2)
         copies = Asked(engine, [5], n=128, max_tokens=3, ignore_eos=True)
-        wait_for(lambda: len(gate.sizes) == 2)
+        wait_for(lambda: gate.holds and len(gate.sizes) == 2)
         assert (engine.load.running, engine.load.waiting) == (2, 1)
         others = [Asked(engine, [5], n=64, max_tokens=3) for _ in range(2)]
         with pytest.raises(QueueFull, match="3 requests wait"):

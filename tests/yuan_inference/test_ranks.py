@@ -132,12 +132,12 @@ def test_a_rank_reads_its_part_of_every_matrix(model_folder: Path, loaded: Loade
 def test_a_dead_or_stopped_rank_is_found_while_it_computes(
     model_folder: Path, alone: list[list[int]], number: int, how: signal.Signals
 ) -> None:
-    with Engine("fragile", load(model_folder), EngineOptions(tensor=2, step_seconds=4.0)) as engine:
+    with Engine("fragile", load(model_folder), EngineOptions(tensor=2, step_seconds=8.0)) as engine:
         assert answers(engine) == alone
         ranks = engine.ranks
         os.kill(ranks[number], how)
         end = Asked(engine, PROMPTS[0], max_tokens=30, ignore_eos=True).done
-        what = "was killed by SIGKILL" if how is signal.SIGKILL else "is stopped and has not answered for 4 s"
+        what = "was killed by SIGKILL" if how is signal.SIGKILL else "is stopped and has not answered for 8 s"
         assert end.error == f"model fragile: rank {number} (process {ranks[number]}) {what}"
         assert answers(engine) == alone
         wait_for(lambda: all_gone(ranks))
