@@ -4,6 +4,7 @@ Requests that run when a model is replaced finish on the engine they began on.
 """
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -244,15 +245,17 @@ class ServedModels:
         """Lets an engine finish what it has, and forgets it then, with its memory."""
         engine.close(abort=False, timeout=0)
         self._retired.append(engine)
-
-        async def forget() -> None:
-            while engine.unfinished:
-                await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
-            self._retired.remove(engine)
-
-        task = asyncio.create_task(forget())
+        task = asyncio.create_task(self._forget_when_done(engine))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _forget_when_done(self, engine: Engine) -> None:
+        while engine.unfinished or engine.is_alive:
+            await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
+        self._retired.remove(engine)
+        del engine
+        # An engine's parts know each other: nothing else would give its memory back before some later collection.
+        await asyncio.to_thread(gc.collect)
 
     async def _start(self, wanted: Wanted) -> Served:
         task = asyncio.ensure_future(asyncio.to_thread(self._make, wanted))
