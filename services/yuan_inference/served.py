@@ -206,6 +206,10 @@ class ServedModels:
         """Says that a deployment could not be loaded, so that who asks for it is told why; not so of other names."""
         self._failed[name] = reason
 
+    def forget_failed(self, name: str) -> None:
+        """Says that a deployment that could not be loaded is wanted no more."""
+        self._failed.pop(name, None)
+
     async def load(self, name: str, prepare: Callable[[], Wanted]) -> Served:
         """Loads a model and puts it in place of the one of the same name; one that is served already stays.
 

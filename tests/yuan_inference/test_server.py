@@ -330,6 +330,18 @@ def test_what_is_still_deployed_is_not_unloaded_by_who_wants_it_unloaded_only_if
     assert tiny.models.names == []
 
 
+def test_a_deployment_that_could_not_be_loaded_can_be_given_up(tiny: Serving) -> None:
+    deploy(tiny.store.registry, "bad", "model/broken@1", {})
+    with pytest.raises(RpcFailed, match="has no tokenizer"):
+        tiny.load("model/broken@1", name="bad")
+    with pytest.raises(RpcFailed, match="is deployed but could not be loaded"):
+        tiny.generate(model="bad")
+    assert tiny.call("UnloadModel", pb.UnloadModelRequest(model="bad")).artifact == "model/broken@1"
+    assert deployment(tiny.store.registry, "bad") is None
+    with pytest.raises(RpcFailed, match="no model is served as bad"):
+        tiny.generate(model="bad")
+
+
 def test_loading_what_is_served_already_changes_nothing(tiny: Serving) -> None:
     engine = tiny.models.get("tiny").engine
     tiny.load("model/tiny@1")
