@@ -1,4 +1,4 @@
-"""`yuan deploy`: a deploy job from arguments, submitted and followed."""
+"""`yuan deploy`: a deploy job from arguments, submitted and followed. `yuan undeploy`: a call."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,8 @@ from yuan_jobs.client import JobClient
 from yuan_jobs.references import Reference
 from yuan_jobs.requests import request_of
 from yuan_manifest import Job, job_of_plain, load_cluster, to_yaml
+from yuan_rpc import connect
+from yuan_rpc.inference.v1 import inference_pb2, inference_pb2_grpc
 
 
 def deploy_model(
@@ -57,6 +59,20 @@ def deploy_model(
             typer.echo(f"{job.name}: submitted; follow it with: yuan wait {made.id}", err=True)
             typer.echo(made.id)
         return follow(client, made.id, as_json=as_json) if wait else 0
+
+
+def undeploy_model(name: str, cluster_path: Path | None) -> int:
+    """Has the stack serve a model no more.
+
+    Args:
+        name: that it is served under.
+        cluster_path: the cluster's file.
+    """
+    with connect("inference", load_cluster(cluster_path).cluster) as connection, connection.errors():
+        stub: Any = connection.stub(inference_pb2_grpc.InferenceServiceStub)
+        artifact = stub.UnloadModel(inference_pb2.UnloadModelRequest(model=name)).artifact
+    typer.echo(f"{name} is served no more; it was {artifact}", err=True)
+    return 0
 
 
 def _named(adapter: str) -> tuple[str, str]:

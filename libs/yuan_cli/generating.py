@@ -33,7 +33,10 @@ def generate(
         from yuan_manifest import load_cluster  # noqa: PLC0415
 
         stack = load_cluster(cluster).cluster
-        served = served_model(stack) if model is None else served_model_or_none(stack, model)
+        if model is None or ":" in model:  # an adapter is one of a served model
+            served = served_model(stack, model or "")
+        else:
+            served = served_model_or_none(stack, model)
         if served is not None:
             with served:
                 return generate_over_grpc(served, prompt, options, flags)

@@ -11,6 +11,7 @@ COMMAND_NAMES = (
     "generate",
     "data",
     "deploy",
+    "undeploy",
     "chat",
     "bench",
     "evaluate",

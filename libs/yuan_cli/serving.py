@@ -27,6 +27,12 @@ DEPLOY_HELP = """Let the stack serve a model, now and whenever it starts; in pla
   yuan deploy demo --adapter answers=demo-answers    then: yuan generate demo:answers "…"
 """
 
+UNDEPLOY_HELP = """Let the stack serve a model no more, neither now nor when it starts; requests that run are finished.
+
+\b
+  yuan undeploy demo
+"""
+
 CHAT_HELP = """Talk with a model that the stack serves. /reset forgets what was said, /exit or Ctrl-D leaves,
 Ctrl-C stops an answer.
 
@@ -124,6 +130,17 @@ def add_commands(app: typer.Typer) -> None:
             as_json=json,
             print_manifest=print_manifest,
         )
+
+    @app.command("undeploy", help=UNDEPLOY_HELP)
+    def undeploy_command(
+        context: typer.Context,
+        name: Annotated[str, typer.Argument(metavar="NAME", help="That it is served under; `yuan status` has them.")],
+        *,
+        cluster: ClusterOption = None,
+    ) -> int:
+        from yuan_cli.deploying import undeploy_model  # noqa: PLC0415
+
+        return undeploy_model(name, cluster_of(context, cluster))
 
     @app.command("chat", help=CHAT_HELP)
     def chat_command(

@@ -125,10 +125,16 @@ class AsyncClient:
                     call.cancel()
 
     async def score(
-        self, prompt: Prompt, *, model: str = "", logprobs: int = 0, timeout: float = GENERATE_SECONDS
+        self,
+        prompt: Prompt,
+        *,
+        model: str = "",
+        logprobs: int = 0,
+        adapter: str = "",
+        timeout: float = GENERATE_SECONDS,
     ) -> Scores:
         """Returns how likely each token of a text is, with so many of the likeliest beside it."""
-        message = asking.score_request(prompt, model, logprobs)
+        message = asking.score_request(prompt, model, logprobs, adapter)
         return asking.scores_of(await self._call("Score", message, timeout, again=True))
 
     async def tokenize(self, text: str, *, model: str = "") -> Tokens:
@@ -163,6 +169,8 @@ class AsyncClient:
         name: str = "",
         dtype: str = "",
         max_batch: int = 0,
+        max_waiting: int = 0,
+        kv_tokens: int = 0,
         tensor: int = 0,
         prompt_lookup: int = 0,
         adapters: Mapping[str, str] | None = None,
@@ -175,6 +183,8 @@ class AsyncClient:
             name: to ask for it by; empty: the artifact's.
             dtype: `fp32`, `bf16`, `fp16`, `int8`; empty: fp32 on a processor, as stored on CUDA.
             max_batch: requests that run at once; 0: the server's default.
+            max_waiting: requests that may wait; 0: the server's default.
+            kv_tokens: tokens that the cache holds over all requests; 0: the server's default.
             tensor: processes that share its matrices; 0: the server's own has them.
             prompt_lookup: tokens a step that are guessed from the text before; the same outputs.
             adapters: LoRA adapters by name, model artifacts that a fine-tuning of the model made.
@@ -185,6 +195,8 @@ class AsyncClient:
             name=name,
             dtype=dtype,
             max_batch=max_batch,
+            max_waiting=max_waiting,
+            kv_tokens=kv_tokens,
             tensor=tensor,
             prompt_lookup=prompt_lookup,
             adapters=adapters,

@@ -67,9 +67,9 @@ def put_prompt(message: Any, prompt: Prompt) -> None:
         raise InputError(f"prompt: {error}") from None
 
 
-def score_request(prompt: Prompt, model: str, logprobs: int) -> inference_pb2.ScoreRequest:
+def score_request(prompt: Prompt, model: str, logprobs: int, adapter: str) -> inference_pb2.ScoreRequest:
     """Returns the message."""
-    message = inference_pb2.ScoreRequest(model=model, logprobs=logprobs)
+    message = inference_pb2.ScoreRequest(model=model, logprobs=logprobs, adapter=adapter)
     put_prompt(message, prompt)
     return message
 

@@ -197,6 +197,17 @@ def _unicode(options: UnicodeOptions) -> Iterator[Problem]:
     yield from rules.one_of("normalization", options.normalization, ("NFC", "NFKC", "none"))
 
 
+def _length(options: LengthOptions) -> Iterator[Problem]:
+    yield from _in_order(options, "min_characters", "max_characters")
+
+
+def _in_order(options: StageOptions, least: str, most: str) -> Iterator[Problem]:
+    """No document is between a lower bound and an upper one below it."""
+    lower, upper = getattr(options, least), getattr(options, most)
+    if upper is not None and upper < lower:
+        yield most, f"expected at least {least} ({lower}), found {upper}"
+
+
 def _gopher_repetition(options: GopherRepetitionOptions) -> Iterator[Problem]:
     yield from rules.share(options, "max_duplicate_lines", "max_duplicate_line_characters")
     yield from rules.above_zero(options, "ngram_factor")
@@ -204,6 +215,8 @@ def _gopher_repetition(options: GopherRepetitionOptions) -> Iterator[Problem]:
 
 def _gopher_quality(options: GopherQualityOptions) -> Iterator[Problem]:
     yield from rules.share(options, "max_symbols", "max_bullet_lines", "max_ellipsis_lines", "min_alphabetic")
+    yield from _in_order(options, "min_words", "max_words")
+    yield from _in_order(options, "min_mean_word", "max_mean_word")
 
 
 def _language(options: LanguageOptions) -> Iterator[Problem]:
@@ -243,6 +256,7 @@ def _decontamination(options: DecontaminationOptions) -> Iterator[Problem]:
 
 _RULES: dict[type, Callable[[Any], Iterator[Problem]]] = {
     UnicodeOptions: _unicode,
+    LengthOptions: _length,
     GopherRepetitionOptions: _gopher_repetition,
     GopherQualityOptions: _gopher_quality,
     LanguageOptions: _language,

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 from yuan_corpus import DocumentMode, Reading, RemoteFile, Source, TextError, TokenizerError, find_text_files
 from yuan_corpus.cleaning import StageSpec, module_file
@@ -61,7 +62,12 @@ def files_of_stages(job: TokenizeJob) -> list[Source]:
     Raises:
         TextError: if one is not there.
     """
-    read = [file for item in job.cleaning if (named := item.get("files")) for file in find_text_files(named)]
+    read: list[Source] = []
+    for number, item in enumerate(job.cleaning):
+        named: object = item.get("files")
+        patterns = [named] if isinstance(named, str) else named
+        if patterns and _are_texts(patterns):  # a user's own stage may have something else there
+            read += _files_named(f"cleaning[{number}].files", patterns)
     own = (item["stage"].partition(":")[0] for item in job.cleaning if ":" in item["stage"])
     return [*read, *(file for module in own if (file := module_file(module)) is not None)]
 
@@ -80,7 +86,8 @@ def fingerprint_of_text(job: TextJob) -> Mapping[str, str]:
     if isinstance(job, TokenizeJob):  # what cleaning reads (word lists, benchmarks) decides on the output too
         files += files_of_stages(job)
     else:  # and words and tokenizers that are no artifacts
-        files += find_text_files(job.tokenizer.added_words) if job.tokenizer.added_words else []
+        words = job.tokenizer.added_words
+        files += _files_named("tokenizer.added_words", words) if words else []
         files += _files_of_tokenizers(job)
     local = [path for path in files if isinstance(path, Path)]
     remote = [file for file in files if isinstance(file, RemoteFile)]
@@ -92,6 +99,22 @@ def fingerprint_of_text(job: TextJob) -> Mapping[str, str]:
         where = error.filename or "text"
         raise TextError(f"{where}: cannot be read ({error.strerror or error}); mend that or exclude it") from None
     return digests
+
+
+def _are_texts(value: object) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)  # pyright: ignore[reportUnknownVariableType]
+
+
+def _files_named(key: str, patterns: Sequence[str]) -> list[Source]:
+    """Returns the files that another key than `inputs.text` names.
+
+    Raises:
+        TextError: if there are none.
+    """
+    try:
+        return find_text_files(patterns)
+    except TextError as error:
+        raise TextError(f"{key}: {str(error).removeprefix('text ')}") from None
 
 
 def _files_of_tokenizers(job: TokenizerJob) -> list[Source]:

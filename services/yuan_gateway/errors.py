@@ -111,6 +111,8 @@ def _of_rpc(error: RpcFailed | RpcError, names: Mapping[str, str]) -> tuple[int,
         code = "rate_limit_exceeded"
     headers: dict[str, str] = {}
     retry = getattr(error, "retry_after", None)
+    if retry is None and error.code is StatusCode.UNAVAILABLE:  # nothing answers that could have said when
+        retry = 1.0
     if retry is not None:
         headers["retry-after"] = str(max(1, round(retry)))
     if status == 401:

@@ -62,8 +62,8 @@ class Deploying:
         artifacts = _Artifacts(request.artifact, dict(request.adapters))
         return await self._load(name, artifacts, request.dtype or None, options)
 
-    async def unload(self, name: str, *, unless_deployed: bool = False) -> Served:
-        """Serves a model no more, now and after a start.
+    async def unload(self, name: str, *, unless_deployed: bool = False) -> str:
+        """Serves a model no more, now and after a start; returns its artifact.
 
         Args:
             name: that it is served under.
@@ -74,7 +74,14 @@ class Deploying:
         """
         if unless_deployed:
             # Who deploys it anew has written that down before it asks for the load, which waits for this to end.
-            return await self._models.unload(name, unless=lambda: deployment(self._store.registry, name) is not None)
+            served = await self._models.unload(name, unless=lambda: deployment(self._store.registry, name) is not None)
+            return served.wanted.artifact
+        if name in self._models.failed and name not in self._models.names:
+            failed = await asyncio.to_thread(deployment, self._store.registry, name)
+            await asyncio.to_thread(remove_deployment, self._store.registry, name)
+            self._models.forget_failed(name)
+            if failed is not None:
+                return failed.artifact
         served = await self._models.unload(name)
         try:
             await asyncio.to_thread(remove_deployment, self._store.registry, name)
@@ -82,7 +89,7 @@ class Deploying:
             _LOGGER.warning("the registry was not told that model %s is served no more: %s", name, one_line(error))
         if self.cuda_devices:
             await asyncio.to_thread(release_deployment, self._store.registry, name)
-        return served
+        return served.wanted.artifact
 
     async def load_deployments(self) -> None:
         """Loads what the registry says is to be served, one after the other; what cannot be is told there."""

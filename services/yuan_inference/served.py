@@ -4,6 +4,7 @@ Requests that run when a model is replaced finish on the engine they began on.
 """
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -205,6 +206,10 @@ class ServedModels:
         """Says that a deployment could not be loaded, so that who asks for it is told why; not so of other names."""
         self._failed[name] = reason
 
+    def forget_failed(self, name: str) -> None:
+        """Says that a deployment that could not be loaded is wanted no more."""
+        self._failed.pop(name, None)
+
     async def load(self, name: str, prepare: Callable[[], Wanted]) -> Served:
         """Loads a model and puts it in place of the one of the same name; one that is served already stays.
 
@@ -244,15 +249,17 @@ class ServedModels:
         """Lets an engine finish what it has, and forgets it then, with its memory."""
         engine.close(abort=False, timeout=0)
         self._retired.append(engine)
-
-        async def forget() -> None:
-            while engine.unfinished:
-                await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
-            self._retired.remove(engine)
-
-        task = asyncio.create_task(forget())
+        task = asyncio.create_task(self._forget_when_done(engine))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _forget_when_done(self, engine: Engine) -> None:
+        while engine.unfinished or engine.is_alive:
+            await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
+        self._retired.remove(engine)
+        del engine
+        # An engine's parts know each other: nothing else would give its memory back before some later collection.
+        await asyncio.to_thread(gc.collect)
 
     async def _start(self, wanted: Wanted) -> Served:
         task = asyncio.ensure_future(asyncio.to_thread(self._make, wanted))

@@ -260,5 +260,5 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         del context
         if not request.model:
             raise InvalidArgument("model: empty; expected the name that it is served under", {"model": "empty"})
-        served = await self.deploying.unload(request.model, unless_deployed=request.unless_deployed)
-        return inference_pb2.UnloadModelResponse(artifact=served.wanted.artifact)
+        artifact = await self.deploying.unload(request.model, unless_deployed=request.unless_deployed)
+        return inference_pb2.UnloadModelResponse(artifact=artifact)

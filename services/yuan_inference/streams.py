@@ -112,6 +112,8 @@ def failed(output: Output) -> RpcError:
     text = f"the request failed: {output.error}"
     if output.failure is Failure.structure:
         return InvalidArgument(output.error, {"sampling_params.structured_outputs": output.error})
+    if output.failure is Failure.minimum:
+        return InvalidArgument(output.error, {"sampling_params.min_tokens": output.error})
     if output.failure is Failure.memory:
         return ResourceExhausted(text, _SECONDS_UNTIL_ANOTHER_TRY)
     return Unavailable(text, _SECONDS_UNTIL_ANOTHER_TRY) if output.failure is Failure.engine else Internal(text)

@@ -206,6 +206,15 @@ def test_without_a_stack_a_model_is_loaded_here_and_a_prompt_alone_names_the_men
             assert alone.refused(*command) == "no model is deployed; yuan deploy MODEL"
 
 
+def test_a_model_is_undeployed_by_its_name(user: User, served: User) -> None:
+    user.load("tiny", "passing")
+    assert served.prints("generate", "passing", "shall I", "--max-tokens", "2")
+    ended = served.yuan("undeploy", "passing")
+    assert (ended.returncode, ended.stderr) == (0, "passing is served no more; it was model/tiny@1\n")
+    assert served.refused("undeploy", "passing").startswith("no model is served as passing; served: ")
+    assert "missing argument 'NAME'" in served.refused("undeploy")
+
+
 def test_deploy_prints_the_manifest_that_it_means_and_refuses_what_cannot_be(served: User) -> None:
     printed = "--print-manifest"
     text = served.prints("deploy", "tiny@1", "--name", "mine", "--dtype", "bf16", printed)

@@ -57,7 +57,12 @@ def test_what_the_server_is_and_does_is_told_in_values(client: Client) -> None:
     assert client.model().artifact == "model/tiny@1"
     assert [model.name for model in client.server_info().models] == ["tiny"]
     assert client.loads()[0].running == 0
-    assert client.load_model("tiny", name="other", max_batch=3, prompt_lookup=2).name == "other"
+    options = {"max_batch": 3, "prompt_lookup": 2, "kv_tokens": 320, "max_waiting": 5}
+    assert client.load_model("tiny", name="other", **options).name == "other"
+    (load,) = (one for one in client.loads() if one.model == "other")
+    assert (load.max_batch, load.max_waiting, load.total_blocks) == (3, 5, 20)
+    with pytest.raises(RpcFailed, match="has no adapter x"):
+        client.score("shall I", model="other", adapter="x")
     assert {load.model: load.max_batch for load in client.loads()}["other"] == 3
     with pytest.raises(RpcFailed, match="model/nobody does not exist"):
         client.load_model("tiny", name="other", adapters={"x": "nobody"})

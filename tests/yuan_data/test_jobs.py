@@ -10,7 +10,16 @@ from typing import Any
 
 import pytest
 
-from yuan_corpus import DatasetStatistics, Reading, TextError, Tokenizer, TokenizerError, open_dataset, tokenize_corpus
+from yuan_corpus import (
+    CorpusError,
+    DatasetStatistics,
+    Reading,
+    TextError,
+    Tokenizer,
+    TokenizerError,
+    open_dataset,
+    tokenize_corpus,
+)
 from yuan_corpus.documents import SkipLog
 from yuan_data.text import fingerprint_of_text
 from yuan_data.tokenize_text import tokenize_work
@@ -237,6 +246,22 @@ def test_what_is_left_out_as_broken_is_said_with_its_places_and_counted(
     assert f"  {tmp_path}/b.txt: not UTF-8 at byte 6 (0xFF)" in said
     report = json.loads((work.output / "cleaning.json").read_text())
     assert (report["documents_read"], report["skipped"]) == (3, 2)
+
+
+def test_a_stages_files_that_are_missing_or_no_text_are_told_by_its_key(
+    tmp_path: Path, tokenizer: ArtifactHandle, text: Path
+) -> None:
+    (tmp_path / "gbk.txt").write_bytes("这是一段足够长的中文内容。".encode("gbk"))
+    job = TokenizeJob(
+        kind=Kind.tokenize, name="t", inputs=TokenizeInputs(text=[str(text)]), outputs=DatasetOutputs("d"),
+        cleaning=[{"stage": "unicode"}, {"stage": "decontamination", "files": [str(tmp_path / "gone.jsonl")]}],
+    )  # fmt: skip
+    with pytest.raises(TextError, match=rf"^cleaning\[1\]\.files: {tmp_path}/gone\.jsonl: no such file"):
+        fingerprint_of_text(job)
+    job.cleaning[1]["files"] = [str(tmp_path / "gbk.txt")]
+    problem = rf"^cleaning\[1\]\.files: {tmp_path}/gbk\.txt: not UTF-8 at byte 0 \(0xD5\); mend it, or name another$"
+    with pytest.raises(CorpusError, match=problem):
+        tokenize_work(context(job, tmp_path / "out", tokenizer=tokenizer))
 
 
 def test_a_file_that_cannot_be_read_is_left_out_and_named_where_that_is_wanted_and_another_once_it_can_be(

@@ -119,7 +119,7 @@ def test_a_killed_inference_server_ends_streams_with_an_error_and_the_gateway_se
             assert error["type"] == "server_error"
         assert (surface.get("/health"), surface.get("/ready")) == (200, 503)
         refused = surface.ask(max_tokens=2)
-        assert refused.status == 503
+        assert (refused.status, refused.headers["retry-after"]) == (503, "1")
         assert "start the stack" in json.loads(refused.read())["error"]["message"]
         with server_process("inference", surface.file, surface.cluster):
             surface.load()

@@ -222,6 +222,7 @@ def test_a_wrong_value_is_refused_by_its_name(stack: HttpStack, values: dict[str
     [
         ({"logprobs": True, "top_logprobs": 1000}, "top_logprobs"),
         ({"max_completion_tokens": 0}, "max_completion_tokens"),
+        ({"stop": ["x"] * 64}, "stop"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"messages": [{"role": "user", "content": "q" * 10**6}]}, "messages"),
         ({"response_format": _schema({"type": "no"})}, "response_format"),
@@ -302,17 +303,28 @@ def test_a_client_that_leaves_a_stream_frees_its_blocks(stack: HttpStack, client
     wait_for(lambda: stack.idle)
 
 
+def test_a_prompts_probabilities_come_with_the_first_piece_of_each_choice(stack: HttpStack) -> None:
+    body = {"prompt": "shall I compare", "max_tokens": 3, "prompt_logprobs": 1, "n": 2, "ignore_eos": True, "seed": 1}
+    whole = stack.ask("/v1/completions", body).json["choices"]
+    choices = [event["choices"][0] for event in stack.ask("/v1/completions", {**body, "stream": True}).events]
+    for index in range(2):
+        pieces = [choice for choice in choices if choice["index"] == index]
+        assert pieces[0]["prompt_logprobs"] == whole[index]["prompt_logprobs"]
+        assert not any("prompt_logprobs" in piece for piece in pieces[1:])
+    assert whole[0]["prompt_logprobs"][0] is None
+
+
 def test_tokens_are_named_and_placed_as_openai_does_it() -> None:
     logprobs = CompletionLogprobs()
-    pieces = [b" shall", b" I", b"\xe4", b"\xbd", b"\xa0", b"x"]
+    pieces = [b" shall", b" I", b"\xe4", b"\xbd", b"\xa0", b"x", b"\x95", b"y"]
     found = [pb.TokenLogprob(token_id=5, token=pieces[0])]
     for token in pieces[1:]:
         one = pb.TokenLogprob(token_id=6, token=token, logprob=-1.5)
         one.top_logprobs.add(token_id=7, logprob=-0.5, token=b"likelier")
         found.append(one)
-    logprobs.add(found, first_of="shall I你x")
+    logprobs.add(found, first_of="shall I你x\ufffdy")
     taken = logprobs.take()
-    assert taken["tokens"] == ["shall", " I", r"bytes:\xe4", r"bytes:\xbd", r"bytes:\xa0", "x"]
-    assert taken["text_offset"] == [0, 5, 7, 7, 7, 8]
-    assert taken["token_logprobs"] == [None, -1.5, -1.5, -1.5, -1.5, -1.5]
+    assert taken["tokens"] == ["shall", " I", r"bytes:\xe4", r"bytes:\xbd", r"bytes:\xa0", "x", r"bytes:\x95", "y"]
+    assert taken["text_offset"] == [0, 5, 7, 7, 7, 8, 9, 10]
+    assert taken["token_logprobs"] == [None, *[-1.5] * 7]
     assert taken["top_logprobs"][:2] == [None, {"likelier": -0.5, " I": -1.5}]

@@ -1,10 +1,12 @@
 """InferenceService on a real port: text, errors with their statuses, models that come and go, nothing left held."""
 
 import asyncio
+import gc
 import shutil
 import threading
 import time
 import urllib.request
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -305,6 +307,41 @@ def test_a_new_version_is_swapped_in_and_requests_on_the_old_one_finish_on_it(ti
     wait_for(lambda: tiny.idle and len(tiny.models.engines) == 1)
 
 
+def test_the_memory_of_a_model_that_is_served_no_more_is_free_once_its_last_request_has_ended(tiny: Serving) -> None:
+    call = slow(tiny)
+    engine = weakref.ref(tiny.models.get("tiny").engine)
+    gc.disable()  # nobody's luck
+    try:
+        tiny.call("UnloadModel", pb.UnloadModelRequest(model="tiny"))
+        assert list(call)[-1].finish_reason == pb.FINISH_REASON_LENGTH
+        del call
+        wait_for(lambda: engine() is None)
+    finally:
+        gc.enable()
+
+
+def test_what_is_still_deployed_is_not_unloaded_by_who_wants_it_unloaded_only_if_it_is_not(tiny: Serving) -> None:
+    request = pb.UnloadModelRequest(model="tiny", unless_deployed=True)
+    deploy(tiny.store.registry, "tiny", "model/tiny@1", {})
+    assert tiny.call("UnloadModel", request).artifact == "model/tiny@1"
+    assert tiny.models.names == ["tiny"]
+    remove_deployment(tiny.store.registry, "tiny")
+    tiny.call("UnloadModel", request)
+    assert tiny.models.names == []
+
+
+def test_a_deployment_that_could_not_be_loaded_can_be_given_up(tiny: Serving) -> None:
+    deploy(tiny.store.registry, "bad", "model/broken@1", {})
+    with pytest.raises(RpcFailed, match="has no tokenizer"):
+        tiny.load("model/broken@1", name="bad")
+    with pytest.raises(RpcFailed, match="is deployed but could not be loaded"):
+        tiny.generate(model="bad")
+    assert tiny.call("UnloadModel", pb.UnloadModelRequest(model="bad")).artifact == "model/broken@1"
+    assert deployment(tiny.store.registry, "bad") is None
+    with pytest.raises(RpcFailed, match="no model is served as bad"):
+        tiny.generate(model="bad")
+
+
 def test_loading_what_is_served_already_changes_nothing(tiny: Serving) -> None:
     engine = tiny.models.get("tiny").engine
     tiny.load("model/tiny@1")
@@ -369,6 +406,16 @@ def test_more_than_the_machines_memory_is_refused_before_it_is_taken(tiny: Servi
     with pytest.raises(RpcFailed, match=rf"serving\.{name}: \d+ would need [\d,.]+ GiB of memory, and") as caught:
         tiny.load("tiny@1", name="huge", **asked_for)
     assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
+    assert tiny.models.names == ["tiny"]
+
+
+@pytest.mark.parametrize("asked_for", [{"kv_tokens": 400_000}, {"max_batch": 20_000}], ids=["cache", "batch"])
+def test_more_than_is_free_is_refused_though_the_machine_has_it(
+    tiny: Serving, asked_for: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("yuan_inference.engine.options.free_bytes", lambda device: 50 << 20)
+    with pytest.raises(RpcFailed, match=r"would need 0\.\d GiB of memory, and 0\.0 GiB are free; choose less"):
+        tiny.load("tiny@1", name="huge", **asked_for)
     assert tiny.models.names == ["tiny"]
 
 

@@ -142,6 +142,8 @@ def test_several_continuations_come_with_their_numbers(stack: HttpStack) -> None
 
 
 def test_an_impossible_grammar_is_refused_by_its_field(stack: HttpStack) -> None:
+    with pytest.raises(RpcFailed, match=r"regex parse error: look-around.* is not supported"):
+        stack.call("Generate", asked(structured_outputs={"regex": "(?=a)b"}))
     with pytest.raises(RpcFailed) as caught:
         stack.call("Generate", asked(structured_outputs={"regex": "(["}))
     assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
@@ -157,6 +159,11 @@ def test_an_impossible_grammar_is_refused_by_its_field(stack: HttpStack) -> None
         assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
     with pytest.raises(RpcFailed, match="json_schema: false is matched by nothing"):
         stack.call("Generate", asked(structured_outputs={"json": "false"}))
+    ends = {"choice": {"choices": ["a"]}}, list(range(stack.engine.loaded.tokenizer.vocab_size))
+    with pytest.raises(RpcFailed, match="min_tokens forbids that") as caught:
+        stack.call("Generate", asked(structured_outputs=ends[0], min_tokens=2, stop_token_ids=ends[1]))
+    assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
+    assert list(caught.value.violations) == ["sampling_params.min_tokens"]
     choice = stack.call("Generate", asked(structured_outputs={"choice": {"choices": ["day", "thee"]}}, max_tokens=20))
     assert choice.text in ("day", "thee")
 

@@ -52,6 +52,11 @@ def test_a_stage_of_the_users_own_takes_any_options(tmp_path: Path) -> None:
         ("{stage: language, keep: []}", r"cleaning\[1\]\.keep: is empty"),
         ("{stage: pii, kinds: [mail]}", r"cleaning\[1\]\.kinds\[0\]: expected one of .* did you mean email"),
         ("{stage: near_duplicates, threshold: 2}", r"cleaning\[1\]\.threshold: expected 0.1 to 1"),
+        (
+            "{stage: length, min_characters: 9, max_characters: 5}",
+            r"cleaning\[1\]\.max_characters: expected at least min_characters \(9\), found 5",
+        ),
+        ("{stage: repeated_spans, sentences: 0}", r"cleaning\[1\]\.sentences: expected at least 1"),
         ("{stage: words}", r"cleaning\[1\]\.words: no word is listed"),
     ],
 )

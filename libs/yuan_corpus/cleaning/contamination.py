@@ -11,7 +11,7 @@ import numpy.typing as npt
 from yuan_corpus.cleaning.characters import Hashes, among, code_points, kinds_of, run_hashes, unit_words
 from yuan_corpus.cleaning.stage import Dropped
 from yuan_corpus.documents import Reading, SkipLog, expand, read_documents, slice_files
-from yuan_corpus.errors import CorpusError
+from yuan_corpus.errors import CorpusError, TextError
 from yuan_corpus.sources import Source, compression_of, decompressed, format_suffix, open_source
 from yuan_corpus.text_files import find_text_files
 
@@ -73,8 +73,11 @@ def _texts(path: Source) -> Iterator[str]:
     from yuan_corpus.documents import DocumentMode  # noqa: PLC0415
 
     how = Reading(DocumentMode.LINES)
-    for part in expand(slice_files([path], how), how):
-        yield from read_documents(part, how, SkipLog())
+    try:
+        for part in expand(slice_files([path], how), how):
+            yield from read_documents(part, how, SkipLog())
+    except TextError as error:  # what it says to do is for text
+        raise CorpusError(f"files: {str(error).partition('; ')[0]}; mend it, or name another") from None
 
 
 def _values(path: Source, data: bytes) -> Iterator[Any]:

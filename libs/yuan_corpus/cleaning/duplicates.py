@@ -12,6 +12,7 @@ from yuan_corpus.cleaning.band_index import BandIndex
 from yuan_corpus.cleaning.characters import code_points, kinds_of, run_hashes, unit_words
 from yuan_corpus.cleaning.scripts import kinds_are_chinese
 from yuan_corpus.cleaning.stage import Dropped
+from yuan_corpus.errors import CorpusError
 
 _SCHEME = "affine32"
 """Of datasketch's permutations: values of 32 bits, half the memory of the older ones."""
@@ -57,7 +58,11 @@ class NearDuplicates:
         self._threshold, self._permutations, self._ngram, self._seed = threshold, permutations, ngram, seed
         # So many bands that nearly no pair at the threshold escapes (of 128 permutations and 0.8 one in 20; with
         # datasketch's own choice three in five do): what they find too much, the whole signatures tell.
-        cut = MinHashLSH(threshold=min(threshold, 0.95), num_perm=permutations, weights=(0.05, 0.95))
+        try:
+            cut = MinHashLSH(threshold=min(threshold, 0.95), num_perm=permutations, weights=(0.05, 0.95))
+        except ValueError:
+            few = f"{permutations} are too few for a threshold of {threshold}"
+            raise CorpusError(f"permutations: {few}; take 128, or 16 at least") from None
         self._index = BandIndex(cut.b, cut.r, permutations)
         self._drawn: Any = None
         self._drawn = self._sketch().permutations

@@ -22,6 +22,9 @@ router = APIRouter(tags=["OpenAI"])
 
 _AS_MANY_AS_FIT = 2**31 - 1
 
+_MOST_STOPS = 63
+"""One fewer than the inference service takes: the chat's own comes to them."""
+
 
 @router.post("/v1/chat/completions", response_model=None, responses=ALSO_STREAMED)
 async def chat_completions(request: Request, body: ChatRequest, asker: Asker) -> Any:
@@ -57,6 +60,8 @@ class _Chat:
         self._created = int(time.time())
         given = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
         params = sampling_params(body, _AS_MANY_AS_FIT if given is None else given)
+        if len(params.stop) > _MOST_STOPS:
+            raise Refused(f"stop: expected at most {_MOST_STOPS} strings, found {len(params.stop)}", param="stop")
         # A model that goes on to the next question is cut off there.
         params.stop.append(SEPARATOR)
         if body.top_logprobs is not None and not body.logprobs:

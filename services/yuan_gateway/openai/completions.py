@@ -173,6 +173,7 @@ class _Completion:
                 usages[prompt.number] = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
                 prompt_logprobs.extend(part.prompt_logprobs)
                 text, logprobs = part.text, states.get(part.index)
+                is_first = logprobs is None
                 if logprobs is None:
                     logprobs = states[part.index] = CompletionLogprobs()
                     text = shown + text
@@ -183,6 +184,8 @@ class _Completion:
                     choice["logprobs"] = logprobs.take()
                 if part.stop_reason:
                     choice["stop_reason"] = part.stop_reason
+                if is_first and self._body.prompt_logprobs is not None:
+                    choice["prompt_logprobs"] = _by_id(prompt_logprobs)
                 yield choice
 
     async def _shown(self, prompt: _Prompt) -> str:

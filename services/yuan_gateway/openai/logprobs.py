@@ -1,5 +1,6 @@
 """Log-probabilities in OpenAI's two forms: of completions, and of chats."""
 
+import codecs
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +26,9 @@ class CompletionLogprobs:
     """
 
     position: int = 0
-    _pending: bytes = b""
+    _characters: codecs.IncrementalDecoder = field(
+        default_factory=lambda: codecs.getincrementaldecoder("utf-8")(errors="replace")
+    )
     tokens: list[str] = field(default_factory=list[str])
     token_logprobs: list[float | None] = field(default_factory=list[float | None])
     top_logprobs: list[dict[str, float] | None] = field(default_factory=list[dict[str, float] | None])
@@ -45,25 +48,9 @@ class CompletionLogprobs:
             first_of = None
             self.tokens.append(name_of(token))
             self.text_offset.append(self.position)
-            self.position += self._characters(token)
+            self.position += len(self._characters.decode(token))  # as the text itself is put together
             self.token_logprobs.append(one.logprob if one.HasField("logprob") else None)
             self.top_logprobs.append(_top(one) if one.HasField("logprob") else None)
-
-    def _characters(self, token: bytes) -> int:
-        """Returns how many characters are whole by now."""
-        self._pending += token
-        whole = len(self._pending)
-        # A character is at most four bytes: what is no beginning of one is not waited for.
-        for length in range(len(self._pending), max(-1, len(self._pending) - 4), -1):
-            try:
-                self._pending[:length].decode()
-            except UnicodeDecodeError:
-                continue
-            whole = length
-            break
-        text = self._pending[:whole].decode(errors="replace")
-        self._pending = self._pending[whole:]
-        return len(text)
 
     def take(self) -> dict[str, Any]:
         """Returns what was added since the last time."""

@@ -155,9 +155,14 @@ class Engine:
         )
 
     @property
+    def is_alive(self) -> bool:
+        """Whether its thread has not ended yet."""
+        return self._thread.is_alive()
+
+    @property
     def healthy(self) -> bool:
         """Whether it can compute: false while one of its ranks is dead."""
-        return self._thread.is_alive() and not self._lost
+        return self.is_alive and not self._lost
 
     @property
     def _lost(self) -> str:

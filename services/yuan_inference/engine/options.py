@@ -1,13 +1,11 @@
 """How much an engine does at once, how it says how much it does, and what it refuses."""
 
-import os
 from dataclasses import dataclass
 
-import torch
-
 from yuan_events import InputError, YuanError
+from yuan_inference.engine.memory import free_bytes, memory_bytes
 from yuan_inference.loaded import LoadedModel
-from yuan_model import BLOCK_TOKENS, FLASH_PAGE_TOKENS, FlashPages, PoolSize, blocks_needed, bytes_per_token
+from yuan_model import BLOCK_TOKENS, FLASH_PAGE_TOKENS, FlashPages, PoolSize, YuanConfig, blocks_needed, bytes_per_token
 
 _SCORED_BYTES = 64 << 20
 """Memory for logits of prompts whose log-probabilities are asked for."""
@@ -86,8 +84,8 @@ def pool_size(loaded: LoadedModel, options: EngineOptions) -> PoolSize:
     """Returns how much the runner holds: one whole context at least, where kv_tokens says nothing else.
 
     Raises:
-        InputError: if the machine has not so much memory. Asked for all the same, the system might give it, and end the
-            process once it is written to.
+        InputError: if the machine has not so much memory free. Asked for all the same, the system might give it, and
+            end the process once it is written to.
     """
     decoded = options.max_batch * (1 + options.prompt_lookup)
     size = PoolSize(
@@ -102,15 +100,25 @@ def pool_size(loaded: LoadedModel, options: EngineOptions) -> PoolSize:
     shares = options.tensor if loaded.weights.device.type == "cuda" else 1
     for name, value, needed in (
         ("kv_tokens", size.tokens, size.tokens * bytes_per_token(loaded.config, loaded.weights.dtype) / shares),
-        ("max_batch", size.rows, 4 * size.outputs * loaded.config.vocab_size),
+        ("max_batch", size.rows, _bytes_of_a_step(loaded.config, size)),
     ):
-        memory = _memory_bytes(loaded.weights.device)
+        # What is chosen for the user is filled little by little, and may be more than is free in this moment.
+        is_default = name == "kv_tokens" and options.kv_tokens is None
+        memory = (memory_bytes if is_default else free_bytes)(loaded.weights.device)
         if needed > memory:
             raise InputError(
                 f"serving.{name}: {value} would need {needed / 2**30:,.1f} GiB of memory, and "
-                f"{memory / 2**30:,.1f} GiB are there; choose less"
+                f"{memory / 2**30:,.1f} GiB are {'there' if is_default else 'free'}; choose less"
             )
     return size
+
+
+def _bytes_of_a_step(config: YuanConfig, size: PoolSize) -> int:
+    """Returns about how much a step of all rows takes: logits, what a token is on its way, what a row is known by."""
+    token = 4 * (12 * config.hidden_size + 4 * config.intermediate_size)
+    row = 8 * blocks_needed(config.max_position_embeddings, size.block_tokens)
+    row += 6 * config.hidden_size * config.num_hidden_layers * size.slots
+    return 4 * size.outputs * config.vocab_size + token * size.step_tokens + row * size.rows
 
 
 def _block_tokens(loaded: LoadedModel) -> int:
@@ -125,12 +133,6 @@ def _blocks(loaded: LoadedModel, options: EngineOptions) -> int:
     if options.kv_tokens is not None:
         return max(1, blocks_needed(options.kv_tokens, tokens))
     wanted = options.max_batch * context
-    memory = _memory_bytes(weights.device) // 4
+    memory = memory_bytes(weights.device) // 4
     fitting = memory // (tokens * bytes_per_token(config, weights.dtype))
     return max(context, min(wanted, fitting))
-
-
-def _memory_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

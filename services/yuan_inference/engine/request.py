@@ -22,12 +22,14 @@ class Failure(StrEnum):
     """Whose fault a failed request is.
 
     request: what it asked cannot be computed (its own forward pass raised, its logits are no numbers). structure: what
-    it wants its text to be like cannot be followed to an end. memory: there
-    is no memory for it. engine: the engine or one of its ranks died; another try may succeed.
+    it wants its text to be like cannot be followed to an end. minimum: before min_tokens nothing may come that it does
+    not take for an end. memory: there is no memory for it. engine: the engine or one of its ranks died; another try may
+    succeed.
     """
 
     request = "request"
     structure = "structure"
+    minimum = "minimum"
     memory = "memory"
     engine = "engine"
 

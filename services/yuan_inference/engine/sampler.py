@@ -12,14 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from yuan_events import YuanError
 from yuan_inference.engine.changes import Logits
 from yuan_inference.engine.request import TokenLogprob
 from yuan_inference.engine.sequence import Sequence
+from yuan_inference.engine.structure import StructureError
 from yuan_model import NativeUnavailable, native_library
 from yuan_model.native import native_draw, native_places
 from yuan_model.sampling import LIKELIEST, Draw, torch_draw, torch_places
 
 _LOGGER = logging.getLogger("yuan_inference.engine")
+
+
+class NothingBeforeMinimum(YuanError):
+    """min_tokens forbids every token that may come."""
 
 
 @dataclass(slots=True)
@@ -117,7 +123,9 @@ class Sampler:
         if sequence.matcher is not None:
             logits_v[~sequence.matcher.allowed().numpy()] = -np.inf
         if logits_v.max() == -np.inf:
-            raise ValueError("no token may follow: bias, structure and forbidden tokens leave none")
+            if sequence.is_early:
+                raise NothingBeforeMinimum("all tokens that may come end the text, and min_tokens forbids that")
+            raise StructureError("the structure cannot be followed: forbidden tokens leave none that it allows")
 
     def candidates(self, logits_v: Tensor, sequence: Sequence, count: int) -> list[tuple[float, int, TokenLogprob]]:
         """Returns the likeliest tokens for a search, with log-probabilities of what is allowed.

@@ -13,7 +13,7 @@ from yuan_events import one_line
 from yuan_inference.engine.beam import Branch
 from yuan_inference.engine.metrics import ModelMetrics
 from yuan_inference.engine.request import Failure, FinishReason, Output, TokenLogprob
-from yuan_inference.engine.sampler import Sampler
+from yuan_inference.engine.sampler import NothingBeforeMinimum, Sampler
 from yuan_inference.engine.scheduler import Scheduler, Turn
 from yuan_inference.engine.sequence import Sequence
 from yuan_inference.engine.structure import StructureError
@@ -253,7 +253,7 @@ class Stepper:
                 raise error
             output = sequence.take(token, self._sampler.end_ids)
         except Exception as wrong:  # noqa: BLE001 - only this request's
-            self.fail(task, wrong, Failure.structure if isinstance(wrong, StructureError) else Failure.request)
+            self.fail(task, wrong, _fault(wrong))
             return False
         if logprob is not None:
             sequence.score += logprob.logprob
@@ -310,7 +310,7 @@ class Stepper:
                 return
             outputs = task.search.outputs()
         except Exception as error:  # noqa: BLE001 - only this request's
-            self.fail(task, error, Failure.structure if isinstance(error, StructureError) else Failure.request)
+            self.fail(task, error, _fault(error))
             return
         self._drop(task)
         for output in outputs:
@@ -382,6 +382,13 @@ def _chunk(turn: Turn) -> Chunk:
     sequence = turn.sequence
     tokens = [*sequence.tokens, *turn.guesses] if turn.guesses else sequence.tokens
     return Chunk(tokens, turn.start, turn.stop, sequence.row, turn.outputs, sequence.adapter)
+
+
+def _fault(error: Exception) -> Failure:
+    """Returns whose fault it is that no token was drawn."""
+    if isinstance(error, StructureError):
+        return Failure.structure
+    return Failure.minimum if isinstance(error, NothingBeforeMinimum) else Failure.request
 
 
 def _is_memory(error: Exception) -> bool:

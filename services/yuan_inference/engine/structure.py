@@ -180,4 +180,9 @@ def _reason(text: str) -> str:
 
 
 def _first_line(text: str) -> str:
-    return next((line.strip() for line in text.splitlines() if line.strip()), "not understood")[:300]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        return "not understood"
+    # Of a regular expression the reason stands below a picture of it.
+    reason = next((line.removeprefix("error: ") for line in lines[1:] if line.startswith("error: ")), "")
+    return f"{lines[0]} {reason}".strip()[:300]
