@@ -23,6 +23,7 @@ from yuan_jobs.teaching_service import TRANSLATIONS as TEACHING_TRANSLATIONS
 from yuan_jobs.teaching_service import teaching_service
 from yuan_manifest import ClusterManifest, Kind, device_count
 from yuan_rpc import Mount, RpcServer, server_of
+from yuan_rpc.open_files import allow_many_connections
 from yuan_rpc.tracing import OFF, Tracing
 
 _RECONCILER_GRACE_S = 10.0
@@ -96,6 +97,7 @@ def run_server(
     manifest = cluster_of(f"python -m yuan_{service} server", arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    allow_many_connections()
     home = Home.of(manifest.cluster)
     store = ArtifactStore.open(home)
     tracing = Tracing(service, manifest.cluster.observability.traces if traced else None)

@@ -5,7 +5,6 @@ The disk's speed is measured where the output is to be: 256 MB written through, 
 
 import json
 import os
-import resource
 import shutil
 import tempfile
 import time
@@ -140,7 +139,7 @@ def estimate(job: ConvertJob, source: Described) -> Estimate:
     total = sum(size for _, size in sizes)
     place = _place(job)
     reading, writing = measured_speed(place)
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     target = job.target
     division = ""
     if target.layout == Layout.megatron:

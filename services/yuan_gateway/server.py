@@ -20,6 +20,7 @@ from yuan_gateway.tls import renew
 from yuan_jobs.arguments import cluster_of
 from yuan_manifest import ClusterManifest
 from yuan_rpc import check_port, join_address, security_of, service_of
+from yuan_rpc.open_files import allow_many_connections
 from yuan_rpc.security import server_credentials
 from yuan_rpc.server import signals
 
@@ -51,6 +52,7 @@ def run(arguments: Sequence[str]) -> int:
     manifest = cluster_of("python -m yuan_gateway server", arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    allow_many_connections()
     asyncio.run(serve(manifest))
     return 0
 

@@ -1,11 +1,11 @@
 """What a step is worth: speed against what the hardware can do, memory, and the time to the end."""
 
-import resource
 import statistics
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -72,7 +72,9 @@ def peak_memory_gib(device: str) -> float:
     """Returns the most memory that this rank has held so far: the device's on CUDA, else the process's (2^30 bytes)."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / _GIB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _GIB
+    # Not `ru_maxrss`, which begins with what the process had that started this one.
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")) / _GIB
 
 
 class Pace:

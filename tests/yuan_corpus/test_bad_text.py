@@ -144,8 +144,10 @@ if __name__ == "__main__":
         print(made.documents, made.tokens)
     except TextError as error:
         print(error)
-    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    print(peaks[0] + int(workers) * peaks[1] if int(workers) > 1 else peaks[0])
+    # Not this process's `ru_maxrss`, which begins with what the process had that started it.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    own = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    print(own + int(workers) * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss if int(workers) > 1 else own)
 """
 
 
