@@ -66,6 +66,7 @@ class CallGuard(aio.ServerInterceptor):
 
     Attributes:
         arrived: calls that have come.
+        running: calls that are being answered.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class CallGuard(aio.ServerInterceptor):
         self._end_at_drain = frozenset(end_at_drain)
         self._tracing = tracing
         self._audit = audit
-        self.arrived = 0
+        self.arrived = self.running = 0
         self._wrapped: dict[str, _Handler] = {}
         self._other_versions: set[str] = set()
 
@@ -147,6 +148,13 @@ class CallGuard(aio.ServerInterceptor):
         inner = stream if streams_out else answer
 
         async def guarded(request: Any, context: _Context) -> Any:
+            self.running += 1
+            try:
+                return await measured(request, context)
+            finally:
+                self.running -= 1
+
+        async def measured(request: Any, context: _Context) -> Any:
             with self._metrics.measure(method) as outcome:
                 if not self._tracing.enabled or method.startswith(HEALTH):
                     return await self._call(inner, method, request, context, outcome)

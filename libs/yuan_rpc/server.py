@@ -198,7 +198,7 @@ class RpcServer:
         await self._health.set(service, status)
 
     async def stop(self, grace: float | None = None) -> None:
-        """Drains and stops: health says NOT_SERVING, no new calls, running ones have `grace` seconds to end.
+        """Drains and stops: health says NOT_SERVING, new calls are refused, running ones have `grace` seconds to end.
 
         Args:
             grace: None: the server's `drain_seconds`. 0 cuts running calls off, also those that an earlier `stop`
@@ -210,8 +210,13 @@ class RpcServer:
             await self._health.enter_graceful_shutdown()
             await asyncio.sleep(_NOTICE_SECONDS)
             self.draining.set()
+        end = time.monotonic() + (self.drain_seconds if grace is None else grace)
+        # Only then, since from there on gRPC cancels new calls without a word.
+        while self._guard is not None and self._guard.running and time.monotonic() < end:
+            await asyncio.sleep(_QUIET_SECONDS)
+        if time.monotonic() < end:
             await self._refuse_late_calls()
-        await self._server.stop(self.drain_seconds if grace is None else grace)
+        await self._server.stop(max(0.0, end - time.monotonic()))
         if self._page:
             self._page.close()
             self._page = None

@@ -106,6 +106,31 @@ def test_calls_that_come_just_when_a_drain_begins_are_answered_or_told_to_come_a
     assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}, codes
 
 
+def test_calls_that_come_all_through_a_drain_are_told_to_come_again() -> None:
+    told: list[tuple[grpc.StatusCode, str]] = []
+
+    async def case(data: ToyData, server: RpcServer, connection: Connection) -> None:
+        stream = connection.aio_stub(data_pb2_grpc.DataServiceStub).SampleDataset(sample("held"))
+        await stream.read()
+        stop = asyncio.ensure_future(server.stop())
+        await server.draining.wait()
+
+        async def go_on_calling() -> None:
+            for _ in range(3):
+                async with Connection("data", "127.0.0.1", server.port) as late:
+                    call = late.aio_stub(data_pb2_grpc.DataServiceStub).Tokenize(tokenize("a"))
+                    told.append((await _code(call), await call.details()))
+
+        await asyncio.gather(*(go_on_calling() for _ in range(20)))
+        data.hold.set()
+        assert (await stream.read()).document == 1
+        await stop
+
+    serve(case, drain_seconds=60.0)
+    assert {code for code, _ in told} == {grpc.StatusCode.UNAVAILABLE}, told
+    assert all("shutting down" in details for _, details in told), told
+
+
 def test_clients_that_left_while_they_were_answered_leave_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
     async def case(data: ToyData, server: RpcServer, connection: Connection) -> None:
         del data, server, connection
