@@ -7,6 +7,7 @@ import asyncio
 import gc
 import logging
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from yuan_rpc import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 _LOGGER = logging.getLogger("yuan_inference.served")
 
 _SECONDS_BETWEEN_LOOKS = 0.2
+_COLLECTIONS, _SECONDS_BETWEEN_COLLECTIONS = 10, 1.0
 _SECONDS_BETWEEN_LINES = 5.0
 """Of the log, while a model is loaded."""
 
@@ -257,9 +259,15 @@ class ServedModels:
         while engine.unfinished or engine.is_alive:
             await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
         self._retired.remove(engine)
+        known = weakref.ref(engine)
         del engine
-        # An engine's parts know each other: nothing else would give its memory back before some later collection.
-        await asyncio.to_thread(gc.collect)
+        # An engine's parts know each other: nothing else would give its memory back before some later collection. Who
+        # has just been answered may hold it a moment longer.
+        for _ in range(_COLLECTIONS):
+            await asyncio.to_thread(gc.collect)
+            if known() is None:
+                return
+            await asyncio.sleep(_SECONDS_BETWEEN_COLLECTIONS)
 
     async def _start(self, wanted: Wanted) -> Served:
         task = asyncio.ensure_future(asyncio.to_thread(self._make, wanted))
