@@ -23,6 +23,7 @@ from yuan_manifest import (
     split_overrides,
     to_yaml,
 )
+from yuan_manifest.cleaning import files_of_stage
 from yuan_manifest.schema import (
     ClusterManifest,
     ModelSection,
@@ -100,7 +101,7 @@ def _text_patterns(job: Job) -> Iterator[tuple[str, str]]:
     if isinstance(job, TokenizerJob):
         listed["tokenizer.added_words"] = job.tokenizer.added_words
     if isinstance(job, TokenizeJob):
-        listed |= {f"cleaning[{number}].files": stage.get("files", []) for number, stage in enumerate(job.cleaning)}
+        listed |= {f"cleaning[{number}].files": files_of_stage(stage) for number, stage in enumerate(job.cleaning)}
     for key, patterns in listed.items():
         for number, pattern in enumerate(patterns):
             yield f"{key}[{number}]", pattern

@@ -9,7 +9,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import MISSING
 
@@ -177,6 +177,13 @@ def defaults_of(cls: type[StageOptions]) -> dict[str, Any]:
     """Returns the options that a manifest need not name."""
     plain = {item.name: getattr(cls(), item.name) for item in dataclasses.fields(cls)}
     return {name: value for name, value in plain.items() if value != MISSING}
+
+
+def files_of_stage(item: dict[str, Any]) -> list[str]:
+    """Returns the files and patterns that a stage's `files` names; none where a stage of a user's own means another."""
+    files: Any = item.get("files")
+    patterns = cast("list[Any]", files) if isinstance(files, list) else [files]
+    return patterns if all(isinstance(pattern, str) for pattern in patterns) else []
 
 
 def check_stage(item: dict[str, Any]) -> Iterator[Problem]:

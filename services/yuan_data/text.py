@@ -4,7 +4,6 @@ import hashlib
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TypeGuard
 
 from yuan_corpus import DocumentMode, Reading, RemoteFile, Source, TextError, TokenizerError, find_text_files
 from yuan_corpus.cleaning import StageSpec, module_file
@@ -14,6 +13,7 @@ from yuan_corpus.special_tokens import FILE_NAME as SPECIAL_TOKENS
 from yuan_corpus.tokenizer import MODEL_FILE_NAME
 from yuan_jobs import digest_of_files
 from yuan_jobs.wiring import tokenizer_paths
+from yuan_manifest.cleaning import files_of_stage
 from yuan_manifest.schema import OnError, TextInputs, TokenizeJob, TokenizerJob
 
 _MEND = re.compile(r"; [^;]*(?:inputs\.exclude|mend)[^;]*$")
@@ -64,9 +64,7 @@ def files_of_stages(job: TokenizeJob) -> list[Source]:
     """
     read: list[Source] = []
     for number, item in enumerate(job.cleaning):
-        named: object = item.get("files")
-        patterns = [named] if isinstance(named, str) else named
-        if patterns and _are_texts(patterns):  # a user's own stage may have something else there
+        if patterns := files_of_stage(item):
             read += _files_named(f"cleaning[{number}].files", patterns)
     own = (item["stage"].partition(":")[0] for item in job.cleaning if ":" in item["stage"])
     return [*read, *(file for module in own if (file := module_file(module)) is not None)]
@@ -99,10 +97,6 @@ def fingerprint_of_text(job: TextJob) -> Mapping[str, str]:
         where = error.filename or "text"
         raise TextError(f"{where}: cannot be read ({error.strerror or error}); mend that or exclude it") from None
     return digests
-
-
-def _are_texts(value: object) -> TypeGuard[list[str]]:
-    return isinstance(value, list) and all(isinstance(one, str) for one in value)  # pyright: ignore[reportUnknownVariableType]
 
 
 def _files_named(key: str, patterns: Sequence[str]) -> list[Source]:

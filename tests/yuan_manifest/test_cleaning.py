@@ -1,10 +1,12 @@
 """Stages of cleaning in a manifest."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from yuan_manifest import ManifestError, TokenizeJob, load_job, to_yaml
+from yuan_manifest.cleaning import files_of_stage
 
 MANIFEST = """version: 1
 kind: tokenize
@@ -64,3 +66,19 @@ def test_a_wrong_stage_or_option_is_one_line_with_its_key(tmp_path: Path, stage:
     with pytest.raises(ManifestError, match=words) as caught:
         load(tmp_path, stage)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("item", "files"),
+    [
+        ({"files": ["a/*.txt", "b"]}, ["a/*.txt", "b"]),
+        ({"files": "a/*.txt"}, ["a/*.txt"]),
+        ({}, []),
+        ({"files": []}, []),
+        ({"files": 5}, []),
+        ({"files": ["a", 5]}, []),
+        ({"files": {"a": 1}}, []),
+    ],
+)
+def test_files_of_a_stage_are_texts_alone(item: dict[str, Any], files: list[str]) -> None:
+    assert files_of_stage(item) == files
